@@ -1,0 +1,1 @@
+"""The host side: data sets, transforms, the input pipeline. NumPy only."""

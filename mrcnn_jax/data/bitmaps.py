@@ -1,0 +1,83 @@
+"""Box-relative M x M bitmaps of validated segmentations: how ground-truth masks travel to the device.
+
+Column i of a bitmap covers x0 + (i .. i + 1) * (x1 - x0) / M of the picture, rows likewise; a bitmap therefore does not
+change when the picture is resized, and is mirrored when the picture is. Pixel j of a picture covers j .. j + 1.
+"""
+
+import numpy as np
+
+from mrcnn_jax.data.annotations import Segmentation, decode_counts
+from mrcnn_jax.data.images import ImageHW
+
+_MAX_REACH = 3  # bitmap sides; polygons that reach further from their box are rasterised at full size instead
+
+
+def _rasterise_polygons(polygons: list[np.ndarray], image_hw: ImageHW) -> dict:
+    """Compressed RLE of the union of polygons [K, 2] (x, y)."""
+    from pycocotools import mask as coco_mask
+
+    height, width = image_hw
+    return coco_mask.merge(coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width))
+
+
+def decode_columns(counts: np.ndarray, height: int, first: int, last: int) -> np.ndarray:
+    """Columns [first, last) of an RLE's mask, uint8 [height, last - first], from its run lengths int64 [R]."""
+    ends = np.clip(np.cumsum(counts), first * height, last * height)
+    lengths = np.diff(ends, prepend=first * height)
+    values = (np.arange(len(counts)) % 2).astype(np.uint8)
+    return np.repeat(values, lengths).reshape(last - first, height).T
+
+
+def _resample(mask: np.ndarray, box: np.ndarray, mask_size: int) -> np.ndarray:
+    """Bitmap uint8 [M, M] of the part of a mask uint8 [h, w] inside a box in its pixels: bilinear, threshold 0.5."""
+    import cv2
+
+    x0, y0, x1, y1 = box
+    step_x, step_y = (x1 - x0) / mask_size, (y1 - y0) / mask_size
+    inverse = np.array([[step_x, 0, x0 + step_x / 2 - 0.5], [0, step_y, y0 + step_y / 2 - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    scaled = cv2.warpAffine(mask * 255, inverse, (mask_size, mask_size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return (scaled >= 128).astype(np.uint8)
+
+
+def _crop_rle(counts: np.ndarray, image_hw: ImageHW, box: np.ndarray, mask_size: int) -> np.ndarray:
+    height, width = image_hw
+    x0, y0, x1, y1 = box
+    # One pixel more on each side, for the interpolation.
+    left, right = max(int(x0) - 1, 0), min(int(np.ceil(x1)) + 1, width)
+    top, bottom = max(int(y0) - 1, 0), min(int(np.ceil(y1)) + 1, height)
+    crop = decode_columns(counts, height, left, right)[top:bottom]
+    return _resample(np.ascontiguousarray(crop), box - (left, top, left, top), mask_size)
+
+
+def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, mask_size: int) -> np.ndarray:
+    """Bitmap uint8 0 or 1 [M, M] of a validated segmentation relative to `box` (x0, y0, x1, y1, inside the picture).
+
+    Polygons are rasterised in the bitmap's own frame, so that small objects keep their sub-pixel outline.
+    """
+    from pycocotools import mask as coco_mask
+
+    box = np.asarray(box, np.float64)
+    if isinstance(segmentation, dict):
+        counts = decode_counts(segmentation["counts"])
+        assert counts is not None
+        return _crop_rle(counts, image_hw, box, mask_size)
+    polygons = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+    scale = mask_size / (box[2:] - box[:2])
+    framed = [(polygon - box[:2]) * scale for polygon in polygons]
+    if all(np.abs(polygon - mask_size / 2).max() <= _MAX_REACH * mask_size for polygon in framed):
+        return np.asarray(coco_mask.decode(_rasterise_polygons(framed, (mask_size, mask_size))), np.uint8)
+    counts = decode_counts(_rasterise_polygons(polygons, image_hw)["counts"].decode())
+    assert counts is not None
+    return _crop_rle(counts, image_hw, box, mask_size)
+
+
+def mask_area(segmentation: Segmentation, image_hw: ImageHW) -> int:
+    """Pixels of a validated segmentation."""
+    if isinstance(segmentation, dict):
+        counts = decode_counts(segmentation["counts"])
+    else:
+        polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
+        counts = decode_counts(_rasterise_polygons(polygons, image_hw)["counts"].decode())
+    assert counts is not None
+    return int(counts[1::2].sum())

@@ -1,0 +1,147 @@
+"""Writing a prepared split: one TensorFlow Datasets folder (ArrayRecord; TensorFlow is not needed).
+
+`tfds.builder_from_directory(DIR/SPLIT)` reads it without any of this code. Pictures keep their encoded bytes; each
+object keeps its exact COCO annotation as JSON text beside the usual TFDS columns. What the whole split has in common
+(categories, image ids and sizes, fingerprint of the source) is the TFDS metadata.
+"""
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.data.annotations import clip_bbox
+from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.errors import StorageError
+
+FORMAT = 1
+"""Version of what this file writes; readers refuse others."""
+
+ANNOTATION_FIELDS = ("bbox", "area", "segmentation", "keypoints")
+"""What the JSON text of an object holds."""
+
+
+def _features() -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(doc="Encoded bytes of the source file."),
+            "image/id": np.int64,
+            "image/filename": tfds.features.Text(),
+            "image/height": np.int32,
+            "image/width": np.int32,
+            "objects": tfds.features.Sequence(
+                {
+                    "id": np.int64,
+                    "label": tfds.features.Scalar(np.int32, doc="1..C, position among the categories by id."),
+                    "bbox": tfds.features.BBoxFeature(doc="Clipped to the picture, for browsing."),
+                    "is_crowd": np.bool_,
+                    "annotation": tfds.features.Text(doc="Exact bbox, area, segmentation, keypoints, as JSON."),
+                }
+            ),
+        }
+    )
+
+
+def _encode(picture: Picture, labels: dict[int, int]) -> dict[str, Any]:
+    """The picture as the features want it."""
+    import tensorflow_datasets as tfds
+
+    height, width = picture.image_hw
+    objects = []
+    for annotation in picture.annotations:
+        x0, y0, x1, y1 = clip_bbox(annotation["bbox"], picture.image_hw)
+        exact = {name: annotation[name] for name in ANNOTATION_FIELDS if name in annotation}
+        objects.append(
+            {
+                "id": annotation["id"],
+                "label": labels[annotation["category_id"]],
+                "bbox": tfds.features.BBox(ymin=y0 / height, xmin=x0 / width, ymax=y1 / height, xmax=x1 / width),
+                "is_crowd": bool(annotation.get("iscrowd", 0)),
+                "annotation": json.dumps(exact, separators=(",", ":")),
+            }
+        )
+    return {
+        "image": io.BytesIO(picture.data),
+        "image/id": picture.image_id,
+        "image/filename": picture.file_name,
+        "image/height": height,
+        "image/width": width,
+        "objects": objects,
+    }
+
+
+def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[Picture]) -> Any:
+    """A TFDS builder that will write one split of these pictures, in their order, somewhere below `folder`."""
+    import tensorflow_datasets as tfds
+
+    labels = {category.id: label for label, category in enumerate(source.categories, start=1)}
+    metadata = tfds.core.MetadataDict(
+        format=FORMAT,
+        source=source.name,
+        fingerprint=source.fingerprint,
+        categories=[vars(category) for category in source.categories],
+        image_ids=[],
+        image_hw=[],
+    )
+
+    class Instances(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Pictures with instance masks, in the vocabulary of COCO."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        url_infos = None  # nothing is downloaded; TFDS would look for check sums beside this module
+
+        def _info(self) -> Any:
+            features = _features()
+            # The order of the records is that of image_ids and image_hw; shuffling is the pipeline's business.
+            return tfds.core.DatasetInfo(builder=self, features=features, metadata=metadata, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {split: self._generate_examples()}
+
+        def _log_download_bytes(self) -> None:
+            """Silences TFDS: the temporary folder that it would print means nothing to the user."""
+
+        _log_download_done = _log_download_bytes
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            for index, picture in enumerate(pictures):
+                metadata["image_ids"].append(picture.image_id)
+                metadata["image_hw"].append(list(picture.image_hw))
+                yield index, _encode(picture, labels)
+
+    return Instances(data_dir=folder, file_format="array_record")
+
+
+def write_split(path: Path, source: Source, pictures: Iterator[Picture], notes: Callable[[], dict[str, Any]]) -> None:
+    """Writes the pictures as the TFDS folder `path`, replacing what is there, in one atomic step at the end.
+
+    `notes()` is called after the last picture and goes into `skipped.json` beside the records. It and `pictures` may
+    raise, then `path` is as before.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise StorageError(f"Cannot write to {path.parent}: {error.strerror}.") from None
+    try:
+        builder = _make_builder(temporary, source, path.name, pictures)
+        builder.download_and_prepare()
+        built = Path(builder.data_path)
+        (built / "skipped.json").write_text(json.dumps(notes(), indent=2) + "\n")
+        if path.exists():
+            path.rename(temporary / "replaced")
+        built.rename(path)
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

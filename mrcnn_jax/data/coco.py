@@ -1,0 +1,171 @@
+"""A COCO annotation file and its image folder: structure, ids, categories and which picture belongs to what.
+
+Single annotations are checked in annotations.py.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture, locate_picture
+from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.errors import DataError
+from mrcnn_jax.structures import Category
+
+_MAX_ID = 2**63
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One picture of an annotation file with its annotations as they stand there."""
+
+    image_id: int
+    file_name: str
+    image_hw: ImageHW | None  # None where the file does not say
+    annotations: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A whole annotation file; categories in ascending order of id, pictures in the file's order."""
+
+    path: Path
+    sha256: str
+    categories: tuple[Category, ...]
+    images: tuple[CocoImage, ...]
+
+
+def read_coco(path: Path) -> CocoFile:
+    """The annotation file, with every id checked. DataError for anything that is no COCO file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read the annotation file {path}: {error.strerror}.") from None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:  # ValueError: JSON, encoding, numbers with thousands of digits
+        raise DataError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no COCO file: expected a JSON object with images, annotations and categories.")
+    categories = _read_categories(path, content)
+    annotations = _read_annotations(path, content, {category.id for category in categories})
+    images = tuple(_read_images(path, content, annotations))
+    if annotations:
+        image_id, (first, *_) = next(iter(annotations.items()))
+        raise DataError(f"{path}: annotation {first['id']} names image {image_id}, which is not among its images.")
+    return CocoFile(path, hashlib.sha256(data).hexdigest(), categories, images)
+
+
+def _entries(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(id, entry) of one of the file's lists; ids must be integers and unique."""
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise DataError(f"{path} is no COCO file: it has no list {key!r}.")
+    seen = set()
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: entry {position} of {key!r} is not a JSON object.")
+        entry_id = _integer(path, entry.get("id"), f"the id of entry {position} of {key!r}")
+        if entry_id in seen:
+            raise DataError(f"{path}: id {entry_id} occurs twice in {key!r}; ids must be unique.")
+        seen.add(entry_id)
+        yield entry_id, entry
+
+
+def _integer(path: Path, value: object, what: str) -> int:
+    if type(value) is not int or abs(value) >= _MAX_ID:
+        raise DataError(f"{path}: {what} must be an integer, got {str(value)[:40]!r}.")
+    return value
+
+
+def _read_categories(path: Path, content: dict[str, Any]) -> tuple[Category, ...]:
+    categories = []
+    for category_id, entry in _entries(path, content, "categories"):
+        name, keypoints = entry.get("name"), entry.get("keypoints") or []
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise DataError(f"{path}: category {category_id} has no printable name.")
+        if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
+            raise DataError(f"{path}: the keypoints of category {category_id} are not a list of names.")
+        try:
+            skeleton = tuple((int(start), int(end)) for start, end in entry.get("skeleton") or [])
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: the skeleton of category {category_id} is not a list of pairs.") from None
+        categories.append(Category(category_id, name, tuple(keypoints), skeleton))
+    if not categories:
+        raise DataError(f"{path} has no categories.")
+    names = [category.name for category in categories]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: two categories are named {name!r}; names must be unique.")
+    return tuple(sorted(categories, key=lambda category: category.id))
+
+
+def _read_annotations(path: Path, content: dict[str, Any], category_ids: set[int]) -> dict[int, list[dict[str, Any]]]:
+    """Annotations by image id."""
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation_id, entry in _entries(path, content, "annotations"):
+        if entry.get("category_id") not in category_ids or type(entry["category_id"]) is not int:
+            name = str(entry.get("category_id"))[:40]
+            raise DataError(f"{path}: annotation {annotation_id} names category {name}, which is not in the file.")
+        image_id = _integer(path, entry.get("image_id"), f"the image_id of annotation {annotation_id}")
+        by_image.setdefault(image_id, []).append(entry)
+    return by_image
+
+
+def _read_images(
+    path: Path, content: dict[str, Any], annotations: dict[int, list[dict[str, Any]]]
+) -> Iterator[CocoImage]:
+    """The pictures with their annotations, which are taken out of `annotations`."""
+    for image_id, entry in _entries(path, content, "images"):
+        file_name = entry.get("file_name")
+        if not isinstance(file_name, str) or not file_name:
+            raise DataError(f"{path}: image {image_id} has no file_name.")
+        image_hw = None
+        if entry.get("height") is not None or entry.get("width") is not None:
+            height = _integer(path, entry.get("height"), f"the height of image {image_id}")
+            width = _integer(path, entry.get("width"), f"the width of image {image_id}")
+            if height < 1 or width < 1:
+                raise DataError(f"{path}: image {image_id} has the size {width}x{height}.")
+            image_hw = (height, width)
+        yield CocoImage(image_id, file_name, image_hw, tuple(annotations.pop(image_id, ())))
+
+
+def coco_source(images: Path, annotations: Path) -> Source:
+    """The pictures of the folder `images` that the file `annotations` lists. DataError."""
+    if not images.is_dir():
+        raise DataError(f"The image folder {images} does not exist.")
+    root = Path(os.path.realpath(images))
+    coco = read_coco(annotations)
+    if not coco.images:
+        raise DataError(f"{annotations} lists no images.")
+
+    def load(index: int) -> Picture:
+        image = coco.images[index]
+        try:
+            data = locate_picture(root, image.file_name).read_bytes()
+        except OSError:
+            raise PictureError("picture cannot be opened") from None
+        height, width = decode_picture(data, image.image_hw).shape[:2]
+        return Picture(image.image_id, image.file_name, data, (height, width), image.annotations)
+
+    def describe(index: int) -> str:
+        image = coco.images[index]
+        return f"image {image.image_id} {image.file_name[:200]!r}"
+
+    return Source(annotations.stem, _fingerprint(root, coco), coco.categories, len(coco.images), load, describe)
+
+
+def _fingerprint(root: Path, coco: CocoFile) -> str:
+    """SHA-256 over the annotation file and the names and sizes of its pictures (their bytes are not read)."""
+    digest = hashlib.sha256(coco.sha256.encode())
+    for image in coco.images:
+        try:
+            size = (root / image.file_name).stat().st_size
+        except (OSError, ValueError):
+            size = -1
+        digest.update(f"{image.file_name!a} {size}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""Prepared data sets: random access to decoded pictures with their exact COCO annotations."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.data.annotations import Segmentation
+from mrcnn_jax.data.builder import FORMAT
+from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.structures import Category
+
+_PREPARE = "make it with scripts/prepare_data.py"
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """One annotated object, validated; numbers are exactly those of the annotation file."""
+
+    id: int
+    label: int  # 1..C
+    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels, may reach out of the picture
+    area: float
+    is_crowd: bool
+    segmentation: Segmentation
+    keypoints: tuple[float, ...] = ()  # x, y, visibility of each keypoint; empty: none annotated
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with all of its objects."""
+
+    image_id: int
+    file_name: str
+    image: np.ndarray  # [H, W, 3] uint8 RGB
+    objects: tuple[ObjectRecord, ...]
+
+
+class Dataset:
+    """One prepared split, in the order of its source; safe to read from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the TFDS folder DIR/SPLIT. DataError if it is none of ours or damaged."""
+        import tensorflow_datasets as tfds
+
+        self.path = path
+        try:
+            metadata = json.loads((path / "metadata.json").read_text())
+            if metadata["format"] != FORMAT:
+                raise DataError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_PREPARE}.")
+            self.name: str = metadata["source"]
+            self.fingerprint: str = metadata["fingerprint"]
+            self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
+            self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
+            self.sizes = np.asarray(metadata["image_hw"], np.int64).reshape(-1, 2)  # [N, 2] height, width
+            builder = tfds.builder_from_directory(path)
+            (split,) = builder.info.splits
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            self._records = builder.as_data_source(split=split, decoders=decoders)
+            if not len(self._records) == len(self.image_ids) == len(self.sizes):
+                raise DataError(f"{path} is incomplete: its records do not match its metadata; {_PREPARE}.")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise DataError(f"{path} cannot be read as prepared data ({type(error).__name__}); {_PREPARE}.") from error
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Record:
+        """The record with its picture decoded. DataError names a record that cannot be read or decoded."""
+        stored = self._read(index)
+        image_hw = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
+        try:
+            image = decode_picture(stored["image"], image_hw)
+        except PictureError as error:
+            raise DataError(f"{self.path}, image {self.image_ids[index]}: {error.reason}.") from None
+        file_name = stored["image/filename"].decode()
+        return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
+
+    def image_bytes(self, index: int) -> bytes:
+        """The encoded picture, byte for byte that of the source."""
+        return self._read(index)["image"]
+
+    def coco_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """The whole split as a COCO annotation dict with the data set's own ids, without decoding pictures."""
+        images, annotations = [], []
+        for index, (height, width) in enumerate(self.sizes.tolist()):
+            stored = self._read(index)
+            image_id = int(stored["image/id"])
+            file_name = stored["image/filename"].decode()
+            images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+            annotations += [self._coco_annotation(record, image_id) for record in self._objects(stored)]
+        categories = [_coco_category(category) for category in self.categories]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _read(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Expected a record index below {len(self)}, got {index}.")
+        try:
+            return self._records[index]
+        except (ValueError, RuntimeError, OSError) as error:
+            raise DataError(f"{self.path}: record {index} is damaged ({type(error).__name__}); {_PREPARE}.") from error
+
+    def _objects(self, stored: dict[str, Any]) -> tuple[ObjectRecord, ...]:
+        columns = stored["objects"]
+        return tuple(
+            _read_object(*row)
+            for row in zip(columns["id"], columns["label"], columns["is_crowd"], columns["annotation"], strict=True)
+        )
+
+    def _coco_annotation(self, record: ObjectRecord, image_id: int) -> dict[str, Any]:
+        annotation = {
+            "id": record.id,
+            "image_id": image_id,
+            "category_id": self.categories[record.label - 1].id,
+            "bbox": list(record.bbox),
+            "area": record.area,
+            "iscrowd": int(record.is_crowd),
+            "segmentation": record.segmentation,
+        }
+        num_keypoints = len(self.categories[record.label - 1].keypoints)
+        if num_keypoints:
+            keypoints = list(record.keypoints) or [0.0] * (3 * num_keypoints)
+            visible = sum(value > 0 for value in keypoints[2::3])
+            annotation |= {"keypoints": keypoints, "num_keypoints": visible}
+        return annotation
+
+
+def _read_category(entry: dict[str, Any]) -> Category:
+    skeleton = tuple((start, end) for start, end in entry["skeleton"])
+    return Category(entry["id"], entry["name"], tuple(entry["keypoints"]), skeleton)
+
+
+def _coco_category(category: Category) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": category.id, "name": category.name}
+    if category.keypoints:
+        entry |= {"keypoints": list(category.keypoints), "skeleton": [list(pair) for pair in category.skeleton]}
+    return entry
+
+
+def _read_object(object_id: Any, label: Any, is_crowd: Any, annotation: bytes) -> ObjectRecord:
+    exact = json.loads(annotation)
+    return ObjectRecord(
+        id=int(object_id),
+        label=int(label),
+        bbox=tuple(exact["bbox"]),
+        area=exact["area"],
+        is_crowd=bool(is_crowd),
+        segmentation=exact["segmentation"],
+        keypoints=tuple(exact.get("keypoints") or ()),
+    )
+
+
+def open_dataset(spec: str) -> Dataset:
+    """The prepared split that `spec` names: DIR, or DIR:SPLIT where DIR has several.
+
+    DataError if nothing is there, ConfigError if the split is missing or must be chosen.
+    """
+    folder, split = Path(spec), ""
+    if not folder.is_dir() and ":" in spec:
+        head, _, split = spec.rpartition(":")
+        folder = Path(head)
+    if not spec or not folder.is_dir():
+        raise DataError(f"No prepared data at {spec!r}; {_PREPARE}.")
+    if (folder / "metadata.json").is_file() and not split:
+        return Dataset(folder)
+    found = sorted(path.parent.name for path in folder.glob("*/metadata.json") if not path.parent.name.startswith("."))
+    if not found:
+        raise DataError(f"No prepared data in {folder}; {_PREPARE}.")
+    choices = ", ".join(f"{folder}:{name}" for name in found)
+    if split and split not in found:
+        raise ConfigError(f"{folder} has no split {split!r}; choose one of {choices}.")
+    if not split and len(found) > 1:
+        raise ConfigError(f"{folder} has several splits; choose one of {choices}.")
+    return Dataset(folder / (split or found[0]))

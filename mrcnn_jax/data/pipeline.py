@@ -1,0 +1,127 @@
+"""Training batches: the plan's records, read and prepared by Grain's threads, stacked for the device.
+
+Batch s is a pure function of the data, the config, the seed and s. It depends neither on where the stream starts nor
+on threads; of several processes each gets its own rows of the same global batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.dataset import Dataset
+from mrcnn_jax.data.plan import Plan, augmentation_rng
+from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
+from mrcnn_jax.data.transforms import fit_size
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.structures import Batch
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a batch, with what the batch says about it."""
+
+    sample: Sample
+    image_id: int
+    sample_index: int
+
+
+class _Rows:
+    """Random access to all rows of the stream, as Grain wants a source: row i is row i % b of local batch i // b."""
+
+    def __init__(
+        self, dataset: Dataset, config: DataConfig, plan: Plan, seed: int, steps: range, local_rows: range
+    ) -> None:
+        self._dataset = dataset
+        self._config = config
+        self._plan = plan
+        self._seed = seed
+        self._steps = steps
+        self._local_rows = local_rows
+        fits = bool((np.abs(dataset.image_ids) <= _INT32_MAX).all())
+        self._image_ids = dataset.image_ids if fits else np.arange(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self._steps) * len(self._local_rows)
+
+    def __getitem__(self, index: int) -> _Row:
+        step, row = divmod(index, len(self._local_rows))
+        planned = self._plan[self._steps[step]]
+        position = self._local_rows[row]
+        canvas = self._config.canvases[planned.canvas]
+        record, sample_index = int(planned.records[position]), int(planned.sample_index[position])
+        try:
+            rng = augmentation_rng(self._seed, sample_index)
+            sample = make_sample(self._dataset[record], canvas, self._config, rng)
+        except DataError:
+            sample = make_invalid_sample(canvas, self._config)
+        return _Row(sample, int(self._image_ids[record]), sample_index & _INT32_MAX)
+
+
+def _stack(rows: list[_Row]) -> tuple[Batch, int]:
+    """The batch, and the number of objects that it has no slots for."""
+    samples = [row.sample for row in rows]
+    image_hw = np.array([sample.image_hw for sample in samples], np.int32)
+    batch = Batch(
+        images=np.stack([sample.image for sample in samples]),
+        image_hw=image_hw,
+        ground_truth=jax.tree.map(lambda *leaves: np.stack(leaves), *[sample.ground_truth for sample in samples]),
+        valid=image_hw[:, 0] > 0,
+        image_id=np.array([row.image_id for row in rows], np.int32),
+        sample_index=np.array([row.sample_index for row in rows], np.int32),
+    )
+    return batch, sum(sample.num_dropped for sample in samples)
+
+
+class TrainingBatches(Iterator[Batch]):
+    """An iterator of batches that counts, over the batches it has given out, what they leave out."""
+
+    def __init__(self, rows: _Rows, batch_size: int, config: DataConfig) -> None:
+        import grain
+
+        self.dropped_objects = 0
+        """Objects beyond `max_objects` of their picture."""
+        self.invalid_images = 0
+        """Pictures that could not be read."""
+        options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+        stream = grain.MapDataset.source(rows).batch(batch_size, batch_fn=_stack).to_iter_dataset(options)
+        self._batches = iter(stream)
+
+    def __next__(self) -> Batch:
+        batch, num_dropped = next(self._batches)
+        self.dropped_objects += num_dropped
+        self.invalid_images += int((~batch.valid).sum())
+        return batch
+
+
+def training_batches(
+    dataset: Dataset,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainingBatches:
+    """Batches of the steps start_step .. num_steps - 1, with NumPy leaves.
+
+    `batch_size` is global; this process gets rows process_index * b .. (process_index + 1) * b of it, b = batch_size /
+    process_count. A picture takes the canvas that fits it at the largest short side; all pictures of a batch share it.
+    """
+    if batch_size % process_count != 0:
+        raise ConfigError(f"The batch size {batch_size} is not divisible by {process_count} processes.")
+    short_side = max(config.short_sides)
+    sizes, inverse = np.unique(dataset.sizes, axis=0, return_inverse=True)
+    canvases = [fit_size((height, width), short_side, config.max_side, config.canvases)[1] for height, width in sizes]
+    canvas_of_size = np.array([config.canvases.index(canvas) for canvas in canvases])
+    plan = Plan(canvas_of_size[inverse.ravel()], batch_size=batch_size, seed=seed)
+    local = batch_size // process_count
+    local_rows = range(process_index * local, (process_index + 1) * local)
+    rows = _Rows(dataset, config, plan, seed, range(start_step, num_steps), local_rows)
+    return TrainingBatches(rows, local, config)

@@ -1,0 +1,131 @@
+"""From a source of pictures and COCO annotations to a prepared folder DIR/SPLIT: check everything, then write."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mrcnn_jax.data.annotations import find_fault
+from mrcnn_jax.data.bitmaps import mask_area
+from mrcnn_jax.data.builder import write_split
+from mrcnn_jax.data.images import ImageHW, PictureError
+from mrcnn_jax.data.skips import Skips
+from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.errors import ConfigError
+
+Progress = Callable[[int, int], None]
+"""Called with the number of pictures done and their total."""
+
+_NUM_THREADS = 8
+_CHUNK = 64  # pictures in memory at a time
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a call of `prepare` left on disk."""
+
+    path: Path
+    num_images: int
+    num_objects: int  # crowds included
+    skipped: list[str]  # lines about what was left out
+    reused: bool  # the folder was already there, made from the same source
+
+
+def prepare(
+    source: Source,
+    to: Path,
+    split: str,
+    *,
+    overwrite: bool = False,
+    max_skip_fraction: float = 0.01,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Writes `to`/`split`, or reuses it if it was made from the same source.
+
+    ConfigError if something else is there and `overwrite` is not set; DataError if more than `max_skip_fraction` of
+    the pictures or of the objects is unusable; StorageError. In all three cases the disk is as before.
+    """
+    if not re.fullmatch(r"\w[\w-]*", split, re.ASCII):
+        raise ConfigError(f"A split name consists of letters, digits, _ and -, got {split!r}.")
+    path = to / split
+    if path.exists() and not overwrite:
+        return _reuse(path, source)
+    skips = Skips()
+    pictures = _checked_pictures(source, skips, max_skip_fraction, progress)
+    write_split(path, source, pictures, skips.summary)
+    return _summarise(path, skips.describe(), reused=False)
+
+
+def _reuse(path: Path, source: Source) -> Prepared:
+    try:
+        fingerprint = json.loads((path / "metadata.json").read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        fingerprint = None
+    if fingerprint != source.fingerprint:
+        raise ConfigError(f"{path} exists and was made from something else; pass --overwrite or another --to.")
+    return _summarise(path, [], reused=True)
+
+
+def _summarise(path: Path, skipped: list[str], *, reused: bool) -> Prepared:
+    summary = json.loads((path / "skipped.json").read_text())
+    counts = [
+        summary[f"num_{kind}"] - sum(reason["count"] for reason in summary[kind].values())
+        for kind in ("images", "objects")
+    ]
+    return Prepared(path, counts[0], counts[1], skipped, reused)
+
+
+def _checked_pictures(
+    source: Source, skips: Skips, max_skip_fraction: float, progress: Progress | None
+) -> Iterator[Picture]:
+    """The usable pictures with their usable annotations, in order; the rest goes to `skips`."""
+    for index, picture in _load_ahead(source):
+        skips.num_images += 1
+        if isinstance(picture, PictureError):
+            skips.skip_image(picture.reason, source.describe(index))
+        else:
+            yield replace(picture, annotations=_checked_annotations(picture, source, skips))
+        if progress is not None:
+            progress(index + 1, source.num_pictures)
+    skips.check(max_skip_fraction, source.name)
+
+
+def _load_ahead(source: Source) -> Iterator[tuple[int, Picture | PictureError]]:
+    """Every picture, or why it cannot be had, in order; read and decoded by several threads."""
+
+    def load(index: int) -> tuple[int, Picture | PictureError]:
+        try:
+            return index, source.load(index)
+        except PictureError as error:
+            return index, error
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for start in range(0, source.num_pictures, _CHUNK):
+            yield from pool.map(load, range(start, min(start + _CHUNK, source.num_pictures)))
+
+
+def _checked_annotations(picture: Picture, source: Source, skips: Skips) -> tuple[dict[str, Any], ...]:
+    num_keypoints = {category.id: len(category.keypoints) for category in source.categories}
+    kept = []
+    for annotation in picture.annotations:
+        skips.num_objects += 1
+        fault = find_fault(annotation, picture.image_hw, num_keypoints[annotation["category_id"]])
+        if fault:
+            skips.skip_object(fault, f"annotation {annotation['id']} of image {picture.image_id}")
+        else:
+            kept.append(_complete(annotation, picture.image_hw))
+    return tuple(kept)
+
+
+def _complete(annotation: dict[str, Any], image_hw: ImageHW) -> dict[str, Any]:
+    """The annotation with what evaluation needs: a crowd without a mask covers its box, a missing area is counted."""
+    complete = dict(annotation)
+    if not complete.get("segmentation"):
+        x, y, width, height = complete["bbox"]
+        complete["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    if complete.get("area") is None:
+        complete["area"] = mask_area(complete["segmentation"], image_hw)
+    return complete

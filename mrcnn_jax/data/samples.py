@@ -1,0 +1,86 @@
+"""One record becomes one training sample: augmented picture on its canvas, ground truth in fixed slots.
+
+Shapes: H, W canvas; G ground-truth slots; M bitmap side.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mrcnn_jax.config import Canvas, DataConfig
+from mrcnn_jax.data.annotations import clip_bbox
+from mrcnn_jax.data.bitmaps import make_bitmap
+from mrcnn_jax.data.dataset import ObjectRecord, Record
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.data.transforms import fit_size, flip_boxes, pad_to_canvas, resize_boxes, resize_image
+from mrcnn_jax.structures import GroundTruth
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training picture."""
+
+    image: np.ndarray  # [H, W, 3] uint8, the canvas
+    image_hw: ImageHW  # (0, 0) where the picture could not be read
+    ground_truth: GroundTruth
+    num_dropped: int  # objects beyond the slots
+
+
+def make_sample(record: Record, canvas: Canvas, config: DataConfig, rng: np.random.Generator) -> Sample:
+    """The record at a random short side, flipped with the configured probability. Crowds are left out."""
+    short_side = config.short_sides[rng.integers(len(config.short_sides))]
+    is_flipped = bool(rng.random() < config.flip_probability)
+    old_hw = (record.image.shape[0], record.image.shape[1])
+    new_hw, _ = fit_size(old_hw, short_side, config.max_side, (canvas,))
+    image = resize_image(record.image, new_hw)
+    if is_flipped:
+        image = _flip_image(image)
+    objects = [item for item in record.objects if not item.is_crowd]
+    kept = choose_objects(objects, config.max_objects)
+    ground_truth = _make_ground_truth(kept, old_hw, new_hw, is_flipped, config)
+    return Sample(pad_to_canvas(image, canvas), new_hw, ground_truth, len(objects) - len(kept))
+
+
+def make_invalid_sample(canvas: Canvas, config: DataConfig) -> Sample:
+    """What stands in for a picture that could not be read."""
+    return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(config), 0)
+
+
+def choose_objects(objects: list[ObjectRecord], max_objects: int) -> list[ObjectRecord]:
+    """The objects of the largest area, in their own order; earlier ones win ties."""
+    if len(objects) <= max_objects:
+        return objects
+    by_area = sorted(range(len(objects)), key=lambda index: (-objects[index].area, index))
+    return [objects[index] for index in sorted(by_area[:max_objects])]
+
+
+def _empty_ground_truth(config: DataConfig) -> GroundTruth:
+    return GroundTruth(
+        boxes=np.zeros((config.max_objects, 4), np.float32),
+        labels=np.zeros(config.max_objects, np.int32),
+        masks=np.zeros((config.max_objects, config.mask_size, config.mask_size), np.uint8),
+        valid=np.zeros(config.max_objects, np.bool_),
+    )
+
+
+def _make_ground_truth(
+    objects: list[ObjectRecord], old_hw: ImageHW, new_hw: ImageHW, is_flipped: bool, config: DataConfig
+) -> GroundTruth:
+    ground_truth = _empty_ground_truth(config)
+    if not objects:
+        return ground_truth
+    boxes = np.array([clip_bbox(item.bbox, old_hw) for item in objects])
+    for slot, (item, box) in enumerate(zip(objects, boxes, strict=True)):
+        bitmap = make_bitmap(item.segmentation, box, old_hw, config.mask_size)
+        ground_truth.masks[slot] = bitmap[:, ::-1] if is_flipped else bitmap
+    boxes = resize_boxes(boxes, old_hw, new_hw)
+    ground_truth.boxes[: len(objects)] = flip_boxes(boxes, new_hw[1]) if is_flipped else boxes
+    ground_truth.labels[: len(objects)] = [item.label for item in objects]
+    ground_truth.valid[: len(objects)] = True
+    return ground_truth
+
+
+def _flip_image(image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return np.asarray(cv2.flip(image, 1), np.uint8)  # ten times as fast as a copy of image[:, ::-1]

@@ -1,0 +1,55 @@
+"""Counting what is left out as bad, by reason, and stopping when it is too much."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mrcnn_jax.errors import DataError
+
+_NUM_EXAMPLES = 5  # named in messages
+_NUM_LISTED = 1000  # named in skipped.json, for each kind
+
+
+@dataclass
+class Skips:
+    """What was seen and what was left out so far."""
+
+    num_images: int = 0
+    num_objects: int = 0
+    images: dict[str, list[str]] = field(default_factory=dict)  # reason -> which
+    objects: dict[str, list[str]] = field(default_factory=dict)
+
+    def skip_image(self, reason: str, which: str) -> None:
+        """Counts a picture that is left out."""
+        self.images.setdefault(reason, []).append(which)
+
+    def skip_object(self, reason: str, which: str) -> None:
+        """Counts an object that is left out of a picture that is kept."""
+        self.objects.setdefault(reason, []).append(which)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts by reason and which ones, for JSON."""
+        summary: dict[str, Any] = {"num_images": self.num_images, "num_objects": self.num_objects}
+        for kind, skipped in (("images", self.images), ("objects", self.objects)):
+            summary[kind] = {
+                reason: {"count": len(which), "which": which[:_NUM_LISTED]} for reason, which in skipped.items()
+            }
+        return summary
+
+    def describe(self) -> list[str]:
+        """One line for each kind and reason, with the first few examples."""
+        return [
+            f"{len(which)} {kind} skipped: {reason} ({', '.join(which[:_NUM_EXAMPLES])}"
+            f"{', ...' if len(which) > _NUM_EXAMPLES else ''})"
+            for kind, skipped in (("pictures", self.images), ("objects", self.objects))
+            for reason, which in skipped.items()
+        ]
+
+    def check(self, max_fraction: float, name: str) -> None:
+        """DataError when more than this share of the pictures or of the objects was left out, or all pictures."""
+        for total, skipped in ((self.num_images, self.images), (self.num_objects, self.objects)):
+            count = sum(map(len, skipped.values()))
+            if count > max_fraction * total or (skipped is self.images and count == total):
+                raise DataError(
+                    f"{name}: too much is unusable (allowed: {max_fraction:.1%}, --max-skip-fraction). "
+                    f"Of {self.num_images} pictures and {self.num_objects} objects: {'; '.join(self.describe())}."
+                )

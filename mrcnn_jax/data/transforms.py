@@ -1,0 +1,70 @@
+"""Resizing recipe, padding to a canvas and horizontal flip, for pictures and their boxes.
+
+Shapes: H, W picture; G objects; M bitmap side. Sizes are (height, width), boxes x0, y0, x1, y1 in pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mrcnn_jax.config import Canvas
+from mrcnn_jax.data.images import ImageHW
+
+
+def _scaled(image_hw: ImageHW, scale: float) -> ImageHW:
+    height, width = (max(1, int(side * scale + 0.5)) for side in image_hw)
+    return height, width
+
+
+def fit_size(
+    image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas]
+) -> tuple[ImageHW, Canvas]:
+    """The size that a picture is resized to and the canvas that it goes into.
+
+    The recipe: the short side becomes `short_side` unless the long one would exceed `max_side`. Of the canvases that
+    hold this size the one with the smallest area is taken. Where none does, the picture is scaled down into the one
+    where it stays largest. The first canvas wins ties.
+    """
+    height, width = image_hw
+    scale = min(short_side / min(image_hw), max_side / max(image_hw))
+    new_hw = _scaled(image_hw, scale)
+    fitting = [canvas for canvas in canvases if new_hw[0] <= canvas[0] and new_hw[1] <= canvas[1]]
+    if fitting:
+        return new_hw, min(fitting, key=lambda canvas: canvas[0] * canvas[1])
+    scales = [min(canvas[0] / height, canvas[1] / width) for canvas in canvases]
+    best = int(np.argmax(scales))
+    new_height, new_width = _scaled(image_hw, scales[best])
+    return (min(new_height, canvases[best][0]), min(new_width, canvases[best][1])), canvases[best]
+
+
+def resize_image(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
+    """The picture [H, W, 3] uint8 at the size `new_hw`: bilinear, or area averages where it shrinks by more than 2."""
+    import cv2
+
+    if image.shape[:2] == tuple(new_hw):
+        return image
+    shrinks = max(image.shape[0] / new_hw[0], image.shape[1] / new_hw[1]) > 2
+    resized = cv2.resize(image, (new_hw[1], new_hw[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def pad_to_canvas(image: np.ndarray, canvas: Canvas) -> np.ndarray:
+    """The picture [H, W, 3] uint8 in the top left corner of a canvas of zeros. ValueError if it does not fit."""
+    height, width = image.shape[:2]
+    if height > canvas[0] or width > canvas[1]:
+        raise ValueError(f"Expected a picture of at most {canvas[0]}x{canvas[1]}, got {height}x{width}.")
+    padded = np.zeros((*canvas, 3), np.uint8)
+    padded[:height, :width] = image
+    return padded
+
+
+def resize_boxes(boxes: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) -> np.ndarray:
+    """Boxes [G, 4] of a picture of size `old_hw` after its resize to `new_hw`, float32."""
+    scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
+    return (np.asarray(boxes, np.float64) * (scale_x, scale_y, scale_x, scale_y)).astype(np.float32)
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Boxes [G, 4] of a picture of this width after its horizontal flip."""
+    x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
+    return np.stack([width - x1, y0, width - x0, y1], axis=-1)

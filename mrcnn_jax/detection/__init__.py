@@ -1,0 +1,1 @@
+"""Pure functions: from a batch to its losses, from images to detections."""

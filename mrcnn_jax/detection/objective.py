@@ -1,0 +1,171 @@
+"""How a batch becomes a loss: L = L_rpn_cls + L_rpn_box + L_cls + L_box + L_mask (paper section 3).
+
+Every loss is a mean over one image's samples, and the batch's loss the mean over its valid images. So the loss of a
+global batch is the same however it is split over devices, and no device needs to know another's counts.
+Shapes: B images, A anchors, S sampled anchors, N RoIs, F = N / 4 foreground slots, D channels.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from mrcnn_jax.config import TargetsConfig
+from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.pooling import pool_rois
+from mrcnn_jax.detection.proposals import propose
+from mrcnn_jax.detection.roi_targets import sample_rois
+from mrcnn_jax.detection.rpn_targets import sample_anchors
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.ops.losses import box_loss, class_loss, mask_loss, objectness_loss
+from mrcnn_jax.ops.masks import sample_mask_targets
+from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
+
+Tree = dict[str, Any]
+
+class Objective(NamedTuple):
+    """Losses of a batch, summed over its valid images; divide by `num_images` for the mean."""
+
+    total: Float[Array, ""]
+    sums: dict[str, Float[Array, ""]]  # per loss term, and counts worth watching
+    num_images: Float[Array, ""]
+    model_state: Tree  # collections beside `params`, batch statistics updated
+
+def compute_objective(
+    params: Tree, model_state: Tree, batch: Batch, key: Key[Array, ""], *, model: MaskRCNN, targets: TargetsConfig
+) -> Objective:
+    """Returns the losses of all valid images. Pure; differentiable in `params`."""
+    config = model.config
+    variables = {"params": params, **model_state}
+    image_hw = jnp.where(batch.valid[:, None], batch.image_hw, 0)
+    ground_truth = hide_invalid(batch.ground_truth, batch.valid)
+    rpn_keys, roi_keys = sampling_keys(key, batch.sample_index)
+
+    pyramid, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
+    logits, deltas = model.apply(variables, pyramid, method=model.score_anchors)
+
+    def choose_samples(
+        logits: Any, deltas: Any, image_hw: Array, ground_truth: GroundTruth, rpn_key: Array, roi_key: Array
+    ) -> tuple[RpnTargets, RoiTargets]:
+        anchors = make_anchors(batch.images.shape[1:3], image_hw, config)
+        rpn_targets = sample_anchors(anchors, ground_truth, config=targets, key=rpn_key)
+        proposals = propose(
+            logits,
+            deltas,
+            anchors,
+            image_hw,
+            pre_nms_top_n=targets.pre_nms_top_n,
+            post_nms_top_n=targets.post_nms_top_n,
+            nms_threshold=targets.rpn_nms_threshold,
+        )
+        weights = config.box_delta_weights
+        return rpn_targets, sample_rois(
+            proposals, ground_truth, config=targets, delta_weights=weights, key=roi_key
+        )
+
+    rpn_targets, roi_targets = jax.vmap(choose_samples)(logits, deltas, image_hw, ground_truth, rpn_keys, roi_keys)
+    losses = rpn_losses(logits, deltas, rpn_targets, targets)
+    losses |= box_head_losses(variables, pyramid, roi_targets, model=model, targets=targets)
+    losses |= mask_head_loss(variables, pyramid, roi_targets, ground_truth, model=model, targets=targets)
+    return sum_over_images(losses, roi_targets, batch.valid, model_state)
+
+def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
+    """Returns the ground truth with zeros in all rows that are padding or belong to an invalid image."""
+    valid = ground_truth.valid & image_valid[:, None]
+    return GroundTruth(
+        boxes=jnp.where(valid[..., None], ground_truth.boxes, 0.0),
+        labels=jnp.where(valid, ground_truth.labels, 0),
+        masks=ground_truth.masks,  # only rows that a foreground RoI was matched to are read
+        valid=valid,
+    )
+
+def sampling_keys(key: Key[Array, ""], sample_index: Array) -> tuple[Array, Array]:
+    """Returns one key per image and purpose, a function of the image's place in the training order alone."""
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(sample_index)
+    return keys[:, 0], keys[:, 1]
+
+def extract_features(
+    variables: Tree, model_state: Tree, images: Array, image_hw: Array, *, model: MaskRCNN
+) -> tuple[tuple[Array, ...], Tree]:
+    """Returns P2..P6 in training mode and the model state with updated batch statistics, if the norm has any."""
+    if "batch_stats" not in model_state:
+        return model.apply(variables, images, image_hw, method=model.extract_features), model_state
+    pyramid, updates = model.apply(
+        variables, images, image_hw, train=True, method=model.extract_features, mutable=["batch_stats"]
+    )
+    return pyramid, {**model_state, **updates}
+
+def rpn_losses(
+    logits: list[Array], deltas: list[Array], rpn_targets: RpnTargets, targets: TargetsConfig
+) -> dict[str, Float[Array, "b"]]:
+    """Returns L_rpn_cls and L_rpn_box of each image over its sampled anchors."""
+    index = rpn_targets.anchor_index
+    sampled_logits = jnp.take_along_axis(jnp.concatenate(logits, axis=1), index, axis=1)  # [B, S]
+    sampled_deltas = jnp.take_along_axis(jnp.concatenate(deltas, axis=1), index[..., None], axis=1)  # [B, S, 4]
+
+    def one(logits: Array, deltas: Array, sampled: RpnTargets) -> tuple[Array, Array]:
+        classification = objectness_loss(logits, sampled.is_foreground, sampled.valid)
+        regression = box_loss(
+            deltas, sampled.deltas, sampled.is_foreground, sampled.valid, beta=targets.rpn_loss_beta
+        )
+        return classification, regression
+
+    classification, regression = jax.vmap(one)(sampled_logits, sampled_deltas, rpn_targets)
+    return {"objectness": classification, "rpn_box": regression}
+
+def box_head_losses(
+    variables: Tree, pyramid: tuple[Array, ...], roi_targets: RoiTargets, *, model: MaskRCNN, targets: TargetsConfig
+) -> dict[str, Float[Array, "b"]]:
+    """Returns L_cls and L_box of each image over its N RoIs."""
+    config = model.config
+    features = pool_rois(pyramid, roi_targets.rois, output_size=config.box_pool_size, config=config)
+    logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
+
+    def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
+        own_deltas = jnp.take_along_axis(deltas, rois.labels[:, None, None], axis=1)[:, 0]  # [N, 4]
+        classification = class_loss(logits, rois.labels, rois.valid)
+        regression = box_loss(own_deltas, rois.deltas, rois.labels > 0, rois.valid, beta=targets.box_loss_beta)
+        return classification, regression
+
+    batch_and_rois = roi_targets.labels.shape
+    classification, regression = jax.vmap(one)(
+        logits.reshape(*batch_and_rois, -1), deltas.reshape(*batch_and_rois, -1, 4), roi_targets
+    )
+    return {"class": classification, "box": regression}
+
+def mask_head_loss(
+    variables: Tree,
+    pyramid: tuple[Array, ...],
+    roi_targets: RoiTargets,
+    ground_truth: GroundTruth,
+    *,
+    model: MaskRCNN,
+    targets: TargetsConfig,
+) -> dict[str, Float[Array, "b"]]:
+    """Returns L_mask of each image over its foreground RoIs: the first F slots hold them all."""
+    config = model.config
+    foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
+    features = pool_rois(pyramid, foreground.rois, output_size=config.mask_pool_size, config=config)
+    logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
+
+    def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:
+        mask_targets = sample_mask_targets(
+            ground_truth.masks, ground_truth.boxes, rois.rois, rois.matched_gt, output_size=config.mask_size
+        )
+        return mask_loss(logits, mask_targets, rois.labels > 0)
+
+    logits = logits.reshape(*foreground.labels.shape, config.mask_size, config.mask_size)
+    return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}
+
+def sum_over_images(
+    losses: dict[str, Float[Array, "b"]], roi_targets: RoiTargets, valid: Array, model_state: Tree
+) -> Objective:
+    """Returns the sums over valid images of each term and of all."""
+    sums = {f"loss/{name}": jnp.sum(jnp.where(valid, loss, 0.0)) for name, loss in losses.items()}
+    total = sum(sums.values(), jnp.float32(0.0))
+    foreground_rois = jnp.sum(jnp.where(valid[:, None], roi_targets.labels > 0, False), axis=1).astype(jnp.float32)
+    sums |= {"loss/total": total, "foreground_rois": jnp.sum(foreground_rois)}
+    return Objective(total, sums, jnp.sum(valid).astype(jnp.float32), model_state)
+
+__all__ = ["ModelConfig", "Objective", "compute_objective"]

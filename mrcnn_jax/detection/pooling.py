@@ -1,0 +1,29 @@
+"""RoI features of a batch: each RoI is pooled from the level that fits its size (FPN, equation 1)."""
+
+import jax
+from jaxtyping import Array, Float
+
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.models.mask_rcnn import ROI_STRIDES
+from mrcnn_jax.ops.roi_align import align_rois, assign_levels
+
+
+def pool_rois(
+    pyramid: tuple[Array, ...], rois: Float[Array, "b n 4"], *, output_size: int, config: ModelConfig
+) -> Float[Array, "bn S S D"]:
+    """Returns features [B * N, S, S, D] of the RoIs, image by image."""
+    levels = pyramid[: len(ROI_STRIDES)]
+
+    def pool_image(levels: tuple[Array, ...], rois: Array) -> Array:
+        return align_rois(
+            levels,
+            rois,
+            assign_levels(rois, len(ROI_STRIDES)),
+            strides=ROI_STRIDES,
+            output_size=output_size,
+            sampling_ratio=config.sampling_ratio,
+            aligned=config.roi_align_aligned,
+        )
+
+    pooled = jax.vmap(pool_image)(levels, rois)  # [B, N, S, S, D]
+    return pooled.reshape(-1, *pooled.shape[2:])

@@ -1,0 +1,131 @@
+"""How images become detections: proposals, the box head on them, NMS per class, masks for what is left
+(paper section 3.1, "Inference"). Shapes: B images, P proposals, K candidates, D detections, C classes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.pooling import pool_rois
+from mrcnn_jax.detection.proposals import propose
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
+from mrcnn_jax.ops.nms import suppress_overlaps
+from mrcnn_jax.structures import Detections, Proposals
+
+
+def predict(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"],
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: MaskRCNN,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections of each picture, in pixels of the network input; none for pictures of size (0, 0)."""
+    pyramid = model.apply(variables, images, image_hw, method=model.extract_features)
+    proposals = propose_batch(variables, pyramid, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    detections = classify_proposals(variables, pyramid, proposals, image_hw, model=model, config=config)
+    return add_masks(variables, pyramid, detections, model=model)
+
+
+def propose_batch(
+    variables: dict[str, Any],
+    pyramid: tuple[Array, ...],
+    image_hw: Array,
+    *,
+    canvas: tuple[int, ...],
+    model: MaskRCNN,
+    config: TestConfig,
+) -> Proposals:
+    """Returns the best `config.post_nms_top_n` proposals of each picture."""
+    logits, deltas = model.apply(variables, pyramid, method=model.score_anchors)
+
+    def one(logits: Any, deltas: Any, image_hw: Array) -> Proposals:
+        return propose(
+            logits,
+            deltas,
+            make_anchors((canvas[0], canvas[1]), image_hw, model.config),
+            image_hw,
+            pre_nms_top_n=config.pre_nms_top_n,
+            post_nms_top_n=config.post_nms_top_n,
+            nms_threshold=config.rpn_nms_threshold,
+        )
+
+    return jax.vmap(one)(logits, deltas, image_hw)
+
+
+def classify_proposals(
+    variables: dict[str, Any],
+    pyramid: tuple[Array, ...],
+    proposals: Proposals,
+    image_hw: Array,
+    *,
+    model: MaskRCNN,
+    config: TestConfig,
+) -> Detections:
+    """Returns each picture's detections without masks ([B, D, 0, 0])."""
+    pool_size = model.config.box_pool_size
+    features = pool_rois(pyramid, proposals.boxes, output_size=pool_size, config=model.config)
+    logits, deltas = model.apply(variables, features, method=model.classify_rois)
+    shape = proposals.valid.shape  # [B, P]
+
+    def one(logits: Array, deltas: Array, proposals: Proposals, image_hw: Array) -> Detections:
+        return select_detections(logits, deltas, proposals, image_hw, model_config=model.config, config=config)
+
+    return jax.vmap(one)(logits.reshape(*shape, -1), deltas.reshape(*shape, -1, 4), proposals, image_hw)
+
+
+def select_detections(
+    logits: Float[Array, "p c"],
+    deltas: Float[Array, "p c 4"],
+    proposals: Proposals,
+    image_hw: Int[Array, "2"],
+    *,
+    model_config: ModelConfig,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections of one picture: score above threshold, NMS within each class, best `max_detections`.
+
+    Only the `config.max_candidates` best (proposal, class) pairs enter NMS. That is exact as long as `max_detections`
+    of them are kept or no more pairs than that pass the score threshold.
+    """
+    scores = jax.nn.softmax(logits, axis=-1)[:, 1:]  # [P, C] without background
+    num_classes = scores.shape[1]
+    passing = proposals.valid[:, None] & (scores > config.score_threshold)  # False for NaN
+    num_candidates = min(config.max_candidates, passing.size)
+    top_scores, top = jax.lax.top_k(jnp.where(passing, scores, -1.0).reshape(-1), num_candidates)
+    proposal, label = top // num_classes, top % num_classes + 1  # [K]
+    boxes = decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
+    boxes = clip_boxes(boxes, image_hw)
+    valid = (top_scores >= 0.0) & is_nonempty(boxes)
+    kept = suppress_overlaps(
+        jnp.where(valid[:, None], boxes, 0.0),
+        top_scores,
+        valid,
+        label,
+        iou_threshold=config.nms_threshold,
+        max_kept=config.max_detections,
+    )
+    return Detections(
+        boxes=jnp.where(kept.valid[:, None], boxes[kept.index], 0.0),
+        scores=jnp.where(kept.valid, top_scores[kept.index], 0.0),
+        labels=jnp.where(kept.valid, label[kept.index], 0),
+        masks=jnp.zeros((config.max_detections, 0, 0), jnp.float32),
+        valid=kept.valid,
+    )
+
+
+def add_masks(
+    variables: dict[str, Any], pyramid: tuple[Array, ...], detections: Detections, *, model: MaskRCNN
+) -> Detections:
+    """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
+    config = model.config
+    features = pool_rois(pyramid, detections.boxes, output_size=config.mask_pool_size, config=config)
+    logits = model.apply(variables, features, detections.labels.reshape(-1), method=model.predict_masks)
+    masks = jax.nn.sigmoid(logits).reshape(*detections.valid.shape, config.mask_size, config.mask_size)
+    return detections.replace(masks=jnp.where(detections.valid[..., None, None], masks, 0.0))

@@ -1,0 +1,56 @@
+"""From the RPN's outputs to proposals, for one image (Faster R-CNN, section 3.1; FPN, section 4.1)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
+from mrcnn_jax.ops.nms import suppress_overlaps
+from mrcnn_jax.structures import Proposals
+
+RPN_DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+def propose(
+    logits: list[Float[Array, "_"]],
+    deltas: list[Float[Array, "_ 4"]],
+    anchors: list[LevelAnchors],
+    image_hw: Array,
+    *,
+    pre_nms_top_n: int,
+    post_nms_top_n: int,
+    nms_threshold: float,
+) -> Proposals:
+    """Returns the `post_nms_top_n` best proposals of all levels.
+
+    Per level the `pre_nms_top_n` highest logits are decoded, clipped to the picture, and suppressed among themselves.
+    Proposals carry no gradient.
+    """
+    boxes, scores, valid, groups = [], [], [], []
+    for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
+        usable = level_anchors.valid & jnp.isfinite(level_logits)
+        top_n = min(pre_nms_top_n, level_logits.shape[0])
+        top_logits, top = jax.lax.top_k(jnp.where(usable, level_logits, -jnp.inf), top_n)
+        decoded = decode_boxes(level_deltas[top], level_anchors.boxes[top], RPN_DELTA_WEIGHTS)
+        clipped = clip_boxes(decoded, image_hw)
+        level_valid = usable[top] & is_nonempty(clipped)
+        boxes.append(jnp.where(level_valid[:, None], clipped, 0.0))
+        scores.append(jnp.where(level_valid, top_logits, 0.0))
+        valid.append(level_valid)
+        groups.append(jnp.full(top_n, level, jnp.int32))
+    all_boxes, all_scores, all_valid = (jnp.concatenate(parts) for parts in (boxes, scores, valid))
+    kept = suppress_overlaps(
+        all_boxes,
+        all_scores,
+        all_valid,
+        jnp.concatenate(groups),
+        iou_threshold=nms_threshold,
+        max_kept=post_nms_top_n,
+    )
+    proposals = Proposals(
+        boxes=jnp.where(kept.valid[:, None], all_boxes[kept.index], 0.0),
+        scores=jnp.where(kept.valid, all_scores[kept.index], 0.0),
+        valid=kept.valid,
+    )
+    return jax.lax.stop_gradient(proposals)

@@ -1,0 +1,53 @@
+"""Which RoIs of one image the heads are trained on, and towards what (paper section 3.1, "Training")."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from mrcnn_jax.config import TargetsConfig
+from mrcnn_jax.ops.boxes import encode_boxes
+from mrcnn_jax.ops.matching import match_boxes
+from mrcnn_jax.ops.sampling import sample_balanced
+from mrcnn_jax.structures import GroundTruth, Proposals, RoiTargets
+
+
+def sample_rois(
+    proposals: Proposals,
+    ground_truth: GroundTruth,
+    *,
+    config: TargetsConfig,
+    delta_weights: tuple[float, float, float, float],
+    key: Key[Array, ""],
+) -> RoiTargets:
+    """Returns `config.roi_samples` RoIs sampled 1:3 from proposals and ground-truth boxes, foreground first.
+
+    All foreground lies within the first `config.num_foreground_rois` slots: the mask head runs on these only.
+    """
+    candidates = jnp.concatenate([proposals.boxes, ground_truth.boxes])
+    valid = jnp.concatenate([proposals.valid, ground_truth.valid])
+    candidates = jnp.where(valid[:, None], candidates, 0.0)
+    matches = match_boxes(
+        candidates,
+        valid,
+        ground_truth.boxes,
+        ground_truth.valid,
+        foreground_iou=config.roi_foreground_iou,
+        background_iou=config.roi_foreground_iou,
+        allow_low_quality=False,
+    )
+    sample = sample_balanced(
+        matches.states, num_samples=config.roi_samples, max_foreground=config.num_foreground_rois, key=key
+    )
+    rois = jnp.where(sample.valid[:, None], candidates[sample.index], 0.0)
+    matched_gt = jnp.where(sample.is_foreground, matches.matched_gt[sample.index], 0)
+    foreground = sample.is_foreground
+    matched_boxes = jnp.where(foreground[:, None], ground_truth.boxes[matched_gt], 0.0)
+    deltas = encode_boxes(matched_boxes, rois, delta_weights)
+    targets = RoiTargets(
+        rois=rois,
+        labels=jnp.where(foreground, ground_truth.labels[matched_gt], 0),
+        deltas=jnp.where(foreground[:, None], deltas, 0.0),
+        matched_gt=matched_gt,
+        valid=sample.valid,
+    )
+    return jax.lax.stop_gradient(targets)

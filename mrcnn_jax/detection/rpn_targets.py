@@ -1,0 +1,39 @@
+"""Which anchors of one image the RPN is trained on, and towards what (Faster R-CNN, section 3.1.2)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from mrcnn_jax.config import TargetsConfig
+from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.detection.proposals import RPN_DELTA_WEIGHTS
+from mrcnn_jax.ops.boxes import encode_boxes
+from mrcnn_jax.ops.matching import match_boxes
+from mrcnn_jax.ops.sampling import sample_balanced
+from mrcnn_jax.structures import GroundTruth, RpnTargets
+
+
+def sample_anchors(
+    anchors: list[LevelAnchors], ground_truth: GroundTruth, *, config: TargetsConfig, key: Key[Array, ""]
+) -> RpnTargets:
+    """Returns `config.rpn_samples` sampled anchors, numbered through all levels, with their targets."""
+    boxes = jnp.concatenate([level.boxes for level in anchors])  # [A, 4]
+    valid = jnp.concatenate([level.valid for level in anchors])  # [A]
+    matches = match_boxes(
+        boxes,
+        valid,
+        ground_truth.boxes,
+        ground_truth.valid,
+        foreground_iou=config.rpn_foreground_iou,
+        background_iou=config.rpn_background_iou,
+        allow_low_quality=True,
+    )
+    max_foreground = int(config.rpn_samples * config.rpn_foreground_fraction)
+    sample = sample_balanced(matches.states, num_samples=config.rpn_samples, max_foreground=max_foreground, key=key)
+    matched_boxes = ground_truth.boxes[matches.matched_gt[sample.index]]  # [S, 4]
+    deltas = encode_boxes(
+        jnp.where(sample.is_foreground[:, None], matched_boxes, 0.0), boxes[sample.index], RPN_DELTA_WEIGHTS
+    )
+    deltas = jnp.where(sample.is_foreground[:, None], deltas, 0.0)
+    return RpnTargets(
+        anchor_index=sample.index, is_foreground=sample.is_foreground, deltas=deltas, valid=sample.valid
+    )

@@ -1,0 +1,1 @@
+"""From device detections to results in original pixels and their COCO scores."""

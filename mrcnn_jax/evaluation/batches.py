@@ -1,0 +1,78 @@
+"""Pictures of any size become batches of one canvas each, and batches become detections on the host.
+
+Shapes: B pictures of a batch, H W canvas.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mrcnn_jax.config import Canvas, TestConfig
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.data.transforms import fit_size, resize_image
+from mrcnn_jax.structures import Detections
+
+PredictFn = Callable[[np.ndarray, np.ndarray], Detections]
+"""images uint8 [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device."""
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Which pictures go together, by their index, and onto which canvas."""
+
+    canvas: Canvas
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InputBatch:
+    """Network input for the pictures of these indices, in the first slots; the slots after them are filler."""
+
+    indices: tuple[int, ...]
+    images: np.ndarray  # [B, H, W, 3] uint8
+    image_hw: np.ndarray  # [B, 2] int32, 0 for filler
+
+
+def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_size: int) -> list[PlannedBatch]:
+    """Batches of up to `batch_size` pictures that share a canvas, in the order in which their first pictures come."""
+    by_canvas: dict[Canvas, list[int]] = {}
+    for index, (height, width) in enumerate(sizes):
+        _, canvas = fit_size((int(height), int(width)), test.short_side, test.max_side, test.canvases)
+        by_canvas.setdefault(canvas, []).append(index)
+    batches = [
+        PlannedBatch(canvas, tuple(indices[start : start + batch_size]))
+        for canvas, indices in by_canvas.items()
+        for start in range(0, len(indices), batch_size)
+    ]
+    return sorted(batches, key=lambda batch: batch.indices[0])
+
+
+def assemble_batch(
+    indices: Sequence[int], pictures: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
+) -> InputBatch:
+    """Pictures, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`."""
+    images = np.zeros((batch_size, *canvas, 3), np.uint8)
+    image_hw = np.zeros((batch_size, 2), np.int32)
+    for slot, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases)
+        images[slot, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw)
+        image_hw[slot] = new_hw
+    return InputBatch(tuple(indices), images, image_hw)
+
+
+def predict_batches(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[InputBatch, Detections]]:
+    """Each batch with its detections, NumPy arrays with a leading B.
+
+    One batch is under way while the caller works on the one before; no more than that is held.
+    """
+    pending: tuple[InputBatch, Detections] | None = None
+    for batch in batches:
+        started = (batch, predict_fn(batch.images, batch.image_hw))
+        if pending is not None:
+            yield pending[0], jax.device_get(pending[1])
+        pending = started
+    if pending is not None:
+        yield pending[0], jax.device_get(pending[1])

@@ -1,0 +1,82 @@
+"""What may reach the C code of the COCO libraries: on malformed input it crashes or reads memory nobody wrote."""
+
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrcnn_jax.data.annotations import decode_counts, find_fault
+from mrcnn_jax.errors import DataError
+
+
+def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in COCO annotation format whose objects the libraries can take: sound, and numbered from 1.
+
+    The objects' own ids are replaced, because the libraries take the id 0 for "not matched". A crowd without a
+    segmentation is its box. Raises DataError, naming the first malformed object.
+    """
+    sizes, category_ids = _known(ground_truth)
+    annotations = []
+    for index, given in enumerate(ground_truth["annotations"]):
+        where = f"Ground truth, object {index} (id {given.get('id')!r})"
+        _check_ids(given, sizes, category_ids, where)
+        annotation = {key: given.get(key) for key in ("image_id", "category_id", "area", "segmentation")}
+        annotation |= {"id": index + 1, "bbox": _as_list(given.get("bbox")), "iscrowd": int(given.get("iscrowd", 0))}
+        fault = find_fault(annotation, sizes[given["image_id"]]) or ("no area" if given.get("area") is None else None)
+        if fault:
+            raise DataError(f"{where}: {fault}. Prepare the data set again.")
+        if not annotation.get("segmentation"):
+            x, y, width, height = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        annotations.append(annotation)
+    return {
+        "images": [dict(image) for image in ground_truth["images"]],
+        "annotations": annotations,
+        "categories": [dict(category) for category in ground_truth["categories"]],
+    }
+
+
+def check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError, naming the first of the COCO results that is malformed or of no picture or category here."""
+    sizes, category_ids = _known(ground_truth)
+    for index, result in enumerate(results):
+        where = f"Result {index}"
+        _check_ids(result, sizes, category_ids, where)
+        box = _as_list(result.get("bbox"))
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(side) for side in box) or min(box[2:]) < 0:
+            raise DataError(f"{where}: expected bbox as x, y, width, height, all finite, got {result.get('bbox')!r}.")
+        if not _is_finite(result.get("score")):
+            raise DataError(f"{where}: expected a finite score, got {result.get('score')!r}.")
+        fault = _fault_of_code(result.get("segmentation"), sizes[result["image_id"]])
+        if fault:
+            raise DataError(f"{where}: {fault}.")
+
+
+def _known(ground_truth: Mapping[str, Any]) -> tuple[dict[int, tuple[int, int]], set[int]]:
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    return sizes, {category["id"] for category in ground_truth["categories"]}
+
+
+def _check_ids(row: Mapping[str, Any], images: Mapping[int, Any], category_ids: set[int], where: str) -> None:
+    for key, known in (("image_id", images), ("category_id", category_ids)):
+        if not isinstance(row.get(key), numbers.Integral) or row[key] not in known:
+            raise DataError(f"{where}: the data set has no {key} {row.get(key)!r}.")
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and abs(float(value)) < float("inf")
+
+
+def _fault_of_code(code: Any, image_hw: tuple[int, int]) -> str | None:
+    """Why a result's segmentation is not a compressed run-length code of its picture; None if it is one."""
+    if not isinstance(code, Mapping) or not isinstance(code.get("counts"), str):
+        return "expected a compressed run-length code as segmentation"
+    if _as_list(code.get("size")) != list(image_hw):
+        return f"the run-length code has the size {code.get('size')!r}, its picture {list(image_hw)}"
+    runs = decode_counts(code["counts"])
+    if runs is None or runs.sum() != image_hw[0] * image_hw[1]:
+        return "the runs of the run-length code do not sum to its size"
+    return None

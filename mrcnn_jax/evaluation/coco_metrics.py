@@ -1,0 +1,105 @@
+"""COCO box and mask scores of a list of results, for any number of detections per picture.
+
+The library faster_coco_eval matches and accumulates (it equals pycocotools, and is faster); what is summarised from its
+arrays is stated here, because its own summary is made for 100 detections. Everything is checked before it reaches the
+libraries' C code, which crashes on malformed input.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth
+
+IOU_TYPES = ("bbox", "segm")
+COCO_MAX_DETECTIONS = (1, 10, 100)
+AREA_RANGES = ("all", "small", "medium", "large")
+
+Scores = dict[str, float | None]
+"""Name of a number, such as AP50, to its value in 0..1; None where no object of the ground truth is in its range."""
+
+
+def score_results(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
+) -> dict[str, Any]:
+    """COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
+
+    AP and the recalls by size count up to max(100, max_detections) detections per picture and category, the last of
+    the AR numbers (AR1, AR10, AR100 and, beyond 100, AR<max_detections>).
+
+    Args:
+        ground_truth: data set in COCO annotation format; pictures without objects count, and pictures that were not
+            evaluated must not be in it.
+        results: COCO results with image_id, category_id, bbox [x, y, width, height], score and segmentation, a
+            compressed run-length code.
+
+    Raises:
+        DataError: the first malformed object or result, by index.
+    """
+    ground_truth = checked_ground_truth(ground_truth)
+    check_results(ground_truth, results)
+    limits = sorted({*COCO_MAX_DETECTIONS, max(max_detections, COCO_MAX_DETECTIONS[-1])})
+    scores: dict[str, Any] = {}
+    per_category = {}
+    for iou_type in IOU_TYPES:
+        precision, recall = _accumulate(ground_truth, results, iou_type, limits)
+        scores[iou_type] = _summarise(precision, recall, limits)
+        per_category[iou_type] = [_mean(precision[:, :, k, 0, -1]) for k in range(precision.shape[2])]
+    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
+    scores["categories"] = [
+        {"id": category["id"], "name": category["name"]}
+        | {iou_type: per_category[iou_type][k] for iou_type in IOU_TYPES}
+        for k, category in enumerate(categories)
+    ]
+    return scores
+
+
+def _accumulate(
+    ground_truth: dict[str, Any], results: Sequence[Mapping[str, Any]], iou_type: str, limits: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision [T, R, K, A, M] and recall [T, K, A, M] by IoU, recall, category, size, limit; -1: no such object."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    # Without its box a result's area is that of its mask, as on COCO's server; with it, that of the box.
+    shape = "segmentation" if iou_type == "segm" else "bbox"
+    rows = [{key: result[key] for key in ("image_id", "category_id", "score", shape)} for result in results]
+    annotations = COCO(ground_truth, use_deepcopy=True)
+    evaluator = COCOeval_faster(annotations, annotations.loadRes(rows), iouType=iou_type)
+    evaluator.params.maxDets = limits
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
+
+
+def _summarise(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> Scores:
+    scores = {"AP": _mean(precision[:, :, :, 0, -1])}
+    scores |= {"AP50": _mean(precision[0, :, :, 0, -1]), "AP75": _mean(precision[5, :, :, 0, -1])}
+    scores |= {f"AP{AREA_RANGES[a][0]}": _mean(precision[:, :, :, a, -1]) for a in (1, 2, 3)}
+    scores |= {f"AR{limit}": _mean(recall[:, :, 0, m]) for m, limit in enumerate(limits)}
+    scores |= {f"AR{AREA_RANGES[a][0]}": _mean(recall[:, :, a, -1]) for a in (1, 2, 3)}
+    return scores
+
+
+def _mean(values: np.ndarray) -> float | None:
+    present = values[values > -1]
+    return float(present.mean()) if present.size else None
+
+
+def format_table(scores: Mapping[str, Any]) -> str:
+    """The scores as the printable table of COCO's tools, one block for boxes and one for masks."""
+    blocks = []
+    for iou_type, title in zip(IOU_TYPES, ("boxes", "masks"), strict=True):
+        numbers: Scores = scores[iou_type]
+        last = max(int(name[2:]) for name in numbers if name[2:].isdigit() and name.startswith("AR"))
+        lines = [f"{title} ({iou_type})"]
+        for name, value in numbers.items():
+            kind = "Average Precision  (AP)" if name.startswith("AP") else "Average Recall     (AR)"
+            suffix = name[2:]
+            iou = {"50": "0.50", "75": "0.75"}.get(suffix, "0.50:0.95") if name.startswith("AP") else "0.50:0.95"
+            area = next((area for area in AREA_RANGES[1:] if area[0] == suffix), "all")
+            limit = int(suffix) if name.startswith("AR") and suffix.isdigit() else last
+            shown = "  n/a" if value is None else f"{value:.3f}"
+            lines.append(f" {kind} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>4} ] = {shown}")
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)

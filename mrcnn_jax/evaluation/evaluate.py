@@ -1,0 +1,141 @@
+"""A data set and a prediction function become COCO scores."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from mrcnn_jax.config import DataConfig, TestConfig
+from mrcnn_jax.data.dataset import Dataset
+from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.batches import (
+    InputBatch,
+    PlannedBatch,
+    PredictFn,
+    assemble_batch,
+    plan_batches,
+    predict_batches,
+)
+from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
+from mrcnn_jax.evaluation.restore import coco_results, restore_detections
+from mrcnn_jax.structures import Category
+
+NUM_READERS = 4
+"""Threads that read, decode and resize, each one batch."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on a data set, and what they were computed from."""
+
+    metrics: dict[str, Any]
+    """{"bbox": {"AP": ...}, "segm": {...}, "categories": [...], "num_images": N, "skipped": {reason: count}}"""
+    results: list[dict[str, Any]]
+    """COCO results in the order of the data set, best first in each picture."""
+    table: str
+    """The scores in COCO's printable form."""
+
+
+def evaluate(
+    dataset: Dataset,
+    predict_fn: PredictFn,
+    *,
+    test: TestConfig,
+    num_devices: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    max_skip_fraction: float = DataConfig.max_skip_fraction,
+) -> Evaluation:
+    """Predicts every picture of the data set and scores the detections in the pictures' own pixels.
+
+    The result does not depend on the batch size, which is `test.batch_size * num_devices`. Memory holds a few batches
+    and one run-length code a detection.
+
+    Args:
+        predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each.
+        progress: called with the number of pictures done and their total, after each batch.
+        max_skip_fraction: more undecodable pictures than this raise DataError; fewer are counted and not scored.
+    """
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: no pictures to evaluate on. Choose another split.")
+    ground_truth = dataset.coco_dict()
+    reader = _Reader(dataset, test, test.batch_size * num_devices, max_skip_fraction)
+    results: dict[int, list[dict[str, Any]]] = {}
+    for batch, detections in predict_batches(predict_fn, reader.batches()):
+        for slot, index in enumerate(batch.indices):
+            height, width = dataset.sizes[index].tolist()
+            restored = restore_slot(
+                batch, detections, slot, (height, width), dataset.categories, test.mask_threshold
+            )
+            results[index] = restored.coco_results(int(dataset.image_ids[index]))
+        if progress is not None:
+            progress(len(results) + sum(reader.skipped.values()), len(dataset))
+    rows = [row for index in sorted(results) for row in results[index]]
+    evaluated = {int(dataset.image_ids[index]) for index in results}
+    ground_truth["images"] = [image for image in ground_truth["images"] if image["id"] in evaluated]
+    ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
+    scores = score_results(ground_truth, rows, max_detections=test.max_detections)
+    return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, format_table(scores))
+
+
+def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:
+    """ConfigError unless the weights and the data set have the same category ids and names."""
+    ours, theirs = ({category.id: category.name for category in some} for some in (of_weights, of_data))
+    if ours != theirs:
+        different = sorted(id_ for id_ in ours.keys() | theirs.keys() if ours.get(id_) != theirs.get(id_))
+        shown = "; ".join(f"id {id_}: {ours.get(id_, 'none')} and {theirs.get(id_, 'none')}" for id_ in different[:3])
+        raise ConfigError(
+            f"Weights and data name different categories ({len(different)} differ: {shown}). "
+            "Evaluate on data with the categories that the weights were trained on."
+        )
+
+
+class _Reader:
+    """Reads a data set in batches, ahead of their use, and counts by reason the pictures that cannot be decoded."""
+
+    def __init__(self, dataset: Dataset, test: TestConfig, batch_size: int, max_skip_fraction: float) -> None:
+        self.skipped: dict[str, int] = {}
+        self._dataset = dataset
+        self._test = test
+        self._batch_size = batch_size
+        self._max_skip_fraction = max_skip_fraction
+
+    def batches(self) -> Iterator[InputBatch]:
+        """Every batch that has a picture; DataError as soon as too many pictures were skipped."""
+        under_way: deque[Future[tuple[InputBatch, list[str]]]] = deque()
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            for planned in plan_batches(self._dataset.sizes, self._test, self._batch_size):
+                under_way.append(pool.submit(self._read, planned))
+                if len(under_way) > NUM_READERS:
+                    yield from self._counted(*under_way.popleft().result())
+            while under_way:
+                yield from self._counted(*under_way.popleft().result())
+
+    def _read(self, planned: PlannedBatch) -> tuple[InputBatch, list[str]]:
+        """The batch, without the pictures that cannot be decoded, and why each of those cannot."""
+        indices, pictures, reasons = [], [], []
+        for index in planned.indices:
+            try:
+                pictures.append(self._dataset[index].image)
+                indices.append(index)
+            except DataError as error:
+                if not isinstance(error.__context__, PictureError):
+                    raise  # the record itself is damaged, and so is its ground truth
+                reasons.append(error.__context__.reason)
+        return assemble_batch(indices, pictures, planned.canvas, self._test, self._batch_size), reasons
+
+    def _counted(self, batch: InputBatch, reasons: list[str]) -> Iterator[InputBatch]:
+        for reason in reasons:
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        count, total = sum(self.skipped.values()), len(self._dataset)
+        if count > self._max_skip_fraction * total:
+            listed = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.items())
+            raise DataError(
+                f"{self._dataset.name}: too many of the {total} pictures cannot be used ({listed}; allowed: "
+                f"{self._max_skip_fraction:.1%}). Prepare the data set again."
+            )
+        if batch.indices:
+            yield batch

@@ -1,0 +1,87 @@
+"""Box-relative mask probabilities become masks of the picture (NumPy float32).
+
+The grid of m x m probabilities spans its box; a pixel takes the bilinear value at its centre, zero beyond the grid,
+and belongs to the object from the threshold on. Interpolation is separable, so one mask is two small matrix products
+over the box's window of pixels. One detection at a time: a run-length code never needs a whole mask of the picture.
+
+Shapes: n detections, m mask side, H W picture, h w window.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+Window = tuple[int, int, int, int]
+"""Rows y0 to y1 and columns x0 to x1 of a picture, half-open: (y0, y1, x0, x1)."""
+
+
+def interpolation_matrix(start: float, stop: float, size: int, first: int, last: int) -> np.ndarray:
+    """Weights [last - first, size] float32 that sample `size` cells, spread over start..stop, at pixels first..last-1.
+
+    Cell centres lie at (i + 0.5) / size of the way, pixel centres at +0.5; beyond the outermost centres the values
+    fade linearly to zero one cell further out (bilinear sampling with zero padding, corners not aligned).
+    """
+    pixels = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
+    positions = (pixels - np.float32(start)) * np.float32(size / (stop - start)) - np.float32(0.5)  # [last - first]
+    distance = np.abs(positions[:, None] - np.arange(size, dtype=np.float32))  # [last - first, size]
+    return np.maximum(np.float32(1.0) - distance, np.float32(0.0))
+
+
+def paste_window(
+    mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float
+) -> tuple[np.ndarray, Window]:
+    """The object's pixels, bool [h, w], in the window of pixels that the box touches, clipped to the picture.
+
+    mask: [m, m] probabilities; box: x0, y0, x1, y1 in pixels of the picture. An empty box gives an empty window.
+    """
+    height, width = image_hw
+    x0, y0, x1, y1 = (float(side) for side in box)
+    rows = max(math.floor(y0), 0), min(math.ceil(y1), height)
+    columns = max(math.floor(x0), 0), min(math.ceil(x1), width)
+    if x1 <= x0 or y1 <= y0 or rows[1] <= rows[0] or columns[1] <= columns[0]:
+        return np.zeros((0, 0), dtype=bool), (0, 0, 0, 0)
+    in_y = interpolation_matrix(y0, y1, mask.shape[0], *rows)  # [h, m]
+    in_x = interpolation_matrix(x0, x1, mask.shape[1], *columns)  # [w, m]
+    probabilities = in_y @ mask.astype(np.float32) @ in_x.T  # [h, w]
+    return probabilities >= threshold, (*rows, *columns)
+
+
+def paste_masks(masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float) -> np.ndarray:
+    """Masks of the picture, bool [n, H, W], from [n, m, m] probabilities and [n, 4] boxes in pixels of the picture."""
+    pasted = np.zeros((len(boxes), *image_hw), dtype=bool)
+    for canvas, mask, box in zip(pasted, masks, boxes, strict=True):
+        window, (y0, y1, x0, x1) = paste_window(mask, box, image_hw, threshold)
+        canvas[y0:y1, x0:x1] = window
+    return pasted
+
+
+def encode_masks(
+    masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float
+) -> list[dict[str, Any]]:
+    """Compressed COCO run-length codes {"size": [H, W], "counts": str} of what `paste_masks` would return."""
+    return [
+        encode_window(*paste_window(mask, box, image_hw, threshold), image_hw)
+        for mask, box in zip(masks, boxes, strict=True)
+    ]
+
+
+def encode_window(window: np.ndarray, place: Window, image_hw: tuple[int, int]) -> dict[str, Any]:
+    """Compressed COCO run-length code of a picture that is zero outside one window.
+
+    Runs go down the columns, so only the columns of the window are laid out: ten times faster for a usual object than
+    encoding the whole picture.
+    """
+    from pycocotools import mask as coco_mask
+
+    height, width = image_hw
+    y0, y1, x0, x1 = place
+    strip = np.zeros((x1 - x0, height), dtype=bool)
+    strip[:, y0:y1] = window.T
+    values = np.concatenate([[False], strip.reshape(-1), [False]])
+    edges = np.flatnonzero(values[1:] != values[:-1]) + x0 * height
+    runs = np.diff(edges, prepend=0, append=height * width)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]  # the object reaches the last pixel
+    code = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [height, width], "counts": code["counts"].decode("ascii")}

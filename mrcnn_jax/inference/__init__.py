@@ -1,0 +1,1 @@
+"""A weights folder becomes detections on the host."""

@@ -1,0 +1,76 @@
+"""Pytree leaves by name, and the records that prove that they came back from disk unchanged.
+
+A name joins the path with "/": `params/backbone/stem/conv/kernel`. A record is JSON: dtype, shape and SHA-256 of one
+leaf. Orbax does not notice a flipped bit in its array files and casts silently on restore, so checkpoints and weights
+folders compare records before they trust what they read.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+Record = dict[str, Any]
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of `tree` by name, in the order of the tree."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def replace_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """`tree` with every leaf replaced by the one of that name in `leaves`; KeyError if one is missing."""
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(tree), [leaves[name] for name in named_leaves(tree)])
+
+
+def host_copies(tree: PyTree) -> dict[str, np.ndarray]:
+    """Named copies of the leaves in host memory, which stay valid when the device buffers are donated."""
+    # On the CPU device_get gives a view of the device buffer, hence the copy.
+    return {name: np.array(leaf) for name, leaf in named_leaves(jax.device_get(tree)).items()}
+
+
+def checksum(array: np.ndarray) -> str:
+    """SHA-256 over dtype, shape and bytes, in hexadecimal."""
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def record_leaves(leaves: Mapping[str, np.ndarray]) -> dict[str, Record]:
+    """The record of each leaf: {"dtype": "float32", "shape": [2, 3], "sha256": "..."}."""
+    return {
+        name: {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "sha256": checksum(leaf)}
+        for name, leaf in leaves.items()
+    }
+
+
+def describe_differences(expected: Mapping[str, Any], records: Mapping[str, Record]) -> list[str]:
+    """One phrase for each recorded leaf that is missing, surplus, or of another shape or dtype than in `expected`.
+
+    `expected` maps names to arrays or ShapeDtypeStructs.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in records]
+    problems += [f"{name} is not part of the model" for name in records if name not in expected]
+    for name in [name for name in expected if name in records]:
+        want = f"{np.dtype(expected[name].dtype).name}{list(expected[name].shape)}"
+        have = f"{records[name]['dtype']}{records[name]['shape']}"
+        if want != have:
+            problems.append(f"{name} is {have} instead of {want}")
+    return problems
+
+
+def find_changed(leaves: Mapping[str, np.ndarray], records: Mapping[str, Record]) -> list[str]:
+    """Names of the leaves whose dtype, shape or content is not the recorded one."""
+    return [name for name, leaf in leaves.items() if checksum(leaf) != records[name]["sha256"]]
+
+
+def find_not_finite(leaves: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the leaves that hold a NaN or an infinity."""
+    # bfloat16 is no floating type to NumPy, so JAX is asked.
+    floats = {name: leaf for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    return [name for name, leaf in floats.items() if not np.isfinite(leaf).all()]

@@ -1,0 +1,62 @@
+"""Feature pyramid network (arXiv 1612.03144): C2..C5 become P2..P6 of equal width."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.models.layers import Array, Conv, GroupNorm, Initializer, lecun_uniform, make_extent, zero_outside
+from mrcnn_jax.models.resnet import compute_dtype
+
+PYRAMID_STRIDES = (4, 8, 16, 32, 64)
+"""Strides of P2..P6. RoIs are pooled from P2..P5; P6 serves the largest anchors only."""
+
+
+class HeadConv(nn.Module):
+    """Convolution of the FPN and the mask head: with bias, or without it and group norm."""
+
+    config: ModelConfig
+    features: int
+    kernel_size: int
+    kernel_init: Initializer
+
+    @nn.compact
+    def __call__(self, x: Array, extent: Array | None = None) -> Array:
+        normed = self.config.head_norm == "group_norm"
+        dtype = compute_dtype(self.config)
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            use_bias=not normed,
+            kernel_init=self.kernel_init,
+            dtype=dtype,
+            name="conv",
+        )(x)
+        return GroupNorm(self.config.norm_eps, name="norm")(x, extent) if normed else x
+
+
+class FeaturePyramid(nn.Module):
+    """Lateral 1x1 convolutions, nearest-neighbour top-down sums, 3x3 output convolutions; P6 is every other cell of P5."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, body_maps: tuple[Array, ...], image_hw: Array) -> tuple[Array, ...]:
+        channels = self.config.fpn_channels
+        pyramid: list[Array] = []
+        top_down = None
+        for index in reversed(range(len(body_maps))):
+            body_map = body_maps[index]
+            extent = make_extent(image_hw, body_map.shape[1:3], PYRAMID_STRIDES[index])
+            lateral = HeadConv(self.config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
+            merged = lateral if top_down is None else lateral + _upsample_nearest(top_down)
+            top_down = zero_outside(merged, extent)
+            output = HeadConv(self.config, channels, 3, lecun_uniform, name=f"output{index + 2}")(top_down, extent)
+            pyramid.insert(0, zero_outside(output, extent))
+        return (*pyramid, pyramid[-1][:, ::2, ::2])
+
+
+def _upsample_nearest(x: Array) -> Array:
+    """Returns x with every cell repeated 2 x 2."""
+    batch, height, width, channels = x.shape
+    repeated = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return repeated.reshape(batch, 2 * height, 2 * width, channels)

@@ -1,0 +1,139 @@
+"""Building blocks: convolutions, normalisation, and the mask that keeps padding out of features.
+
+Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the picture's own extent,
+rounded up to the stride of the coarsest body stage: outside of it every map is zero, as if the canvas were that small.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrcnn_jax.config import SIZE_DIVISOR
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+def make_extent(image_hw: Array, feature_hw: tuple[int, int], stride: int) -> Array:
+    """Returns the [B, H, W, 1] extent at one stride of pictures of size `image_hw` [B, 2] in pixels."""
+    padded = -(-image_hw // SIZE_DIVISOR) * SIZE_DIVISOR  # as if each picture were padded alone
+    cells = -(-padded // stride)
+    rows = jnp.arange(feature_hw[0])[None, :] < cells[:, :1]
+    columns = jnp.arange(feature_hw[1])[None, :] < cells[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def zero_outside(x: Array, extent: Array) -> Array:
+    """Returns x with zeros outside the extent, whatever was there."""
+    return jnp.where(extent, x, jnp.zeros((), x.dtype))
+
+
+class Conv(nn.Module):
+    """Convolution with symmetric padding (kernel - 1) // 2, as PyTorch pads; 1x1 is written as a matrix product."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = he_normal
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        size, stride = self.kernel_size, self.stride
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if size == 1:
+            x = jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
+        else:
+            padding = (size - 1) // 2
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return x
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with constant statistics, scale and bias, kept in the `frozen` collection: not trained."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        def constant(name: str, value: float) -> Array:
+            return self.variable("frozen", name, jnp.full, x.shape[-1:], value, jnp.float32).value
+
+        scale = constant("scale", 1.0) * jax.lax.rsqrt(constant("var", 1.0) + self.eps)
+        shift = constant("bias", 0.0) - constant("mean", 0.0) * scale
+        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+
+
+class SyncBatchNorm(nn.Module):
+    """Batch norm over all valid cells of the global batch; running statistics in `batch_stats`.
+
+    Statistics are summed over the mesh axis `axis_name` when the call is traced inside it and `train` is set.
+    """
+
+    eps: float
+    train: bool
+    axis_name: str | None
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: Array, extent: Array) -> Array:
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if self.train:
+            mean, var, count = self._batch_statistics(x.astype(jnp.float32), extent)
+            unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+        normalised = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
+        return normalised.astype(x.dtype)
+
+    def _batch_statistics(self, x: Array, extent: Array) -> tuple[Array, Array, Array]:
+        def total(value: Array) -> Array:
+            return value if self.axis_name is None else jax.lax.psum(value, self.axis_name)
+
+        count = jnp.maximum(total(jnp.sum(extent, dtype=jnp.float32)), 1.0)
+        mean = total(jnp.sum(jnp.where(extent, x, 0.0), axis=(0, 1, 2))) / count
+        centred = jnp.where(extent, x - mean, 0.0)
+        return mean, total(jnp.sum(centred * centred, axis=(0, 1, 2))) / count, count
+
+
+class GroupNorm(nn.Module):
+    """Group norm (arXiv 1803.08494) over the cells inside the extent; statistics in float32."""
+
+    eps: float
+    num_groups: int = 32
+
+    @nn.compact
+    def __call__(self, x: Array, extent: Array | None = None) -> Array:
+        channels = x.shape[-1]
+        groups = min(self.num_groups, channels)
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        inside = jnp.ones((1, 1, 1, 1), bool) if extent is None else extent
+        count = jnp.maximum(jnp.sum(jnp.broadcast_to(inside, (*x.shape[:3], 1)), axis=(1, 2, 3)), 1)  # [B]
+        count = count.astype(jnp.float32)[:, None] * (channels // groups)  # [B, 1]
+        values = jnp.where(inside, x, 0).astype(jnp.float32)
+
+        def mean_of(total: Array) -> Array:
+            per_group = total.reshape(-1, groups, channels // groups).sum(axis=-1) / count  # [B, groups]
+            return jnp.repeat(per_group, channels // groups, axis=-1)[:, None, None, :]
+
+        mean = mean_of(values.sum(axis=(1, 2)))
+        centred = jnp.where(inside, values - mean, 0.0)
+        var = mean_of((centred * centred).sum(axis=(1, 2)))
+        return (centred * (jax.lax.rsqrt(var + self.eps) * scale) + bias).astype(x.dtype)

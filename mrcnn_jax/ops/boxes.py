@@ -1,0 +1,87 @@
+"""Boxes: area, IoU, clipping, and the (dx, dy, dw, dh) parametrisation of Faster R-CNN.
+
+Boxes are x0, y0, x1, y1 in pixels, float32, half-open (width = x1 - x0). Everything is finite for every finite box,
+zero-area boxes included, and so are the gradients. Shapes: n, m boxes.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MAX_LOG_SCALE = math.log(1000.0 / 16.0)
+"""Largest dw, dh that `decode_boxes` uses: exp of it scales a 16 px anchor to 1000 px (Detectron's clamp)."""
+
+
+def split_boxes(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array, Array, Array]:
+    """Returns x0, y0, x1, y1, each [*n]."""
+    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+
+
+def box_sides(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array]:
+    """Returns width and height, each [*n]."""
+    x0, y0, x1, y1 = split_boxes(boxes)
+    return x1 - x0, y1 - y0
+
+
+def box_areas(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Returns width times height in square pixels."""
+    width, height = box_sides(boxes)
+    return width * height
+
+
+def compute_iou(boxes: Float[Array, "n 4"], others: Float[Array, "m 4"]) -> Float[Array, "n m"]:
+    """Returns the pairwise intersection over union, in [0, 1]; 0 where both boxes are empty."""
+    x0, y0, x1, y1 = split_boxes(boxes[:, None, :])
+    other_x0, other_y0, other_x1, other_y1 = split_boxes(others[None, :, :])
+    width = jnp.maximum(jnp.minimum(x1, other_x1) - jnp.maximum(x0, other_x0), 0.0)  # [n, m]
+    height = jnp.maximum(jnp.minimum(y1, other_y1) - jnp.maximum(y0, other_y0), 0.0)
+    intersection = width * height
+    union = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersection
+    return jnp.where(union > 0.0, intersection / jnp.where(union > 0.0, union, 1.0), 0.0)
+
+
+def encode_boxes(
+    boxes: Float[Array, "n 4"], anchors: Float[Array, "n 4"], weights: tuple[float, float, float, float]
+) -> Float[Array, "n 4"]:
+    """Returns the deltas that turn each anchor into its box (R-CNN, appendix C), times `weights`.
+
+    Sides below 1e-3 px are taken as 1e-3 px: padded rows stay finite. Callers mask them.
+    """
+    box_width, box_height = (jnp.maximum(side, 1e-3) for side in box_sides(boxes))
+    width, height = (jnp.maximum(side, 1e-3) for side in box_sides(anchors))
+    x0, y0, _, _ = split_boxes(anchors)
+    box_x0, box_y0, _, _ = split_boxes(boxes)
+    dx = ((box_x0 + 0.5 * box_width) - (x0 + 0.5 * width)) / width
+    dy = ((box_y0 + 0.5 * box_height) - (y0 + 0.5 * height)) / height
+    deltas = jnp.stack([dx, dy, jnp.log(box_width / width), jnp.log(box_height / height)], axis=-1)
+    return deltas * jnp.asarray(weights, jnp.float32)
+
+
+def decode_boxes(
+    deltas: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: tuple[float, float, float, float]
+) -> Float[Array, "*n 4"]:
+    """Returns the boxes that `deltas` (times `weights`) make of the anchors; dw and dh are clamped from above."""
+    deltas = deltas / jnp.asarray(weights, jnp.float32)
+    dx, dy, dw, dh = split_boxes(deltas)
+    width, height = box_sides(anchors)
+    x0, y0, _, _ = split_boxes(anchors)
+    center_x = dx * width + (x0 + 0.5 * width)
+    center_y = dy * height + (y0 + 0.5 * height)
+    half_width = 0.5 * jnp.exp(jnp.minimum(dw, MAX_LOG_SCALE)) * width
+    half_height = 0.5 * jnp.exp(jnp.minimum(dh, MAX_LOG_SCALE)) * height
+    return jnp.stack(
+        [center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height], axis=-1
+    )
+
+
+def clip_boxes(boxes: Float[Array, "*n 4"], image_hw: Int[Array, "2"]) -> Float[Array, "*n 4"]:
+    """Returns the boxes cut off at the borders of the picture."""
+    height, width = image_hw[0].astype(jnp.float32), image_hw[1].astype(jnp.float32)
+    return jnp.clip(boxes, 0.0, jnp.stack([width, height, width, height]))
+
+
+def is_nonempty(boxes: Float[Array, "*n 4"], min_side: float = 0.0) -> Bool[Array, "*n"]:
+    """Returns whether both sides are longer than `min_side` pixels; False for boxes with NaN."""
+    width, height = box_sides(boxes)
+    return (width > min_side) & (height > min_side)

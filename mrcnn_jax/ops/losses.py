@@ -1,0 +1,73 @@
+"""Losses of one image, each a mean over its valid entries, float32 (paper section 3; Fast R-CNN, equation 3).
+
+Invalid entries may hold anything, NaN included: they are replaced before any arithmetic, so that neither value nor
+gradient depends on them. Shapes: n entries, C classes with background, m mask side.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def masked_mean(values: Float[Array, "*n"], valid: Bool[Array, "*n"], count: Array | None = None) -> Float[Array, ""]:
+    """Returns the sum of the valid values over `count` (their number by default), 0 if there are none."""
+    count = jnp.sum(valid) if count is None else count
+    return jnp.sum(jnp.where(valid, values, 0.0)) / jnp.maximum(count, 1).astype(jnp.float32)
+
+
+def sigmoid_cross_entropy(logits: Float[Array, "*n"], targets: Array) -> Float[Array, "*n"]:
+    """Returns the elementwise binary cross-entropy; `targets` broadcast, 0 to 1."""
+    logits = logits.astype(jnp.float32)
+    return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def smooth_l1(difference: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:
+    """Returns 0.5 d**2 / beta below beta, |d| - 0.5 beta above; L1 for beta 0."""
+    absolute = jnp.abs(difference)
+    if beta == 0.0:
+        return absolute
+    return jnp.where(absolute < beta, 0.5 * difference * difference / beta, absolute - 0.5 * beta)
+
+
+def objectness_loss(
+    logits: Float[Array, "n"], is_foreground: Bool[Array, "n"], valid: Bool[Array, "n"]
+) -> Float[Array, ""]:
+    """Returns the mean binary cross-entropy of the sampled anchors."""
+    logits = jnp.where(valid, logits.astype(jnp.float32), 0.0)
+    return masked_mean(sigmoid_cross_entropy(logits, is_foreground.astype(jnp.float32)), valid)
+
+
+def box_loss(
+    deltas: Float[Array, "n 4"],
+    targets: Float[Array, "n 4"],
+    is_foreground: Bool[Array, "n"],
+    valid: Bool[Array, "n"],
+    *,
+    beta: float,
+) -> Float[Array, ""]:
+    """Returns the smooth L1 loss summed over the foreground, divided by the number of all sampled boxes."""
+    counted = (is_foreground & valid)[:, None]
+    difference = jnp.where(counted, deltas.astype(jnp.float32) - targets, 0.0)
+    return masked_mean(smooth_l1(difference, beta), counted, count=jnp.sum(valid))
+
+
+def class_loss(
+    logits: Float[Array, "n C"], labels: Int[Array, "n"], valid: Bool[Array, "n"]
+) -> Float[Array, ""]:
+    """Returns the mean softmax cross-entropy of the sampled RoIs; label 0 is background."""
+    log_scores = jax.nn.log_softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0), axis=-1)
+    chosen = jnp.take_along_axis(log_scores, jnp.where(valid, labels, 0)[:, None], axis=-1)[:, 0]
+    return masked_mean(-chosen, valid)
+
+
+def mask_loss(
+    logits: Float[Array, "n m m"], targets: Float[Array, "n m m"], is_foreground: Bool[Array, "n"]
+) -> Float[Array, ""]:
+    """Returns the mean per-pixel binary cross-entropy of the foreground RoIs.
+
+    `logits` are those of each RoI's own class: the maps of other classes do not compete (paper section 3, "Mask
+    Representation" and table 2b).
+    """
+    logits = jnp.where(is_foreground[:, None, None], logits.astype(jnp.float32), 0.0)
+    targets = jnp.where(is_foreground[:, None, None], targets, 0.0)
+    return masked_mean(sigmoid_cross_entropy(logits, targets).mean(axis=(1, 2)), is_foreground)

@@ -1,0 +1,161 @@
+"""RoIAlign over a feature pyramid (paper section 3) and the pyramid level of each RoI (FPN, equation 1).
+
+Every bin is the exact average of bilinear samples, as in torchvision and Detectron2: samples more than one cell outside
+the map count as 0, others are clamped to it. RoIs carry no gradient. Shapes: n RoIs, S output side, C channels,
+l levels, H x W the map of one level. Sizes in cells are pixels divided by the level's stride.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mrcnn_jax.ops.boxes import box_areas, split_boxes
+
+CPU_CHUNK = 128
+"""RoIs gathered at a time on a CPU, where every gather is materialised; accelerators fuse one gather of all."""
+
+DENSE_CHUNK = 16
+"""RoIs at a time in the dense form: bounds the interpolation matrices."""
+
+
+def assign_levels(
+    rois: Float[Array, "n 4"], num_levels: int, canonical_size: float = 224.0, canonical_level: int = 2
+) -> Int[Array, "n"]:
+    """Returns the pyramid level of each RoI, 0 for the finest: floor(canonical_level + log2(sqrt(area) / 224))."""
+    side = jnp.sqrt(jnp.maximum(box_areas(rois), 1e-12))
+    level = jnp.floor(canonical_level + jnp.log2(side / canonical_size + 1e-8))
+    return jnp.clip(level, 0, num_levels - 1).astype(jnp.int32)
+
+
+def align_rois(
+    features: Sequence[Float[Array, "_ _ C"]],
+    rois: Float[Array, "n 4"],
+    levels: Int[Array, "n"],
+    *,
+    strides: Sequence[int],
+    output_size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Array, "n S S C"]:
+    """Returns the pooled features of each RoI from its own level, in the features' dtype.
+
+    `sampling_ratio` samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI and axis.
+    `aligned` shifts by half a cell so that pixel centres lie at +0.5; without it sides below one cell count as one.
+    """
+    rois = jax.lax.stop_gradient(rois)
+    if sampling_ratio == 0:
+        return align_rois_dense(
+            features, rois, levels, strides=strides, output_size=output_size, sampling_ratio=0, aligned=aligned
+        )
+    shapes = np.asarray([feature.shape[:2] for feature in features])
+    flat = jnp.concatenate([feature.reshape(-1, feature.shape[-1]) for feature in features])  # [sum HW, C]
+    starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
+    hw = jnp.asarray(shapes, jnp.int32)[levels]  # [n, 2]
+    first = jnp.asarray(np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]), jnp.int32)[levels]  # [n]
+    gather = _Gather(output_size, sampling_ratio)
+
+    def in_chunks(flat: Array, *per_roi: Array) -> Array:
+        return jax.lax.map(lambda row: gather(flat, *row), per_roi, batch_size=CPU_CHUNK)
+
+    def at_once(flat: Array, *per_roi: Array) -> Array:
+        return jax.vmap(lambda *row: gather(flat, *row))(*per_roi)
+
+    pooled = jax.lax.platform_dependent(flat, starts, sides, hw, first, cpu=in_chunks, default=at_once)
+    return pooled.astype(flat.dtype)
+
+
+def _roi_in_cells(rois: Array, scale: Array, aligned: bool) -> tuple[Array, Array]:
+    """Returns start and side along (y, x) in cells, each [n, 2]; `scale` [n] or a scalar is 1 / stride."""
+    x0, y0, x1, y1 = split_boxes(rois)
+    scale = jnp.broadcast_to(scale, x0.shape)[:, None]
+    starts = jnp.stack([y0, x0], axis=-1) * scale - (0.5 if aligned else 0.0)
+    sides = jnp.stack([y1 - y0, x1 - x0], axis=-1) * scale
+    return starts, sides if aligned else jnp.maximum(sides, 1.0)
+
+
+class _Gather:
+    """RoIAlign of one RoI by four gathers of S * r x S * r cells from the flattened pyramid."""
+
+    def __init__(self, output_size: int, sampling_ratio: int):
+        self.output_size, self.sampling_ratio = output_size, sampling_ratio
+
+    def __call__(self, flat: Array, start: Array, side: Array, hw: Array, first: Array) -> Array:
+        low_y, high_y, weight_low_y, weight_high_y = self._corners(start[0], side[0], hw[0])  # each [S * r]
+        low_x, high_x, weight_low_x, weight_high_x = self._corners(start[1], side[1], hw[1])
+        total = jnp.float32(0.0)
+        for y, weight_y in ((low_y, weight_low_y), (high_y, weight_high_y)):
+            for x, weight_x in ((low_x, weight_low_x), (high_x, weight_high_x)):
+                cells = flat[first + y[:, None] * hw[1] + x[None, :]].astype(jnp.float32)  # [S * r, S * r, C]
+                total = total + cells * (weight_y[:, None] * weight_x[None, :])[:, :, None]
+        size, ratio = self.output_size, self.sampling_ratio
+        return total.reshape(size, ratio, size, ratio, -1).mean(axis=(1, 3))  # [S, S, C]
+
+    def _corners(self, start: Array, side: Array, length: Array) -> tuple[Array, Array, Array, Array]:
+        count = self.output_size * self.sampling_ratio
+        position = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * side / count
+        inside = ((position >= -1.0) & (position <= length)).astype(jnp.float32)
+        position = jnp.clip(position, 0.0, length - 1.0)
+        low = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, length - 1)
+        high = jnp.minimum(low + 1, length - 1)
+        weight_high = position - low
+        return low, high, (1.0 - weight_high) * inside, weight_high * inside
+
+
+def align_rois_dense(
+    features: Sequence[Float[Array, "_ _ C"]],
+    rois: Float[Array, "n 4"],
+    levels: Int[Array, "n"],
+    *,
+    strides: Sequence[int],
+    output_size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Array, "n S S C"]:
+    """Returns the same as `align_rois`, by two matrix products per level with the whole map.
+
+    Bilinear weights are separable in y and x, so any number of samples folds into one [S, H] and one [S, W] matrix:
+    adaptive sampling is exact at a static shape.
+    """
+    rois = jax.lax.stop_gradient(rois)
+
+    def pool(roi_and_level: tuple[Array, Array]) -> Array:
+        roi, level = roi_and_level
+        pooled = jnp.float32(0.0)
+        for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+            height, width, _ = feature.shape
+            starts, sides = _roi_in_cells(roi[None], jnp.float32(1.0 / stride), aligned)
+            rows = interpolation_matrix(starts[:, 0], sides[:, 0], height, output_size, sampling_ratio)[0]  # [S, H]
+            columns = interpolation_matrix(starts[:, 1], sides[:, 1], width, output_size, sampling_ratio)[0]
+            rows = rows * (level == index)
+            partial = jnp.einsum("sh,hwc->swc", rows, feature.astype(jnp.float32), precision="highest")
+            pooled = pooled + jnp.einsum("tw,swc->stc", columns, partial, precision="highest")
+        return pooled
+
+    return jax.lax.map(pool, (rois, levels), batch_size=DENSE_CHUNK).astype(features[0].dtype)
+
+
+def interpolation_matrix(
+    start: Float[Array, "n"], side: Float[Array, "n"], length: int, output_size: int, sampling_ratio: int
+) -> Float[Array, "n S L"]:
+    """Returns the weight of each of `length` cells in each of `output_size` bins along one axis.
+
+    Bins divide [start, start + side), in cells; each averages its samples. `sampling_ratio` 0: ceil(side / S) of them.
+    """
+    if sampling_ratio > 0:
+        most, count = sampling_ratio, jnp.full(start.shape, sampling_ratio, jnp.float32)
+    else:
+        most = max(-(-length // output_size) + 1, 1)
+        count = jnp.clip(jnp.ceil(side / output_size), 0.0, most)
+    sample = jnp.arange(most, dtype=jnp.float32)
+    safe_count = jnp.maximum(count, 1.0)[:, None, None]
+    bins = jnp.arange(output_size, dtype=jnp.float32)[None, :, None]
+    bin_side = (side / output_size)[:, None, None]
+    position = start[:, None, None] + bins * bin_side + (sample + 0.5) * bin_side / safe_count  # [n, S, most]
+    inside = (position >= -1.0) & (position <= length) & (sample < count[:, None, None])
+    position = jnp.clip(position, 0.0, length - 1.0)
+    hat = jnp.maximum(1.0 - jnp.abs(position[..., None] - jnp.arange(length, dtype=jnp.float32)), 0.0)
+    weights = jnp.where(inside[..., None], hat, 0.0).sum(axis=2)  # [n, S, L]
+    return weights / safe_count

@@ -1,0 +1,1 @@
+"""Optimizer, sharded step, checkpoints and the loop around them."""

@@ -1,0 +1,249 @@
+"""The checkpoints of one run: asynchronous Orbax steps that are verified before they are trusted.
+
+Each step holds two items: `state`, the named leaves of the training state, and `description`, JSON that says what they
+are (step, settings of the run, last evaluation) with a SHA-256 of every leaf and of itself. Orbax commits both at once.
+The data position is the step: the order of the data is a pure function of (seed, step).
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import PreservationContext
+
+from mrcnn_jax.errors import ConfigError, DataError, NumericalError, StorageError
+from mrcnn_jax.leaves import (
+    PyTree,
+    describe_differences,
+    find_changed,
+    find_not_finite,
+    host_copies,
+    named_leaves,
+    record_leaves,
+    replace_leaves,
+)
+
+logger = logging.getLogger(__name__)
+
+FIXED_SETTINGS = (
+    "model.",
+    "targets.",
+    "dataset.",
+    "data.canvases",
+    "data.short_sides",
+    "data.max_side",
+    "data.flip_probability",
+    "data.max_objects",
+    "data.mask_size",
+    "train.batch_size",
+    "train.seed",
+)
+"""What a run may not change when it resumes: the network, its targets and the order and content of its batches."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The last evaluation that a checkpoint knows of."""
+
+    step: int
+    metrics: Mapping[str, Any]
+    score: float
+    """Decides which checkpoint is the best; higher is better."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run continues from."""
+
+    step: int
+    state: PyTree
+    """The training state, NumPy leaves."""
+    evaluated: Evaluated | None
+    settings: Mapping[str, Any]
+    """Settings of the run that saved it."""
+
+
+class _Refused(Exception):
+    """A step that cannot be trusted, with the reason."""
+
+
+class _LatestAndBest:
+    """Orbax preservation policy: the latest `keep` steps, and the best-scored one.
+
+    The scores come from the verified descriptions, not from Orbax's own metrics file: Orbax parses every such file when
+    it opens the folder, so that one damaged file would stop the run, and keeps all steps that have none.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.scores: dict[int, float] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: PreservationContext) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = max((step for step in steps if step in self.scores), key=self.scores.__getitem__, default=None)
+        return [step in steps[-self.keep :] or step == best for step in steps]
+
+
+class Checkpoints:
+    """Saves and restores the state of one run in `directory`."""
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        """Opens or creates the folder; StorageError if that fails."""
+        self.directory = directory.absolute()
+        self._policy = _LatestAndBest(keep)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            cleanup_tmp_directories=True,  # a killed save leaves one behind
+            lightweight_initialize=True,  # see _LatestAndBest
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler()}
+        with self._storage_errors("opened"):
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    def save(self, step: int, state: PyTree, settings: Mapping[str, Any], evaluated: Evaluated | None) -> None:
+        """Starts saving `state`; it is saved once `wait` returned.
+
+        Raises NumericalError if a leaf is not finite and StorageError if this save or the one before failed.
+        """
+        leaves = host_copies(state)
+        if bad := find_not_finite(leaves):
+            raise NumericalError(f"step {step}: not finite in {bad[0]} and {len(bad) - 1} other leaves; it was not saved.")
+        description: dict[str, Any] = {
+            "step": step,
+            "settings": dict(settings),
+            "evaluated": None if evaluated is None else vars(evaluated),
+            "leaves": record_leaves(leaves),
+        }
+        description["sha256"] = _digest(description)
+        if evaluated is not None and evaluated.step == step:
+            self._policy.scores[step] = evaluated.score
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(leaves),  # type: ignore[call-arg]
+            description=ocp.args.JsonSave(description),  # type: ignore[call-arg]
+        )
+        with self._storage_errors("saved"):
+            self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Returns when everything that was handed to `save` is on disk; StorageError if it could not be written."""
+        with self._storage_errors("saved"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits as `wait` does and ends Orbax's threads."""
+        with self._storage_errors("saved"):
+            self._manager.close()
+
+    def restore(self, target: PyTree, settings: Mapping[str, Any]) -> Restored | None:
+        """The newest step that passes verification, or None if the folder holds no step.
+
+        `target` gives structure, shapes and dtypes (arrays or ShapeDtypeStructs). A step that fails is named in a
+        warning and moved aside once an older one was found good. Raises DataError if all fail and ConfigError if
+        `settings` differ in what a run may not change.
+        """
+        refused: dict[int, str] = {}
+        restored = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                description = self._read_description(step)
+                if restored is None:
+                    check_settings(description["settings"], settings, f"{self.directory}/{step}")
+                    state = self._read_state(step, target, description["leaves"])
+                    restored = Restored(step, state, _evaluated(description), description["settings"])
+                self._remember_score(description)
+            except _Refused as reason:
+                refused[step] = str(reason)
+        if refused and restored is None:
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in refused.items())
+            raise DataError(f"No valid checkpoint in {self.directory} ({reasons}). Remove the folder to start over.")
+        for step, reason in refused.items():
+            self._move_aside(step, reason)
+        if refused:
+            self._manager.reload()
+        return restored
+
+    def _read_description(self, step: int) -> dict[str, Any]:
+        items = ocp.args.Composite(description=ocp.args.JsonRestore())  # type: ignore[call-arg]
+        description = _read(self._manager, step, items)["description"]
+        if not isinstance(description, dict) or description.pop("sha256", None) != _digest(description):
+            raise _Refused("its description does not match its checksum")
+        if description["step"] != step:
+            raise _Refused(f"it says that it is step {description['step']}")
+        return description
+
+    def _read_state(self, step: int, target: PyTree, records: Mapping[str, Any]) -> PyTree:
+        expected = named_leaves(target)
+        if problems := describe_differences(expected, records):
+            raise _Refused("; ".join(problems))
+        # NumPy leaves in the target make Orbax return NumPy arrays, wherever the state was saved from.
+        template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))  # type: ignore[call-arg]
+        leaves = _read(self._manager, step, items)["state"]
+        if changed := find_changed(leaves, records):
+            raise _Refused(f"{', '.join(changed)} changed on disk: the checksum differs")
+        return replace_leaves(target, leaves)
+
+    def _remember_score(self, description: Mapping[str, Any]) -> None:
+        evaluated = _evaluated(description)
+        if evaluated is not None and evaluated.step == description["step"]:
+            self._policy.scores[evaluated.step] = evaluated.score
+
+    def _move_aside(self, step: int, reason: str) -> None:
+        destination = self.directory.with_name(f"{self.directory.name}_refused") / str(step)
+        logger.warning("Checkpoint step %d is damaged (%s); moved to %s.", step, reason, destination)
+        with self._storage_errors("moved"):
+            destination.parent.mkdir(exist_ok=True)
+            shutil.rmtree(destination, ignore_errors=True)
+            shutil.move(self.directory / str(step), destination)
+
+    @contextmanager
+    def _storage_errors(self, action: str) -> Iterator[None]:
+        """Turns what Orbax raises on a full or broken disk into StorageError and removes the unfinished step."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError with RESOURCE_EXHAUSTED
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise StorageError(
+                f"A checkpoint could not be {action} in {self.directory} ({first_line[:200]}); {_free_space(self.directory)}."
+            ) from error
+
+
+def check_settings(recorded: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
+    """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
+    changed = [
+        f"{name} {recorded.get(name, 'unset')} -> {current.get(name, 'unset')}"
+        for name in sorted({*recorded, *current})
+        if name.startswith(FIXED_SETTINGS) and recorded.get(name) != current.get(name)
+    ]
+    if changed:
+        raise ConfigError(f"{where} was made with other settings: {'; '.join(changed)}. Restore them or use a new --workdir.")
+
+
+def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) -> Any:
+    try:
+        return manager.restore(step, args=items)
+    except Exception as error:  # damage shows up as almost any exception
+        raise _Refused(f"it cannot be read: {type(error).__name__}") from error
+
+
+def _evaluated(description: Mapping[str, Any]) -> Evaluated | None:
+    return None if description["evaluated"] is None else Evaluated(**description["evaluated"])
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _free_space(directory: Path) -> str:
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    return f"{shutil.disk_usage(existing).free / 2**20:.0f} MiB are free"

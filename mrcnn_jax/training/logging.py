@@ -1,0 +1,152 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard events, and progress on the terminal."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from tensorboardX import SummaryWriter
+
+from mrcnn_jax.errors import StorageError
+
+
+class MetricsLog:
+    """Writes metrics.jsonl, one JSON object a logged step, and the same numbers as TensorBoard events.
+
+    Opening it cuts off what an interrupted run wrote after `start_step`, so that every step stands there once.
+    """
+
+    def __init__(self, workdir: Path, *, start_step: int) -> None:
+        """StorageError if the files cannot be written."""
+        self.path = workdir / "metrics.jsonl"
+        try:
+            _keep_steps_until(self.path, start_step)
+            self._file = self.path.open("a")
+            # Event files cannot be cut; TensorBoard hides what precedes this mark but has a later step.
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=True)
+        except OSError as error:
+            raise StorageError(f"{self.path} could not be opened: {error.strerror}.") from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one object. JSON has no NaN: such values become null, and "not_finite" lists their names."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line: dict[str, object] = {"step": step} | {name: finite.get(name) for name in values}
+        if len(finite) < len(values):
+            line["not_finite"] = [name for name in values if name not in finite]
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        except OSError as error:
+            raise StorageError(f"{self.path} could not be written: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        self._events.close()
+
+
+def _keep_steps_until(path: Path, last_step: int) -> None:
+    """Drops the lines of later steps, and a last line that a killed process left unfinished."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(unfinished, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class Stopwatch:
+    """Seconds since the start, and the speed of the steps of the last lap."""
+
+    def __init__(self) -> None:
+        self._start = self._lap_start = time.monotonic()
+        self._lap_steps = 0
+        self.steps_per_second = 0.0
+        self.first_lap = True
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds since the start."""
+        return time.monotonic() - self._start
+
+    def count_step(self) -> None:
+        """Call after each finished step."""
+        self._lap_steps += 1
+
+    def lap(self) -> None:
+        """Takes the speed of the steps since the last lap, if there were any."""
+        if self._lap_steps:
+            self.steps_per_second = self._lap_steps / max(time.monotonic() - self._lap_start, 1e-9)
+        self.restart_lap()
+
+    def restart_lap(self) -> None:
+        """Forgets the running lap, after something that was not training."""
+        self._lap_start, self._lap_steps, self.first_lap = time.monotonic(), 0, False
+
+
+class ProgressLine:
+    """Progress for people: a bar on a terminal, a line for every logged step elsewhere."""
+
+    def __init__(self, num_steps: int, *, stream: TextIO | None = None) -> None:
+        self.num_steps = num_steps
+        self._stream = stream or sys.stdout
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if self._stream.isatty():
+            columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(file=self._stream), transient=True)
+            self._task = self._bar.add_task("compiling", total=num_steps)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: int, values: Mapping[str, float], seconds_left: float | None) -> None:
+        """Shows one logged step; needs loss/total, learning_rate and images_per_second."""
+        facts = [f"loss {values['loss/total']:.4g}", f"lr {values['learning_rate']:.3g}"]
+        if seconds_left is not None:
+            facts += [f"{values['images_per_second']:.3g} images/s", f"eta {format_seconds(seconds_left)}"]
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, description="  ".join(facts))
+        else:
+            self.say(f"step {step}/{self.num_steps}  {'  '.join(facts)}")
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+            return
+        try:
+            print(text, file=self._stream, flush=True)
+        except OSError:  # the reader of our output is gone (`| head`); training goes on
+            self._stream = open(os.devnull, "w")
+
+
+def format_seconds(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:03:12."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}"

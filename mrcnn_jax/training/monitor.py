@@ -1,0 +1,78 @@
+"""Reading the metrics of steps a little later than they are computed, so that the device never waits for the host."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from mrcnn_jax.errors import NumericalError
+from mrcnn_jax.training.logging import MetricsLog, ProgressLine, Stopwatch
+
+LAG = 2
+"""Steps that are dispatched before the metrics of one are read."""
+
+
+class StepMonitor:
+    """Takes the metrics of every step: refuses those that are not finite, logs and shows every `log_every`-th.
+
+    Call `flush` before anything that trusts the state, such as saving it.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        line: ProgressLine,
+        *,
+        num_steps: int,
+        log_every: int,
+        batch_size: int,
+        num_records: int,
+        learning_rate: Callable[[int], float],
+    ) -> None:
+        self.watch = Stopwatch()
+        self._log, self._line = log, line
+        self._num_steps, self._log_every, self._batch_size = num_steps, log_every, batch_size
+        self._num_records, self._learning_rate = num_records, learning_rate
+        self._pending: deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = deque()
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array], image_ids: np.ndarray) -> None:
+        """Takes the scalar metrics of `step` (the state's count after it) and the ids of its images."""
+        self._pending.append((step, metrics, image_ids))
+        if len(self._pending) > LAG:
+            self._read(*self._pending.popleft())
+
+    def flush(self) -> None:
+        """Reads everything that is pending. NumericalError as in `add`."""
+        while self._pending:
+            self._read(*self._pending.popleft())
+
+    def _read(self, step: int, metrics: Mapping[str, jax.Array], image_ids: np.ndarray) -> None:
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        self.watch.count_step()
+        not_finite = [name for name, value in values.items() if not math.isfinite(value)]
+        if not_finite or step % self._log_every == 0 or step == self._num_steps:
+            self._report(step, values)
+        if self.watch.first_lap:
+            self.watch.restart_lap()  # the first step was compilation
+        if not_finite:
+            # The total is not finite whenever a term is: name the term.
+            terms = [name for name in not_finite if name != "loss/total"] or not_finite
+            raise NumericalError(
+                f"Step {step}: {', '.join(f'{name} is {values[name]}' for name in terms)} on images "
+                f"{', '.join(str(int(image_id)) for image_id in image_ids)}. Nothing was saved since the last good "
+                "checkpoint; look at these images or lower --train.learning-rate."
+            )
+
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        self.watch.lap()
+        speed = self.watch.steps_per_second
+        values |= {
+            "learning_rate": self._learning_rate(step - 1),
+            "images_per_second": speed * self._batch_size,
+            "epoch": step * self._batch_size / self._num_records,
+            "seconds": self.watch.seconds,
+        }
+        self._log.write(step, values)
+        self._line.show(step, values, seconds_left=(self._num_steps - step) / speed if speed else None)

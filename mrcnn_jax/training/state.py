@@ -1,0 +1,39 @@
+"""The state of training: what a step takes and gives back, and what a checkpoint holds."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Parameters, the model's other collections, optimizer state and the number of steps done."""
+
+    step: jax.Array  # [] int32
+    params: dict[str, Any]
+    model_state: dict[str, Any]  # `frozen` constants or `batch_stats`; empty for group norm
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All collections, as `model.apply` takes them."""
+        return {"params": self.params, **self.model_state}
+
+
+def create_train_state(model: MaskRCNN, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Returns the state before the first step; the same for a seed on every host."""
+    return make_train_state(init_variables(model, seed), optimizer)
+
+
+def make_train_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns a state at step 0 that starts from given variables."""
+    model_state = {name: collection for name, collection in variables.items() if name != "params"}
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=optimizer.init(params)
+    )

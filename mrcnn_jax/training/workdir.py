@@ -1,0 +1,52 @@
+"""The folder of one run: who may write to it, and files in it that are whole at any moment."""
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrcnn_jax.errors import ConfigError, StorageError
+
+
+@contextmanager
+def claim_workdir(workdir: Path) -> Iterator[None]:
+    """Creates the folder, proves that it can be written to, and keeps other trainers out until the end.
+
+    Raises StorageError if it cannot be written to and ConfigError if another process trains in it. The lock dies with
+    its process, so that a killed run leaves none behind.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir) as probe:
+            probe.write(b"x")
+        lock = open(workdir / "train.lock", "a+")
+    except OSError as error:
+        raise StorageError(f"--workdir {workdir} cannot be written to: {error.strerror}. Choose another folder.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise ConfigError(
+                f"Another process ({lock.read().strip() or 'just starting'}) trains in {workdir}. "
+                "Stop it first or choose another --workdir."
+            ) from error
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        lock.flush()
+        yield
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` to `path` so that a reader finds the old file or the new one, never half of one."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise StorageError(f"{path} could not be written: {error.strerror}.") from error

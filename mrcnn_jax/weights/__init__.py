@@ -1,0 +1,1 @@
+"""The weights folder and readers of published weights."""

@@ -1,0 +1,165 @@
+"""The weights folder: parameters and everything that is needed to use them, in a form that checks itself.
+
+    weights/description.json    format version, model and test config, categories, one record a leaf, library versions
+    weights/parameters/         the variables, an Orbax checkpoint
+
+It is written beside its place and renamed, so that it exists whole or not at all.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.errors import DataError, StorageError
+from mrcnn_jax.leaves import (
+    describe_differences,
+    find_changed,
+    find_not_finite,
+    host_copies,
+    named_leaves,
+    record_leaves,
+    replace_leaves,
+)
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.structures import Category
+
+FORMAT_VERSION = 1
+Variables = Mapping[str, Any]
+ConfigSection = TypeVar("ConfigSection", ModelConfig, TestConfig, Category)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The content of a weights folder."""
+
+    variables: Variables
+    """Collections of arrays on the default device: "params", and "frozen" or "batch_stats" where the norm needs it."""
+    model: ModelConfig
+    test: TestConfig
+    categories: tuple[Category, ...]
+    """Label k (1..C) of the model is categories[k - 1]."""
+
+
+def save_weights(
+    path: str | Path, variables: Variables, *, model: ModelConfig, test: TestConfig, categories: Sequence[Category]
+) -> None:
+    """Writes the folder, in place of one that is there. StorageError if it cannot be written."""
+    path = Path(path).absolute()
+    leaves = host_copies(dict(variables))
+    description: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "model": asdict(model),
+        "test": asdict(test),
+        "categories": [asdict(category) for category in categories],
+        "leaves": record_leaves(leaves),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy", "orbax-checkpoint")},
+    }
+    description["sha256"] = _digest(description)
+    new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    try:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        new.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(new / "parameters", replace_leaves(dict(variables), leaves))
+        (new / "description.json").write_text(json.dumps(description, indent=1) + "\n")
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+    except (OSError, ValueError, RuntimeError) as error:  # Orbax reports a full disk as ValueError
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StorageError(f"Weights could not be written to {path} ({reason[:200]}).") from error
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Reads and verifies a weights folder, or the one of a workdir.
+
+    Raises DataError that names everything that is wrong: no such folder, unknown format version, a leaf that is missing,
+    surplus, of another shape, changed on disk or not finite.
+    """
+    folder = find_weights(path)
+    description = _read_description(folder)
+    try:
+        model = _config_from_json(ModelConfig, description["model"])
+        test = _config_from_json(TestConfig, description["test"])
+        categories = tuple(_config_from_json(Category, category) for category in description["categories"])
+        records = dict(description["leaves"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}/description.json: {error}. Write the weights again with this version.") from error
+
+    expected = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
+    problems = describe_differences(named_leaves(expected), records)
+    if model.num_classes != len(categories):
+        problems.append(f"the model has {model.num_classes} classes, the folder names {len(categories)} categories")
+    if not problems:
+        host = _read_parameters(folder, expected)
+        leaves = named_leaves(host)
+        problems += [f"{name} changed on disk: the checksum differs" for name in find_changed(leaves, records)]
+        problems += [f"{name} is not finite" for name in find_not_finite(leaves)]
+    if problems:
+        raise DataError(f"{folder}: {'; '.join(problems)}.")
+    return Weights(jax.device_put(host), model, test, categories)
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weights folder at `path`, or the `weights` folder in it; DataError if there is neither."""
+    path = Path(path).absolute()
+    for folder in (path, path / "weights"):
+        if (folder / "description.json").is_file():
+            return folder
+    what = "holds neither description.json nor weights/description.json" if path.exists() else "does not exist"
+    raise DataError(f"{path} {what}. Name a weights folder, or the workdir of a run that was evaluated.")
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    file = folder / "description.json"
+    try:
+        description = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not readable as JSON: {error}.") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(f"{file}: format version {version}, this version of mrcnn_jax reads {FORMAT_VERSION}. Update it.")
+    if description.pop("sha256", None) != _digest(description):
+        raise DataError(f"{file} changed since it was written: the checksum differs. Copy the folder again.")
+    return description
+
+
+def _read_parameters(folder: Path, expected: Variables) -> Variables:
+    # NumPy leaves in the target make Orbax return NumPy arrays, wherever the weights were saved from.
+    template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder / "parameters", template)
+    except Exception as error:  # damage shows up as almost any exception
+        raise DataError(f"{folder}/parameters cannot be read ({type(error).__name__}). Copy the folder again.") from error
+
+
+def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -> ConfigSection:
+    """The dataclass with the values of a JSON object, lists as tuples; ValueError for names that it does not have."""
+    known = {field.name for field in fields(section)}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"{section.__name__} has no field {', '.join(unknown)}")
+    return section(**{name: _as_tuple(value) for name, value in values.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,19 @@
+"""Settings of all tests: CPU, eight virtual devices, and JAX's and jaxtyping's strict modes.
+
+They are set before JAX starts, and before the modules that they check are imported.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Level 0 because compiling random initialisers takes seconds per shape otherwise, and tests compile more than they run.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+
+import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+# Checks the shapes and dtypes in the annotations of every call, also while tracing.
+install_import_hook(["mrcnn_jax.ops", "mrcnn_jax.detection"], "beartype.beartype")

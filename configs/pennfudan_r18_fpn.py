@@ -1,9 +1,9 @@
 """Pedestrians in street photographs (Penn-Fudan): one class, a hundred training pictures; small enough for a CPU.
 
-    python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/pennfudan --split train
-    python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/pennfudan --split val
+    python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/people --split train
+    python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/people --split val
     python scripts/train.py configs/pennfudan_r18_fpn.py --workdir runs/pennfudan \
-        --data.train data/pennfudan:train --data.val data/pennfudan:val
+        --data.train data/people:train --data.val data/people:val
 
 From scratch, or from a ResNet-18 body with `--train.init-from resnet18.npz --model.norm frozen_bn`.
 Time on two CPU cores: not measured yet. Box and mask AP: not measured yet.

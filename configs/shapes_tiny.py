@@ -9,39 +9,40 @@ Time on two CPU cores: not measured yet. Box and mask AP on 100 validation pictu
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
 
-CANVASES = ((160, 192), (192, 160))
+CANVASES = ((128, 128),)
 
 config = Config(
     model=ModelConfig(
         backbone="resnet18",
+        body_width=32,
         num_classes=0,
         norm="group_norm",
         head_norm="group_norm",
         freeze_at=0,
-        fpn_channels=96,
-        anchor_sizes=(16.0, 32.0, 64.0, 96.0, 128.0),
+        fpn_channels=64,
+        anchor_sizes=(16.0, 32.0, 48.0, 64.0, 96.0),
         box_head_dim=256,
-        mask_head_dim=96,
+        mask_head_dim=64,
+        mask_head_convs=2,
     ),
     targets=TargetsConfig(rpn_samples=128, pre_nms_top_n=300, post_nms_top_n=150, roi_samples=64),
     test=TestConfig(
-        short_side=160,
-        max_side=192,
+        short_side=128,
+        max_side=128,
         canvases=CANVASES,
         batch_size=4,
         pre_nms_top_n=300,
         post_nms_top_n=150,
-        max_detections=30,
-        max_candidates=500,
+        max_candidates=600,
     ),
-    data=DataConfig(canvases=CANVASES, short_sides=(144, 152, 160), max_side=192, max_objects=20, mask_size=56),
+    data=DataConfig(canvases=CANVASES, short_sides=(128,), max_side=128, max_objects=12, mask_size=56),
     train=TrainConfig(
-        num_steps=1200,
+        num_steps=1000,
         batch_size=8,
         learning_rate=0.02,
-        warmup_steps=100,
-        decay_steps=(900, 1100),
+        warmup_steps=50,
+        decay_steps=(700, 900),
         eval_every=0,
-        checkpoint_every=200,
+        checkpoint_every=250,
     ),
 )

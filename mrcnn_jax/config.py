@@ -33,6 +33,8 @@ def _check_canvases(name: str, canvases: tuple[Canvas, ...]) -> None:
 class ModelConfig:
     backbone: Backbone = "resnet50"
     """ResNet body."""
+    body_width: int = 64
+    """Channels of the stem and of the first stage's 3x3 convolutions; later stages double it."""
     num_classes: int = 80
     """Object classes without background; 0 takes the number from the training data."""
     norm: Literal["frozen_bn", "group_norm", "sync_bn"] = "frozen_bn"
@@ -239,6 +241,7 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             _require(getattr(self, name) > 0, f"train.{name}: expected 1 or more, got {getattr(self, name)}.")
         _require(self.learning_rate > 0, f"train.learning_rate: expected a positive value, got {self.learning_rate}.")
+        _require(self.seed >= 0, f"train.seed: expected 0 or more, got {self.seed}.")
         _require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")
 
 

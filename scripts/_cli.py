@@ -21,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, overload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +31,7 @@ if str(ROOT) not in sys.path:
 import tyro  # noqa: E402
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo  # noqa: E402
 
-from mrcnn_jax.config import Config  # noqa: E402
+from mrcnn_jax.config import Canvas, Config  # noqa: E402
 from mrcnn_jax.errors import ConfigError, DeviceError, Preempted, StorageError, UserError  # noqa: E402
 
 T = TypeVar("T")
@@ -49,9 +50,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (`| head`) has gone. Point stdout elsewhere, or the interpreter's own flush at exit complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `| head`, has seen enough
         code = 0
     except (Exception, KeyboardInterrupt) as exception:
         error = as_user_error(exception)
@@ -118,6 +117,10 @@ def split_preset(argv: Sequence[str] | None = None) -> tuple[Config, list[str]]:
 @overload
 def parse(spec: type[T], description: str, argv: Sequence[str] | None = None, *, usage: str = "") -> T: ...
 @overload
+def parse(
+    spec: UnionType | type[Any], description: str, argv: Sequence[str] | None = None, *, usage: str = ""
+) -> Any: ...
+@overload
 def parse(spec: T, description: str, argv: Sequence[str] | None = None, *, usage: str = "") -> T: ...
 def parse(spec: Any, description: str, argv: Sequence[str] | None = None, *, usage: str = "") -> Any:
     """Command line to dataclass.
@@ -134,7 +137,7 @@ def parse(spec: Any, description: str, argv: Sequence[str] | None = None, *, usa
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def call(args: list[str]) -> Any:
-        is_type = isinstance(spec, type) or get_origin(spec) is not None
+        is_type = isinstance(spec, type | UnionType) or get_origin(spec) is not None
         return tyro.cli(
             spec if is_type else type(spec),
             default=tyro.MISSING if is_type else spec,
@@ -213,7 +216,7 @@ def _number(kind: type, text: str) -> Any:
 def _canvas(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
-        raise ValueError(f"expected HEIGHTxWIDTH (comma between several), got {text!r}")
+        raise ValueError(f"expected HEIGHTxWIDTH, got {text!r}")
     return int(match[1]), int(match[2])
 
 
@@ -244,7 +247,15 @@ def _tuple_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None
     if info.type_origin is not tuple or not types:
         return None
     item, length = types[0], None if types[-1] is Ellipsis else len(types)
-    if item == tuple[int, int]:
+    if types == get_args(Canvas):
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="HxW",
+            instance_from_str=lambda texts: _canvas(texts[0]),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [f"{value[0]}x{value[1]}"],
+        )
+    if get_args(item) == get_args(Canvas):
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="HxW,HxW,...",

@@ -67,8 +67,8 @@ def _are_numbers(values: object, bound: float) -> bool:
 
 
 def _check_bbox(bbox: object, image_hw: ImageHW) -> str | None:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not _are_numbers(bbox, 1e9):
-        return "bbox is not four finite numbers"
+    if not isinstance(bbox, list) or len(bbox) != 4 or not _are_numbers(bbox, COORDINATE_BOUND * max(image_hw)):
+        return "bbox is not four finite numbers, or far outside"
     if bbox[2] <= 0 or bbox[3] <= 0:
         return "bbox has no extent"
     x, y, width, height = bbox
@@ -82,7 +82,8 @@ def _check_bbox(bbox: object, image_hw: ImageHW) -> str | None:
 
 def _check_segmentation(segmentation: object, image_hw: ImageHW) -> str | None:
     if isinstance(segmentation, dict):
-        if segmentation.get("size") != list(image_hw):
+        size = segmentation.get("size")
+        if size != list(image_hw) or not all(type(side) is int for side in size):
             return "RLE size differs from the picture"
         counts = decode_counts(segmentation.get("counts"))
         if counts is None or counts.sum() != image_hw[0] * image_hw[1]:
@@ -100,10 +101,10 @@ def _check_segmentation(segmentation: object, image_hw: ImageHW) -> str | None:
     return None
 
 
-def find_fault(annotation: dict[str, Any], image_hw: ImageHW, num_keypoints: int = 0) -> str | None:
+def find_fault(annotation: dict[str, Any], image_hw: ImageHW, num_keypoints: int | None = None) -> str | None:
     """Why a COCO annotation cannot be used, as a short fixed text that skips are counted by; None if it can.
 
-    Crowds are accepted without a segmentation, other objects are not.
+    Crowds are accepted without a segmentation, other objects are not. `num_keypoints` is the category's, if known.
     """
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd is neither 0 nor 1"
@@ -119,8 +120,8 @@ def find_fault(annotation: dict[str, Any], image_hw: ImageHW, num_keypoints: int
     if area is not None and (not _are_numbers([area], 1e12) or area < 0):
         return "area is not a finite positive number"
     keypoints = annotation.get("keypoints") or []
-    if keypoints and (
-        not _are_numbers(keypoints, COORDINATE_BOUND * max(image_hw)) or len(keypoints) != 3 * num_keypoints
-    ):
+    if not _are_numbers(keypoints, COORDINATE_BOUND * max(image_hw)) or len(keypoints) % 3 != 0:
         return "keypoints are not three finite numbers each"
+    if keypoints and num_keypoints is not None and len(keypoints) != 3 * num_keypoints:
+        return "number of keypoints differs from the category's"
     return None

@@ -4,6 +4,8 @@ Column i of a bitmap covers x0 + (i .. i + 1) * (x1 - x0) / M of the picture, ro
 change when the picture is resized, and is mirrored when the picture is. Pixel j of a picture covers j .. j + 1.
 """
 
+from typing import Any
+
 import numpy as np
 
 from mrcnn_jax.data.annotations import Segmentation, decode_counts
@@ -12,12 +14,19 @@ from mrcnn_jax.data.images import ImageHW
 _MAX_REACH = 3  # bitmap sides; polygons that reach further from their box are rasterised at full size instead
 
 
-def _rasterise_polygons(polygons: list[np.ndarray], image_hw: ImageHW) -> dict:
-    """Compressed RLE of the union of polygons [K, 2] (x, y)."""
+def _read_counts(code: dict[str, Any]) -> np.ndarray:
+    """Run lengths int64 [R] of a validated RLE."""
+    counts = decode_counts(code["counts"])
+    assert counts is not None
+    return counts
+
+
+def _rasterise(polygons: list[np.ndarray], image_hw: ImageHW) -> np.ndarray:
+    """Run lengths int64 [R] of the union of polygons [K, 2] (x, y) on a picture of this size."""
     from pycocotools import mask as coco_mask
 
-    height, width = image_hw
-    return coco_mask.merge(coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width))
+    codes = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], *image_hw)
+    return _read_counts({"counts": coco_mask.merge(codes)["counts"].decode()})
 
 
 def decode_columns(counts: np.ndarray, height: int, first: int, last: int) -> np.ndarray:
@@ -40,7 +49,7 @@ def _resample(mask: np.ndarray, box: np.ndarray, mask_size: int) -> np.ndarray:
     return (scaled >= 128).astype(np.uint8)
 
 
-def _crop_rle(counts: np.ndarray, image_hw: ImageHW, box: np.ndarray, mask_size: int) -> np.ndarray:
+def _crop(counts: np.ndarray, image_hw: ImageHW, box: np.ndarray, mask_size: int) -> np.ndarray:
     height, width = image_hw
     x0, y0, x1, y1 = box
     # One pixel more on each side, for the interpolation.
@@ -55,29 +64,21 @@ def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, 
 
     Polygons are rasterised in the bitmap's own frame, so that small objects keep their sub-pixel outline.
     """
-    from pycocotools import mask as coco_mask
-
     box = np.asarray(box, np.float64)
     if isinstance(segmentation, dict):
-        counts = decode_counts(segmentation["counts"])
-        assert counts is not None
-        return _crop_rle(counts, image_hw, box, mask_size)
+        return _crop(_read_counts(segmentation), image_hw, box, mask_size)
     polygons = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
     scale = mask_size / (box[2:] - box[:2])
     framed = [(polygon - box[:2]) * scale for polygon in polygons]
     if all(np.abs(polygon - mask_size / 2).max() <= _MAX_REACH * mask_size for polygon in framed):
-        return np.asarray(coco_mask.decode(_rasterise_polygons(framed, (mask_size, mask_size))), np.uint8)
-    counts = decode_counts(_rasterise_polygons(polygons, image_hw)["counts"].decode())
-    assert counts is not None
-    return _crop_rle(counts, image_hw, box, mask_size)
+        return decode_columns(_rasterise(framed, (mask_size, mask_size)), mask_size, 0, mask_size)
+    return _crop(_rasterise(polygons, image_hw), image_hw, box, mask_size)
 
 
 def mask_area(segmentation: Segmentation, image_hw: ImageHW) -> int:
     """Pixels of a validated segmentation."""
     if isinstance(segmentation, dict):
-        counts = decode_counts(segmentation["counts"])
+        counts = _read_counts(segmentation)
     else:
-        polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
-        counts = decode_counts(_rasterise_polygons(polygons, image_hw)["counts"].decode())
-    assert counts is not None
+        counts = _rasterise([np.asarray(polygon, np.float64) for polygon in segmentation], image_hw)
     return int(counts[1::2].sum())

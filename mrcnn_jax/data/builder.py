@@ -91,16 +91,20 @@ def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[P
         image_hw=[],
     )
 
-    class Instances(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Instances(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         """Pictures with instance masks, in the vocabulary of COCO."""
 
         VERSION = tfds.core.Version("1.0.0")
         url_infos = None  # nothing is downloaded; TFDS would look for check sums beside this module
 
         def _info(self) -> Any:
-            features = _features()
-            # The order of the records is that of image_ids and image_hw; shuffling is the pipeline's business.
-            return tfds.core.DatasetInfo(builder=self, features=features, metadata=metadata, disable_shuffling=True)
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"Pictures with instance masks, made from {source.name}.",
+                features=_features(),
+                metadata=metadata,
+                disable_shuffling=True,  # the order is that of image_ids and image_hw; the pipeline shuffles
+            )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             return {split: self._generate_examples()}

@@ -108,8 +108,9 @@ def _read_annotations(path: Path, content: dict[str, Any], category_ids: set[int
     """Annotations by image id."""
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation_id, entry in _entries(path, content, "annotations"):
-        if entry.get("category_id") not in category_ids or type(entry["category_id"]) is not int:
-            name = str(entry.get("category_id"))[:40]
+        category_id = entry.get("category_id")
+        if type(category_id) is not int or category_id not in category_ids:
+            name = str(category_id)[:40]
             raise DataError(f"{path}: annotation {annotation_id} names category {name}, which is not in the file.")
         image_id = _integer(path, entry.get("image_id"), f"the image_id of annotation {annotation_id}")
         by_image.setdefault(image_id, []).append(entry)

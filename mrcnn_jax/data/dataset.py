@@ -9,11 +9,11 @@ import numpy as np
 
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.builder import FORMAT
-from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture
+from mrcnn_jax.data.images import PictureError, decode_picture
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.structures import Category
 
-_PREPARE = "make it with scripts/prepare_data.py"
+_PREPARE = "make it with python scripts/prepare_data.py"
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Dataset:
         import tensorflow_datasets as tfds
 
         self.path = path
+        self.name = ":".join(path.resolve().parts[-2:])
         try:
             metadata = json.loads((path / "metadata.json").read_text())
             if metadata["format"] != FORMAT:
                 raise DataError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_PREPARE}.")
-            self.name: str = metadata["source"]
             self.fingerprint: str = metadata["fingerprint"]
             self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
             self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
@@ -62,7 +62,9 @@ class Dataset:
             self._records = builder.as_data_source(split=split, decoders=decoders)
             if not len(self._records) == len(self.image_ids) == len(self.sizes):
                 raise DataError(f"{path} is incomplete: its records do not match its metadata; {_PREPARE}.")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # JSON, protobuf, TFDS and ArrayRecord have no common base for a damaged file
             raise DataError(f"{path} cannot be read as prepared data ({type(error).__name__}); {_PREPARE}.") from error
 
     def __len__(self) -> int:
@@ -78,10 +80,6 @@ class Dataset:
             raise DataError(f"{self.path}, image {self.image_ids[index]}: {error.reason}.") from None
         file_name = stored["image/filename"].decode()
         return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
-
-    def image_bytes(self, index: int) -> bytes:
-        """The encoded picture, byte for byte that of the source."""
-        return self._read(index)["image"]
 
     def coco_dict(self) -> dict[str, list[dict[str, Any]]]:
         """The whole split as a COCO annotation dict with the data set's own ids, without decoding pictures."""
@@ -100,7 +98,7 @@ class Dataset:
             raise IndexError(f"Expected a record index below {len(self)}, got {index}.")
         try:
             return self._records[index]
-        except (ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # see above
             raise DataError(f"{self.path}: record {index} is damaged ({type(error).__name__}); {_PREPARE}.") from error
 
     def _objects(self, stored: dict[str, Any]) -> tuple[ObjectRecord, ...]:

@@ -6,6 +6,7 @@ on threads; of several processes each gets its own rows of the same global batch
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import jax
 import numpy as np
@@ -38,10 +39,10 @@ class _Rows:
     ) -> None:
         self._dataset = dataset
         self._config = config
-        self._plan = plan
         self._seed = seed
         self._steps = steps
         self._local_rows = local_rows
+        self._planned_batch = lru_cache(maxsize=16)(lambda step: plan[step])  # each is asked for once per row
         fits = bool((np.abs(dataset.image_ids) <= _INT32_MAX).all())
         self._image_ids = dataset.image_ids if fits else np.arange(len(dataset))
 
@@ -50,7 +51,7 @@ class _Rows:
 
     def __getitem__(self, index: int) -> _Row:
         step, row = divmod(index, len(self._local_rows))
-        planned = self._plan[self._steps[step]]
+        planned = self._planned_batch(self._steps[step])
         position = self._local_rows[row]
         canvas = self._config.canvases[planned.canvas]
         record, sample_index = int(planned.records[position]), int(planned.sample_index[position])
@@ -78,15 +79,22 @@ def _stack(rows: list[_Row]) -> tuple[Batch, int]:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """An iterator of batches that counts, over the batches it has given out, what they leave out."""
+    """An iterator of batches that counts, over the batches it has given out, what they leave out.
 
-    def __init__(self, rows: _Rows, batch_size: int, config: DataConfig) -> None:
+    DataError when more pictures than `max_skip_fraction` of the data set could not be read.
+    """
+
+    def __init__(self, rows: _Rows, dataset: Dataset, config: DataConfig, batch_size: int) -> None:
         import grain
+
+        self._dataset = dataset
+        self._max_unreadable = config.max_skip_fraction * len(dataset)
+        self._unreadable: set[int] = set()
 
         self.dropped_objects = 0
         """Objects beyond `max_objects` of their picture."""
         self.invalid_images = 0
-        """Pictures that could not be read."""
+        """Pictures that could not be read, each time that they came up."""
         options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
         stream = grain.MapDataset.source(rows).batch(batch_size, batch_fn=_stack).to_iter_dataset(options)
         self._batches = iter(stream)
@@ -95,6 +103,12 @@ class TrainingBatches(Iterator[Batch]):
         batch, num_dropped = next(self._batches)
         self.dropped_objects += num_dropped
         self.invalid_images += int((~batch.valid).sum())
+        self._unreadable.update(batch.image_id[~batch.valid].tolist())
+        if len(self._unreadable) > self._max_unreadable:
+            raise DataError(
+                f"{self._dataset.path}: {len(self._unreadable)} of {len(self._dataset)} pictures cannot be read, more "
+                f"than data.max_skip_fraction allows; image ids {sorted(self._unreadable)[:10]}. Prepare them again."
+            )
         return batch
 
 
@@ -124,4 +138,4 @@ def training_batches(
     local = batch_size // process_count
     local_rows = range(process_index * local, (process_index + 1) * local)
     rows = _Rows(dataset, config, plan, seed, range(start_step, num_steps), local_rows)
-    return TrainingBatches(rows, local, config)
+    return TrainingBatches(rows, dataset, config, local)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mrcnn_jax.data.annotations import find_fault
+from mrcnn_jax.data.annotations import clip_bbox, find_fault
 from mrcnn_jax.data.bitmaps import mask_area
-from mrcnn_jax.data.builder import write_split
+from mrcnn_jax.data.builder import FORMAT, write_split
 from mrcnn_jax.data.images import ImageHW, PictureError
 from mrcnn_jax.data.skips import Skips
 from mrcnn_jax.data.source import Picture, Source
@@ -61,12 +61,12 @@ def prepare(
 
 def _reuse(path: Path, source: Source) -> Prepared:
     try:
-        fingerprint = json.loads((path / "metadata.json").read_text())["fingerprint"]
+        metadata = json.loads((path / "metadata.json").read_text())
+        if (metadata["format"], metadata["fingerprint"]) == (FORMAT, source.fingerprint):
+            return _summarise(path, [], reused=True)
     except (OSError, ValueError, KeyError, TypeError):
-        fingerprint = None
-    if fingerprint != source.fingerprint:
-        raise ConfigError(f"{path} exists and was made from something else; pass --overwrite or another --to.")
-    return _summarise(path, [], reused=True)
+        pass  # not ours, or damaged
+    raise ConfigError(f"{path} exists and was made from something else; pass --overwrite or another --to.")
 
 
 def _summarise(path: Path, skipped: list[str], *, reused: bool) -> Prepared:
@@ -124,8 +124,8 @@ def _complete(annotation: dict[str, Any], image_hw: ImageHW) -> dict[str, Any]:
     """The annotation with what evaluation needs: a crowd without a mask covers its box, a missing area is counted."""
     complete = dict(annotation)
     if not complete.get("segmentation"):
-        x, y, width, height = complete["bbox"]
-        complete["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        x0, y0, x1, y1 = clip_bbox(complete["bbox"], image_hw)
+        complete["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
     if complete.get("area") is None:
         complete["area"] = mask_area(complete["segmentation"], image_hw)
     return complete

@@ -16,9 +16,7 @@ def _scaled(image_hw: ImageHW, scale: float) -> ImageHW:
     return height, width
 
 
-def fit_size(
-    image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas]
-) -> tuple[ImageHW, Canvas]:
+def fit_size(image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas]) -> tuple[ImageHW, Canvas]:
     """The size that a picture is resized to and the canvas that it goes into.
 
     The recipe: the short side becomes `short_side` unless the long one would exceed `max_side`. Of the canvases that

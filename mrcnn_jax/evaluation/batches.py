@@ -3,6 +3,7 @@
 Shapes: B pictures of a batch, H W canvas.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -63,16 +64,23 @@ def assemble_batch(
     return InputBatch(tuple(indices), images, image_hw)
 
 
-def predict_batches(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[InputBatch, Detections]]:
-    """Each batch with its detections, NumPy arrays with a leading B.
+def predict_pictures(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[int, ImageHW, Detections]]:
+    """Each picture's index, its size in the network input, and its detections as NumPy arrays.
 
-    One batch is under way while the caller works on the one before; no more than that is held.
+    One batch is under way on the device while the caller works on the one before; no more than that is held.
     """
     pending: tuple[InputBatch, Detections] | None = None
     for batch in batches:
         started = (batch, predict_fn(batch.images, batch.image_hw))
         if pending is not None:
-            yield pending[0], jax.device_get(pending[1])
+            yield from _split(*pending)
         pending = started
     if pending is not None:
-        yield pending[0], jax.device_get(pending[1])
+        yield from _split(*pending)
+
+
+def _split(batch: InputBatch, detections: Detections) -> Iterator[tuple[int, ImageHW, Detections]]:
+    fetched = jax.device_get(detections)
+    for slot, index in enumerate(batch.indices):
+        height, width = batch.image_hw[slot].tolist()
+        yield index, (height, width), jax.tree.map(operator.itemgetter(slot), fetched)

@@ -1,16 +1,20 @@
 """A data set and a prediction function become COCO scores."""
 
+import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mrcnn_jax.config import DataConfig, TestConfig
+from mrcnn_jax.config import DataConfig, ModelConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.batches import (
     InputBatch,
@@ -18,10 +22,11 @@ from mrcnn_jax.evaluation.batches import (
     PredictFn,
     assemble_batch,
     plan_batches,
-    predict_batches,
+    predict_pictures,
 )
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
-from mrcnn_jax.evaluation.restore import coco_results, restore_detections
+from mrcnn_jax.evaluation.restore import restore_detections
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Category
 
 NUM_READERS = 4
@@ -56,7 +61,7 @@ def evaluate(
 
     Args:
         predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each.
-        progress: called with the number of pictures done and their total, after each batch.
+        progress: called with the number of pictures done and their total, after each picture.
         max_skip_fraction: more undecodable pictures than this raise DataError; fewer are counted and not scored.
     """
     if len(dataset) == 0:
@@ -64,13 +69,16 @@ def evaluate(
     ground_truth = dataset.coco_dict()
     reader = _Reader(dataset, test, test.batch_size * num_devices, max_skip_fraction)
     results: dict[int, list[dict[str, Any]]] = {}
-    for batch, detections in predict_batches(predict_fn, reader.batches()):
-        for slot, index in enumerate(batch.indices):
-            height, width = dataset.sizes[index].tolist()
-            restored = restore_slot(
-                batch, detections, slot, (height, width), dataset.categories, test.mask_threshold
-            )
-            results[index] = restored.coco_results(int(dataset.image_ids[index]))
+    for index, resized_hw, detections in predict_pictures(predict_fn, reader.batches()):
+        height, width = dataset.sizes[index].tolist()
+        restored = restore_detections(
+            detections,
+            resized_hw,
+            (height, width),
+            categories=dataset.categories,
+            mask_threshold=test.mask_threshold,
+        )
+        results[index] = restored.coco_results(int(dataset.image_ids[index]))
         if progress is not None:
             progress(len(results) + sum(reader.skipped.values()), len(dataset))
     rows = [row for index in sorted(results) for row in results[index]]
@@ -79,6 +87,25 @@ def evaluate(
     ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
     scores = score_results(ground_truth, rows, max_detections=test.max_detections)
     return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, format_table(scores))
+
+
+def make_predict_fn(
+    variables: Mapping[str, Any], model_config: ModelConfig, test: TestConfig, devices: Sequence[jax.Device]
+) -> PredictFn:
+    """The compiled network on these devices, each of which takes its share of a batch: `num_devices=len(devices)`."""
+    mesh = Mesh(np.asarray(devices), ("data",))
+    on_devices = jax.device_put(dict(variables), NamedSharding(mesh, PartitionSpec()))
+    split = PartitionSpec("data")
+    run = jax.jit(
+        jax.shard_map(
+            functools.partial(predict, model=MaskRCNN(model_config), config=test),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), split, split),
+            out_specs=split,
+            check_vma=False,
+        )
+    )
+    return lambda images, image_hw: run(on_devices, *jax.device_put((images, image_hw), NamedSharding(mesh, split)))
 
 
 def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:

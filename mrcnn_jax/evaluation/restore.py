@@ -55,6 +55,12 @@ class PictureDetections:
         fields = ("boxes", "scores", "labels", "mask_probabilities")
         return replace(self, **{name: getattr(self, name)[keep] for name in fields})
 
+    def resized(self, image_hw: ImageHW) -> "PictureDetections":
+        """The same detections for the picture resized to `image_hw`."""
+        scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
+        scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+        return replace(self, boxes=self.boxes * scale, image_hw=image_hw)
+
     def coco_results(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: image_id, category_id, bbox [x, y, width, height], score, segmentation as compressed RLE.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fpn import HeadConv
-from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform
+from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel
 from mrcnn_jax.models.resnet import compute_dtype
 
 normal_001 = nn.initializers.normal(0.01)
@@ -83,4 +83,4 @@ class Upconv(nn.Module):
         kernel = self.param("kernel", he_normal, (2, 2, channels, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x = jnp.einsum("nhwc,abcd->nhawbd", x.astype(self.dtype), kernel.astype(self.dtype))
-        return x.reshape(batch, 2 * height, 2 * width, self.features) + bias.astype(self.dtype)
+        return x.reshape(batch, 2 * height, 2 * width, self.features) + per_channel(bias.astype(self.dtype))

@@ -33,6 +33,11 @@ def zero_outside(x: Array, extent: Array) -> Array:
     return jnp.where(extent, x, jnp.zeros((), x.dtype))
 
 
+def per_channel(values: Array) -> Array:
+    """Returns [1, 1, 1, D] of [D], to be used with maps."""
+    return values[None, None, None, :]
+
+
 class Conv(nn.Module):
     """Convolution with symmetric padding (kernel - 1) // 2, as PyTorch pads; 1x1 is written as a matrix product."""
 
@@ -56,7 +61,8 @@ class Conv(nn.Module):
                 x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            x = x + per_channel(bias.astype(self.dtype))
         return x
 
 
@@ -72,7 +78,7 @@ class FrozenBatchNorm(nn.Module):
 
         scale = constant("scale", 1.0) * jax.lax.rsqrt(constant("var", 1.0) + self.eps)
         shift = constant("bias", 0.0) - constant("mean", 0.0) * scale
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        return x * per_channel(scale.astype(x.dtype)) + per_channel(shift.astype(x.dtype))
 
 
 class SyncBatchNorm(nn.Module):
@@ -99,8 +105,8 @@ class SyncBatchNorm(nn.Module):
             unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        normalised = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
-        return normalised.astype(x.dtype)
+        normalised = (x.astype(jnp.float32) - per_channel(mean)) * per_channel(jax.lax.rsqrt(var + self.eps))
+        return (normalised * per_channel(scale) + per_channel(bias)).astype(x.dtype)
 
     def _batch_statistics(self, x: Array, extent: Array) -> tuple[Array, Array, Array]:
         def total(value: Array) -> Array:
@@ -108,7 +114,7 @@ class SyncBatchNorm(nn.Module):
 
         count = jnp.maximum(total(jnp.sum(extent, dtype=jnp.float32)), 1.0)
         mean = total(jnp.sum(jnp.where(extent, x, 0.0), axis=(0, 1, 2))) / count
-        centred = jnp.where(extent, x - mean, 0.0)
+        centred = jnp.where(extent, x - per_channel(mean), 0.0)
         return mean, total(jnp.sum(centred * centred, axis=(0, 1, 2))) / count, count
 
 
@@ -136,4 +142,4 @@ class GroupNorm(nn.Module):
         mean = mean_of(values.sum(axis=(1, 2)))
         centred = jnp.where(inside, values - mean, 0.0)
         var = mean_of((centred * centred).sum(axis=(1, 2)))
-        return (centred * (jax.lax.rsqrt(var + self.eps) * scale) + bias).astype(x.dtype)
+        return (centred * (jax.lax.rsqrt(var + self.eps) * per_channel(scale)) + per_channel(bias)).astype(x.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from mrcnn_jax.config import Canvas, ModelConfig
 from mrcnn_jax.models.fpn import PYRAMID_STRIDES, FeaturePyramid
 from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead
-from mrcnn_jax.models.layers import Array, make_extent
+from mrcnn_jax.models.layers import Array, make_extent, per_channel
 from mrcnn_jax.models.resnet import ResNet, compute_dtype
 
 Variables = dict[str, Any]
@@ -42,7 +42,7 @@ class MaskRCNN(nn.Module):
         `images` [B, H, W, 3] uint8 RGB, `image_hw` [B, 2] int32. With `train` sync_bn uses the batch's statistics.
         """
         config = self.config
-        mean, std = jnp.asarray(config.pixel_mean), jnp.asarray(config.pixel_std)
+        mean, std = per_channel(jnp.asarray(config.pixel_mean)), per_channel(jnp.asarray(config.pixel_std))
         inside = _inside_picture(images.shape[1:3], image_hw)
         pixels = jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0).astype(compute_dtype(config))
         return self.fpn(self.backbone(pixels, image_hw, train), image_hw)

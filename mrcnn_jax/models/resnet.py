@@ -90,7 +90,7 @@ class ResNet(nn.Module):
         def extent_at(stride: int) -> Array:
             return make_extent(image_hw, (canvas_h // stride, canvas_w // stride), stride)
 
-        stem = ConvNorm(config, 64, 7, 2, train, self.axis_name, name="stem")
+        stem = ConvNorm(config, config.body_width, 7, 2, train, self.axis_name, name="stem")
         x = zero_outside(nn.relu(stem(images, extent_at(2))), extent_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = self._freeze(x, stage=1)
@@ -101,7 +101,7 @@ class ResNet(nn.Module):
                 extent = extent_at(4 * 2**stage)
                 extent_in = extent_at(2 * 2**stage) if stride == 2 else extent
                 residual_block = ResidualBlock(
-                    config, 64 * 2**stage, stride, train, self.axis_name, name=f"layer{stage + 1}_{block}"
+                    config, config.body_width * 2**stage, stride, train, self.axis_name, name=f"layer{stage + 1}_{block}"
                 )
                 x = residual_block(x, extent_in, extent)
             x = self._freeze(x, stage=stage + 2)

@@ -54,16 +54,15 @@ def encode_boxes(
     box_x0, box_y0, _, _ = split_boxes(boxes)
     dx = ((box_x0 + 0.5 * box_width) - (x0 + 0.5 * width)) / width
     dy = ((box_y0 + 0.5 * box_height) - (y0 + 0.5 * height)) / height
-    deltas = jnp.stack([dx, dy, jnp.log(box_width / width), jnp.log(box_height / height)], axis=-1)
-    return deltas * jnp.asarray(weights, jnp.float32)
+    deltas = (dx, dy, jnp.log(box_width / width), jnp.log(box_height / height))
+    return jnp.stack([delta * weight for delta, weight in zip(deltas, weights, strict=True)], axis=-1)
 
 
 def decode_boxes(
     deltas: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: tuple[float, float, float, float]
 ) -> Float[Array, "*n 4"]:
     """Returns the boxes that `deltas` (times `weights`) make of the anchors; dw and dh are clamped from above."""
-    deltas = deltas / jnp.asarray(weights, jnp.float32)
-    dx, dy, dw, dh = split_boxes(deltas)
+    dx, dy, dw, dh = (delta / weight for delta, weight in zip(split_boxes(deltas), weights, strict=True))
     width, height = box_sides(anchors)
     x0, y0, _, _ = split_boxes(anchors)
     center_x = dx * width + (x0 + 0.5 * width)
@@ -78,7 +77,10 @@ def decode_boxes(
 def clip_boxes(boxes: Float[Array, "*n 4"], image_hw: Int[Array, "2"]) -> Float[Array, "*n 4"]:
     """Returns the boxes cut off at the borders of the picture."""
     height, width = image_hw[0].astype(jnp.float32), image_hw[1].astype(jnp.float32)
-    return jnp.clip(boxes, 0.0, jnp.stack([width, height, width, height]))
+    x0, y0, x1, y1 = split_boxes(boxes)
+    x0, x1 = jnp.clip(x0, 0.0, width), jnp.clip(x1, 0.0, width)
+    y0, y1 = jnp.clip(y0, 0.0, height), jnp.clip(y1, 0.0, height)
+    return jnp.stack([x0, y0, x1, y1], axis=-1)
 
 
 def is_nonempty(boxes: Float[Array, "*n 4"], min_side: float = 0.0) -> Bool[Array, "*n"]:

@@ -46,9 +46,9 @@ def box_loss(
     beta: float,
 ) -> Float[Array, ""]:
     """Returns the smooth L1 loss summed over the foreground, divided by the number of all sampled boxes."""
-    counted = (is_foreground & valid)[:, None]
-    difference = jnp.where(counted, deltas.astype(jnp.float32) - targets, 0.0)
-    return masked_mean(smooth_l1(difference, beta), counted, count=jnp.sum(valid))
+    counted = is_foreground & valid
+    difference = jnp.where(counted[:, None], deltas.astype(jnp.float32) - targets, 0.0)
+    return masked_mean(smooth_l1(difference, beta).sum(axis=-1), counted, count=jnp.sum(valid))
 
 
 def class_loss(

@@ -10,6 +10,10 @@ from jaxtyping import Array, Float, Int, UInt8
 from mrcnn_jax.ops.boxes import box_sides, split_boxes
 from mrcnn_jax.ops.roi_align import interpolation_matrix
 
+HALF_COVERED = 0.5 - 1e-3
+"""Just below one half: a RoI that is the object's own box meets bitmap cells in whole numbers, so exact halves are common,
+and rounding must not decide them."""
+
 SAMPLES_PER_CELL = 4
 """Samples per target cell and axis: with M = 4 m a target cell of a tight RoI covers four bitmap cells."""
 
@@ -32,7 +36,7 @@ def sample_mask_targets(
         bitmap, box = bitmaps[index].astype(jnp.float32), gt_boxes[index]
         rows, columns = (_axis_weights(roi, box, axis, size, output_size) for axis in (1, 0))
         covered = jnp.einsum("ah,hw,bw->ab", rows, bitmap, columns)
-        return (covered >= 0.5).astype(jnp.float32)
+        return (covered >= HALF_COVERED).astype(jnp.float32)
 
     return jax.vmap(one)(rois, matched_gt)
 
@@ -42,5 +46,4 @@ def _axis_weights(roi: Array, box: Array, axis: int, size: int, output_size: int
     cells_per_pixel = size / jnp.maximum(box_sides(box)[axis], 1e-3)
     start = (split_boxes(roi)[axis] - split_boxes(box)[axis]) * cells_per_pixel - 0.5
     side = box_sides(roi)[axis] * cells_per_pixel
-    weights = interpolation_matrix(start[None], side[None], size, output_size, SAMPLES_PER_CELL)[0]
-    return weights
+    return interpolation_matrix(start[None], side[None], size, output_size, SAMPLES_PER_CELL)[0]

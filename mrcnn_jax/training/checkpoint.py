@@ -5,10 +5,12 @@ are (step, settings of the run, last evaluation) with a SHA-256 of every leaf an
 The data position is the step: the order of the data is a pure function of (seed, step).
 """
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +57,8 @@ class Evaluated:
 
     step: int
     metrics: Mapping[str, Any]
-    score: float
-    """Decides which checkpoint is the best; higher is better."""
+    score: float | None
+    """Decides which checkpoint is the best, higher is better; None if there was nothing to evaluate on."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,11 @@ class Checkpoints:
         self._policy = _LatestAndBest(keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
-            cleanup_tmp_directories=True,  # a killed save leaves one behind
             lightweight_initialize=True,  # see _LatestAndBest
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler()}
+        # A killed save leaves one behind. Orbax's own cleanup only starts here and ends with the next save.
+        self._remove_unfinished_steps()
         with self._storage_errors("opened"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
@@ -123,8 +126,7 @@ class Checkpoints:
             "leaves": record_leaves(leaves),
         }
         description["sha256"] = _digest(description)
-        if evaluated is not None and evaluated.step == step:
-            self._policy.scores[step] = evaluated.score
+        self._remember_score(step, evaluated)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),  # type: ignore[call-arg]
             description=ocp.args.JsonSave(description),  # type: ignore[call-arg]
@@ -158,7 +160,7 @@ class Checkpoints:
                     check_settings(description["settings"], settings, f"{self.directory}/{step}")
                     state = self._read_state(step, target, description["leaves"])
                     restored = Restored(step, state, _evaluated(description), description["settings"])
-                self._remember_score(description)
+                self._remember_score(step, _evaluated(description))
             except _Refused as reason:
                 refused[step] = str(reason)
         if refused and restored is None:
@@ -191,10 +193,9 @@ class Checkpoints:
             raise _Refused(f"{', '.join(changed)} changed on disk: the checksum differs")
         return replace_leaves(target, leaves)
 
-    def _remember_score(self, description: Mapping[str, Any]) -> None:
-        evaluated = _evaluated(description)
-        if evaluated is not None and evaluated.step == description["step"]:
-            self._policy.scores[evaluated.step] = evaluated.score
+    def _remember_score(self, step: int, evaluated: Evaluated | None) -> None:
+        if evaluated is not None and evaluated.step == step and evaluated.score is not None:
+            self._policy.scores[step] = evaluated.score
 
     def _move_aside(self, step: int, reason: str) -> None:
         destination = self.directory.with_name(f"{self.directory.name}_refused") / str(step)
@@ -204,14 +205,17 @@ class Checkpoints:
             shutil.rmtree(destination, ignore_errors=True)
             shutil.move(self.directory / str(step), destination)
 
+    def _remove_unfinished_steps(self) -> None:
+        for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+
     @contextmanager
     def _storage_errors(self, action: str) -> Iterator[None]:
         """Turns what Orbax raises on a full or broken disk into StorageError and removes the unfinished step."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError with RESOURCE_EXHAUSTED
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            self._remove_unfinished_steps()
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise StorageError(
                 f"A checkpoint could not be {action} in {self.directory} ({first_line[:200]}); {_free_space(self.directory)}."
@@ -233,7 +237,25 @@ def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) 
     try:
         return manager.restore(step, args=items)
     except Exception as error:  # damage shows up as almost any exception
+        _silence_abandoned_reads()
         raise _Refused(f"it cannot be read: {type(error).__name__}") from error
+
+
+@functools.cache  # once is enough
+def _silence_abandoned_reads() -> None:
+    """Keeps tracebacks off the terminal that say nothing new.
+
+    When one array cannot be read, Orbax closes its event loop while the reads of the others are still under way; each
+    of them would print a traceback at any later time, from its own thread or through asyncio's log.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _evaluated(description: Mapping[str, Any]) -> Evaluated | None:

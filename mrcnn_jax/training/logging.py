@@ -5,7 +5,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -15,6 +16,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from tensorboardX import SummaryWriter
 
 from mrcnn_jax.errors import StorageError
+
+
+MIN_LAP_SECONDS = 1.0
+"""Shortest time over which a speed is measured."""
 
 
 class MetricsLog:
@@ -43,7 +48,7 @@ class MetricsLog:
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            for name, value in values.items():
+            for name, value in finite.items():
                 self._events.add_scalar(name, value, step)
         except OSError as error:
             raise StorageError(f"{self.path} could not be written: {error.strerror}.") from error
@@ -72,32 +77,35 @@ def _step_of(line: str) -> float:
 
 
 class Stopwatch:
-    """Seconds since the start, and the speed of the steps of the last lap."""
+    """Seconds since the start, and the speed of the last steps."""
 
     def __init__(self) -> None:
         self._start = self._lap_start = time.monotonic()
         self._lap_steps = 0
         self.steps_per_second = 0.0
-        self.first_lap = True
 
     @property
     def seconds(self) -> float:
         """Wall-clock seconds since the start."""
         return time.monotonic() - self._start
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside out of the speed: compiling, evaluating, saving."""
+        start = time.monotonic()
+        yield
+        self._lap_start += time.monotonic() - start
+
     def count_step(self) -> None:
         """Call after each finished step."""
         self._lap_steps += 1
 
     def lap(self) -> None:
-        """Takes the speed of the steps since the last lap, if there were any."""
-        if self._lap_steps:
-            self.steps_per_second = self._lap_steps / max(time.monotonic() - self._lap_start, 1e-9)
-        self.restart_lap()
-
-    def restart_lap(self) -> None:
-        """Forgets the running lap, after something that was not training."""
-        self._lap_start, self._lap_steps, self.first_lap = time.monotonic(), 0, False
+        """Takes the speed of the steps since the last lap; too short a lap goes on, since steps are read in bursts."""
+        seconds = max(time.monotonic() - self._lap_start, 1e-3)
+        if seconds >= MIN_LAP_SECONDS or self.steps_per_second == 0.0:
+            self.steps_per_second = self._lap_steps / seconds
+            self._lap_start, self._lap_steps = time.monotonic(), 0
 
 
 class ProgressLine:
@@ -133,6 +141,11 @@ class ProgressLine:
             self._bar.update(self._task, completed=step, description="  ".join(facts))
         else:
             self.say(f"step {step}/{self.num_steps}  {'  '.join(facts)}")
+
+    def show_evaluation(self, done: int, total: int) -> None:
+        """Shows how many pictures are evaluated; on a terminal only."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=f"evaluating {done}/{total}")
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

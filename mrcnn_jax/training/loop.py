@@ -9,21 +9,21 @@
 import dataclasses
 import functools
 import json
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.errors import ConfigError, Preempted
+from mrcnn_jax.errors import ConfigError, DataError, Preempted
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.reporting.comparisons import draw_comparison
@@ -34,8 +34,8 @@ from mrcnn_jax.training.logging import MetricsLog, ProgressLine
 from mrcnn_jax.training.monitor import StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate, make_optimizer
 from mrcnn_jax.training.preemption import StopRequest
-from mrcnn_jax.training.sharding import batch_sharding, make_mesh, replicated
-from mrcnn_jax.training.state import TrainState, create_train_state
+from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated
+from mrcnn_jax.training.state import TrainState, create_train_state, make_train_state
 from mrcnn_jax.training.step import make_train_step
 from mrcnn_jax.training.workdir import claim_workdir, write_json
 from mrcnn_jax.weights.folder import save_weights
@@ -81,8 +81,19 @@ class Run:
         self.optimizer = make_optimizer(self.config.train, self.config.model)
         self.settings = run_settings(self.config, self.train_data)
         step = make_train_step(self.mesh, model=self.model, optimizer=self.optimizer, targets=self.config.targets)
-        self.train_step = jax.jit(step, donate_argnums=0)
-        self.predict = jax.jit(functools.partial(predict, model=self.model, config=self.config.test))
+        whole, split = replicated(self.mesh), batch_sharding(self.mesh)
+        self.train_step = jax.jit(
+            step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+        )
+        self.predict = jax.jit(
+            jax.shard_map(
+                functools.partial(predict, model=self.model, config=self.config.test),
+                mesh=self.mesh,
+                in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS), PartitionSpec(DATA_AXIS)),
+                out_specs=PartitionSpec(DATA_AXIS),
+                check_vma=False,
+            )
+        )
         self.line = ProgressLine(self.config.train.num_steps)
 
     def train(self) -> None:
@@ -103,22 +114,26 @@ class Run:
                 num_records=len(self.train_data),
                 learning_rate=lambda step: float(learning_rate(config, step)),
             )
+            compiled = set()
             while True:
                 if self.is_evaluation_due(step, evaluated) and not self.stop.received:
                     monitor.flush()
-                    evaluated = self.evaluate(state, step) or evaluated
-                    monitor.watch.restart_lap()
+                    with monitor.watch.paused():
+                        evaluated = self.evaluate(state, step) or evaluated
                 is_last = step >= config.num_steps or self.stop.received is not None
                 is_due = step % config.checkpoint_every == 0 or (evaluated is not None and evaluated.step == step)
                 if (is_last or is_due) and step != saved_step:
                     monitor.flush()
-                    self.checkpoints.save(step, state, self.settings, evaluated)
-                    monitor.watch.restart_lap()
+                    with monitor.watch.paused():
+                        self.checkpoints.save(step, state, self.settings, evaluated)
                     saved_step = step
                 if is_last:
                     break
                 image_ids, batch = next(batches)
-                state, metrics = self.train_step(state, batch, key)
+                canvas = batch.images.shape
+                with monitor.watch.paused() if canvas not in compiled else nullcontext():
+                    state, metrics = self.train_step(state, batch, key)
+                compiled.add(canvas)
                 step += 1
                 monitor.add(step, metrics, image_ids)
         self.checkpoints.wait()
@@ -133,8 +148,7 @@ class Run:
             if self.config.train.init_from:
                 variables, report = initialise(state.variables, self.config.train.init_from, self.config.model)
                 self.line.say(report.describe(self.config.train.init_from))
-                params = variables.pop("params")
-                state = state.replace(params=params, model_state=variables)
+                state = make_train_state(variables, self.optimizer)
         else:
             state, step, evaluated = restored.state, restored.step, restored.evaluated
             self.line.say(f"Continuing from step {step} in {self.checkpoints.directory}.")
@@ -152,10 +166,20 @@ class Run:
         )
         ahead: deque[tuple[np.ndarray, Batch]] = deque()
         for batch in batches:
+            self.check_skipped(batches.invalid_images)
             ahead.append((np.asarray(batch.image_id), jax.device_put(batch, batch_sharding(self.mesh))))
             if len(ahead) > PREFETCH_DEPTH:
                 yield ahead.popleft()
         yield from ahead
+
+    def check_skipped(self, num_images: int) -> None:
+        """DataError when more pictures could not be read than data.max_skip_fraction of the data set."""
+        fraction = self.config.data.max_skip_fraction
+        if num_images > fraction * len(self.train_data):
+            raise DataError(
+                f"{self.config.data.train}: {num_images} pictures could not be read, more than {fraction:.1%} of "
+                f"{len(self.train_data)} (--data.max-skip-fraction). Prepare the data again."
+            )
 
     def is_evaluation_due(self, step: int, evaluated: Evaluated | None) -> bool:
         """Whether the weights of this step are to be evaluated and were not yet."""
@@ -172,16 +196,23 @@ class Run:
             return self.predict(state.variables, images, image_hw)
 
         metrics: dict[str, Any] = {}
-        score = -math.inf
+        score = None
         if self.val_data is not None:
             self.line.say(f"Evaluating step {step} on {len(self.val_data)} pictures of {self.val_data.name}.")
             try:
-                evaluation = evaluate(self.val_data, predict_batch, test=self.config.test)
+                evaluation = evaluate(
+                    self.val_data,
+                    predict_batch,
+                    test=self.config.test,
+                    num_devices=self.mesh.size,
+                    progress=self.line.show_evaluation,
+                    max_skip_fraction=self.config.data.max_skip_fraction,
+                )
             except _EvaluationStopped:
                 return None
             self.line.say(evaluation.table)
             metrics = {"step": step} | evaluation.metrics
-            score = evaluation.metrics["segm"]["AP"]
+            score = evaluation.metrics["segm"]["AP"]  # None without any ground truth
             write_json(self.workdir / "evaluation.json", metrics)
             self.draw_pictures(self.val_data, evaluation)
         config = self.config

@@ -54,8 +54,6 @@ class StepMonitor:
         not_finite = [name for name, value in values.items() if not math.isfinite(value)]
         if not_finite or step % self._log_every == 0 or step == self._num_steps:
             self._report(step, values)
-        if self.watch.first_lap:
-            self.watch.restart_lap()  # the first step was compilation
         if not_finite:
             # The total is not finite whenever a term is: name the term.
             terms = [name for name in not_finite if name != "loss/total"] or not_finite

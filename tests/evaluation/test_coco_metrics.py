@@ -139,7 +139,10 @@ def _as_code(annotation, ground_truth):
         form = coco_mask.merge(coco_mask.frPyObjects(form, height, width))
     elif isinstance(form["counts"], list):
         form = coco_mask.frPyObjects(form, height, width)
-    return {"size": [height, width], "counts": form["counts"].decode() if isinstance(form["counts"], bytes) else form["counts"]}
+    return {
+        "size": [height, width],
+        "counts": form["counts"].decode() if isinstance(form["counts"], bytes) else form["counts"],
+    }
 
 
 def test_no_results_score_zero_and_no_objects_score_nothing():

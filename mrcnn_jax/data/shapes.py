@@ -1,0 +1,200 @@
+"""Generated pictures of overlapping shapes with exact masks, for trying everything out without a data set.
+
+A picture is a pure function of (seed, stream, index). Its shapes differ in class, colour, texture, size, rotation and
+stretch and hide each other in drawing order; a mask is the visible part of its shape.
+Shapes: H, W picture; N objects; h, w window around one object.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.structures import Category
+
+VERSION = 1
+"""Part of the fingerprint; goes up when the pictures change."""
+
+MAX_OBJECTS = 8
+SHORT_SIDES = (128, 160)  # pixels, both included
+MAX_SIDE = 192
+RADII = (16.0, 38.0)
+MIN_VISIBLE = 0.6  # of the pixels that a shape has inside the picture
+MIN_COLOUR_DISTANCE = 90.0  # RGB, between a shape and what it may touch
+_SUPERSAMPLING = 3  # odd, so that no coverage is exactly one half
+_NUM_TRIES = 30
+
+
+def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.hypot(u, v) < 0.95
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    radius = np.hypot(u, v)
+    return (radius > 0.5) & (radius < 1)
+
+
+def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    angles = np.deg2rad([90, 210, 330])
+    return np.all([u * np.cos(angle) + v * np.sin(angle) < 0.5 for angle in angles], axis=0)
+
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Five points: between a tip at radius 1 and a notch at 0.45 the outline is straight."""
+    step = np.pi / 5
+    angle = np.arctan2(v, u) % (2 * step)
+    angle = np.minimum(angle, 2 * step - angle)  # 0 at a tip, step at a notch
+    notch = 0.45
+    edge = notch * np.sin(step) / (np.sin(angle) * (1 - notch * np.cos(step)) + np.cos(angle) * notch * np.sin(step))
+    return np.hypot(u, v) < edge
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    shorter, longer = np.minimum(np.abs(u), np.abs(v)), np.maximum(np.abs(u), np.abs(v))
+    return (shorter < 0.3) & (longer < 0.95)
+
+
+OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": _disc,
+    "ring": _ring,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+}
+"""Class name to a test whether points (u, v), of a radius of about 1, are inside."""
+
+CATEGORIES = tuple(Category(index, name) for index, name in enumerate(OUTLINES, start=1))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One generated picture."""
+
+    image: np.ndarray  # [H, W, 3] uint8 RGB
+    masks: np.ndarray  # [N, H, W] bool, disjoint
+    labels: np.ndarray  # [N] int32, 1..5
+
+
+def _coverage(name: str, image_hw: ImageHW, rng: np.random.Generator) -> np.ndarray:
+    """Share of each pixel that a random shape of this class covers, float32 [H, W]."""
+    centre = rng.uniform(0.1, 0.9, 2) * image_hw
+    radius, angle, stretch = rng.uniform(*RADII), rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
+    first = np.maximum(np.floor(centre - 1.1 * radius), 0).astype(int)
+    last = np.minimum(np.ceil(centre + 1.1 * radius), image_hw).astype(int)
+    height, width = last - first
+    rows, columns = (
+        first[axis] + (np.arange(side * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING - centre[axis]
+        for axis, side in enumerate((height, width))
+    )
+    y, x = np.meshgrid(rows / radius, columns / radius, indexing="ij")
+    inside = OUTLINES[name](
+        x * np.cos(angle) + y * np.sin(angle), (y * np.cos(angle) - x * np.sin(angle)) / stretch
+    )  # [3 h, 3 w]
+    window = inside.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING).mean((1, 3))  # [h, w]
+    coverage = np.zeros(image_hw, np.float32)
+    coverage[first[0] : last[0], first[1] : last[1]] = window
+    return coverage
+
+
+def _texture(image_hw: ImageHW, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Random brightness pattern around 0, float32 [H, W]: stripes, a gradient, smooth blobs or nothing; fine noise."""
+    import cv2
+
+    kind, angle = rng.integers(4), rng.uniform(0, np.pi)
+    y, x = np.mgrid[: image_hw[0], : image_hw[1]]
+    along = x * np.cos(angle) + y * np.sin(angle)
+    if kind == 0:
+        pattern = np.sign(np.sin(along * 2 * np.pi / rng.uniform(6, 12)))
+    elif kind == 1:
+        pattern = 2 * (along - along.min()) / (np.ptp(along) + 1e-6) - 1
+    elif kind == 2:
+        coarse = rng.uniform(-1, 1, (image_hw[0] // 12 + 2, image_hw[1] // 12 + 2))
+        pattern = cv2.resize(coarse, (image_hw[1], image_hw[0]), interpolation=cv2.INTER_CUBIC)
+    else:
+        pattern = np.zeros(image_hw)
+    return np.asarray(strength * pattern + rng.normal(0, 6, image_hw), np.float32)
+
+
+def _pick_colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
+    """A colour [3] that is far from the others, or the farthest one of many tries."""
+    candidates = rng.uniform(30, 225, (_NUM_TRIES, 3))
+    distances = np.min([np.linalg.norm(candidates - other, axis=1) for other in others], axis=0)
+    far = np.flatnonzero(distances > MIN_COLOUR_DISTANCE)
+    return candidates[far[0] if len(far) else np.argmax(distances)]
+
+
+def _place(image_hw: ImageHW, rng: np.random.Generator) -> tuple[list[np.ndarray], list[int]]:
+    """Coverages [H, W], farthest first, and labels of 1 to 8 shapes, each visible enough."""
+    coverages: list[np.ndarray] = []
+    labels: list[int] = []
+    full: list[np.ndarray] = []  # masks as if alone
+    visible: list[np.ndarray] = []  # what is left of them
+    for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+        for _ in range(_NUM_TRIES):
+            label = int(rng.integers(1, len(CATEGORIES) + 1))
+            coverage = _coverage(CATEGORIES[label - 1].name, image_hw, rng)
+            mask = coverage >= 0.5
+            remaining = [other & ~mask for other in visible]
+            if all(left.sum() >= MIN_VISIBLE * whole.sum() for left, whole in zip(remaining, full, strict=True)):
+                visible, full = [*remaining, mask], [*full, mask]
+                coverages.append(coverage)
+                labels.append(label)
+                break
+    return coverages, labels
+
+
+def draw_scene(seed: int, stream: int, index: int) -> Scene:
+    """Picture `index` of a stream; streams (train 0, val 1) of one seed share nothing."""
+    rng = np.random.default_rng((seed, stream, index))
+    short = int(rng.integers(SHORT_SIDES[0], SHORT_SIDES[1] + 1))
+    long = int(rng.integers(short, MAX_SIDE + 1))
+    image_hw = (short, long) if rng.random() < 0.5 else (long, short)
+    coverages, labels = _place(image_hw, rng)
+    colours = [rng.uniform(30, 225, 3)]
+    pixels = colours[0] + _texture(image_hw, rng, 25)[..., None]
+    for coverage in coverages:
+        colours.append(_pick_colour(rng, colours))
+        pixels += coverage[..., None] * (colours[-1] + _texture(image_hw, rng, 30)[..., None] - pixels)
+    owner = np.zeros(image_hw, np.int32)
+    for position, coverage in enumerate(coverages, start=1):
+        owner[coverage >= 0.5] = position
+    masks = owner == np.arange(1, len(labels) + 1).reshape(-1, 1, 1)  # [N, H, W]
+    return Scene(np.clip(pixels + 0.5, 0, 255).astype(np.uint8), masks, np.array(labels, np.int32))
+
+
+def _annotate(mask: np.ndarray, label: int, annotation_id: int, image_id: int) -> dict:
+    """COCO annotation of one mask [H, W]."""
+    from pycocotools import mask as coco_mask
+
+    code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": CATEGORIES[label - 1].id,
+        "bbox": coco_mask.toBbox(code).tolist(),
+        "area": int(mask.sum()),
+        "iscrowd": 0,
+        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode()},
+    }
+
+
+def shapes_source(num_images: int, *, seed: int, stream: int) -> Source:
+    """The first pictures of a stream, as PNG, with their COCO annotations."""
+    import cv2
+
+    def load(index: int) -> Picture:
+        scene = draw_scene(seed, stream, index)
+        image_id = index + 1
+        annotations = tuple(
+            _annotate(mask, int(label), index * MAX_OBJECTS + position, image_id)
+            for position, (mask, label) in enumerate(zip(scene.masks, scene.labels, strict=True), start=1)
+        )
+        _, encoded = cv2.imencode(".png", scene.image[..., ::-1])
+        height, width = scene.image.shape[:2]
+        return Picture(image_id, f"{image_id:06d}.png", encoded.tobytes(), (height, width), annotations)
+
+    fingerprint = hashlib.sha256(f"shapes {VERSION} {seed} {stream} {num_images}".encode()).hexdigest()
+    return Source("shapes", fingerprint, CATEGORIES, num_images, load, lambda index: f"image {index + 1}")

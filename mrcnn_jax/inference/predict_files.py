@@ -1,0 +1,155 @@
+"""Files and folders of pictures become predictions.json and, where wanted, pictures with the detections drawn."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.data.transforms import resize_image
+from mrcnn_jax.errors import DataError, StorageError
+from mrcnn_jax.evaluation.restore import PictureDetections
+from mrcnn_jax.inference.images import MAX_PIXELS, SUFFIXES, read_picture
+from mrcnn_jax.inference.predictor import Predictor
+
+DrawFn = Callable[[Path, np.ndarray, PictureDetections], None]
+"""Writes one picture with its detections to a path that ends in .jpg; its folder may not exist yet."""
+
+MAX_MASK_BYTES = 10**9
+"""Pictures with more full-size masks than this are drawn smaller."""
+
+BATCHES_HELD = 4
+"""Pictures read before they are predicted, in batches: those of one canvas go together."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A picture to predict."""
+
+    path: Path
+    name: str
+    """Path relative to the named folder, or the file's own name; with / between folders."""
+
+
+def find_pictures(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
+    """The named files, and all picture files in the named folders and below, sorted within each.
+
+    A named file is taken whatever its suffix; hidden files and those under `output`, drawn earlier, are not searched.
+    DataError for an input that does not exist, or if there is no picture.
+    """
+    found: dict[Path, InputFile] = {}
+    for given in map(Path, inputs):
+        if given.is_dir():
+            paths = sorted(path for path in given.rglob("[!.]*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            paths = [path for path in paths if not path.resolve().is_relative_to(output.resolve())]
+            files = [InputFile(path, path.relative_to(given).as_posix()) for path in paths]
+        elif given.exists():
+            files = [InputFile(given, given.name)]
+        else:
+            raise DataError(f"Input {given} does not exist.")
+        for file in files:
+            found.setdefault(file.path.resolve(), file)
+    if not found:
+        raise DataError(f"No pictures in {', '.join(map(str, inputs))}. Suffixes are {', '.join(sorted(SUFFIXES))}.")
+    return list(found.values())
+
+
+def predict_files(
+    predictor: Predictor,
+    files: Sequence[InputFile],
+    output: Path,
+    *,
+    draw: DrawFn | None = None,
+    draw_score: float = 0.5,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """Writes output/predictions.json and, with `draw`, a picture of each file under output/pictures.
+
+    Detections with a score of `draw_score` or more are drawn; predictions.json holds all of them.
+    A file that cannot be read is recorded and the others are done. predictions.json holds "images" (id, file name,
+    size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
+
+    Returns: error by file, {} if all went well. Raises StorageError if something cannot be written.
+    """
+    ids = {file: number for number, file in enumerate(files, start=1)}
+    targets = _unique_targets(files)
+    names = {category.id: category.name for category in predictor.categories}
+    images: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
+    errors: dict[InputFile, str] = {}
+    for group in _read_groups(files, predictor.test_config.batch_size * BATCHES_HELD, errors):
+        for (file, image), found in zip(group, predictor([image for _, image in group]), strict=True):
+            entry = {"id": ids[file], "file_name": file.name, "height": image.shape[0], "width": image.shape[1]}
+            if draw is not None:
+                draw(output / "pictures" / targets[file], *_fit_for_drawing(image, found, draw_score))
+                entry["picture"] = f"pictures/{targets[file]}"
+            images.append(entry)
+            for result in found.coco_results(ids[file]):
+                named = {"file_name": file.name, "category_name": names[result["category_id"]]}
+                predictions.append(result | named | {"bbox": [round(side, 3) for side in result["bbox"]]})
+        if progress is not None:
+            progress(len(images) + len(errors), len(files))
+    content = {
+        "images": images,
+        "predictions": predictions,
+        "errors": [{"file_name": file.name, "error": error} for file, error in errors.items()],
+    }
+    _write_json(output / "predictions.json", content)
+    return {str(file.path): error for file, error in errors.items()}
+
+
+def _read_groups(
+    files: Sequence[InputFile], max_pictures: int, errors: dict[InputFile, str]
+) -> Iterator[list[tuple[InputFile, np.ndarray]]]:
+    """Decoded pictures in groups of bounded number and size; files that cannot be read go to `errors`."""
+    group: list[tuple[InputFile, np.ndarray]] = []
+    for file in files:
+        try:
+            group.append((file, read_picture(file.path)))
+        except DataError as error:
+            errors[file] = str(error)
+        pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
+        if len(group) >= max_pictures or pixels > 2 * MAX_PIXELS:
+            yield group
+            group = []
+    yield group
+
+
+def _fit_for_drawing(image: np.ndarray, found: PictureDetections, score: float) -> tuple[np.ndarray, PictureDetections]:
+    """The detections to draw, and the picture: scaled down where their full-size masks would not fit into memory."""
+    found = found.select(found.scores >= score)
+    height, width = found.image_hw
+    excess = len(found) * height * width / MAX_MASK_BYTES
+    if excess > 1:
+        new_hw = (max(1, int(height / excess**0.5)), max(1, int(width / excess**0.5)))
+        return resize_image(image, new_hw), found.resized(new_hw)
+    return image, found
+
+
+def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
+    """A path under the pictures folder for each file: its name with the suffix .jpg, numbered where two would clash."""
+    taken: set[str] = set()
+    targets = {}
+    for file in files:
+        stem, number = Path(file.name).with_suffix("").as_posix(), 1
+        target = f"{stem}.jpg"
+        while target.casefold() in taken:
+            number += 1
+            target = f"{stem}_{number}.jpg"
+        taken.add(target.casefold())
+        targets[file] = target
+    return targets
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes beside the place and renames, so that a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w") as file:
+            json.dump(content, file)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}. Free space or choose another folder.") from error

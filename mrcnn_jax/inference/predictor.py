@@ -1,0 +1,163 @@
+"""A weights folder becomes a function from pictures to detections in the pictures' own pixels."""
+
+import difflib
+import functools
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.evaluation.batches import assemble_batch, plan_batches, predict_pictures
+from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.structures import Category
+from mrcnn_jax.weights.folder import load_weights
+
+
+class Predictor:
+    """Finds the objects in pictures of any size: `predictor(images)`.
+
+    Runs on one device and compiles once per canvas of the test config, at the first picture that needs it or in
+    `warm_up`; after that nothing is compiled, whatever the pictures' sizes and number.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, Any],
+        model_config: ModelConfig,
+        test_config: TestConfig,
+        categories: Sequence[Category],
+        *,
+        device: jax.Device | None = None,
+    ) -> None:
+        """
+        Args:
+            variables: the model's collections, as in `Weights.variables`.
+            categories: label k of the model is categories[k - 1].
+            device: where to run; JAX's first device by default.
+        """
+        self.model_config = model_config
+        self.test_config = test_config
+        self.categories = tuple(categories)
+        self._device = device or jax.local_devices()[0]
+        self._variables = jax.device_put(dict(variables), self._device)
+        model = MaskRCNN(model_config)
+        self._predict = jax.jit(functools.partial(predict, model=model, config=test_config))
+
+    @classmethod
+    def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":
+        """The predictor of a weights folder or workdir; `test_overrides` are fields of TestConfig.
+
+        Raises DataError for a damaged or missing folder, ConfigError for an unknown or ill-typed override.
+        """
+        test_overrides = dict(test_overrides)
+        check_override_names(test_overrides)
+        weights = load_weights(path)
+        test = override_test(weights.test, test_overrides)
+        return cls(weights.variables, weights.model, test, weights.categories)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
+        """The detections in each picture, in the order of the pictures.
+
+        Args:
+            images: uint8 RGB arrays [H, W, 3] of any sizes, in a list.
+
+        Raises:
+            ValueError: the first image that is not of this type and shape.
+        """
+        pictures = [check_image(image, index) for index, image in enumerate(_as_sequence(images))]
+        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        batch_size = self.test_config.batch_size
+        batches = (
+            assemble_batch(
+                plan.indices, [pictures[index] for index in plan.indices], plan.canvas, self.test_config, batch_size
+            )
+            for plan in plan_batches(sizes, self.test_config, batch_size)
+        )
+        found = {
+            index: restore_detections(
+                detections,
+                resized_hw,
+                sizes[index],
+                categories=self.categories,
+                mask_threshold=self.test_config.mask_threshold,
+            )
+            for index, resized_hw, detections in predict_pictures(self._run, batches)
+        }
+        return [found[index] for index in range(len(pictures))]
+
+    def warm_up(self) -> None:
+        """Compiles for every canvas, so that no later call has to wait for it."""
+        for canvas in self.test_config.canvases:
+            filler = assemble_batch((), [], canvas, self.test_config, self.test_config.batch_size)
+            jax.block_until_ready(self._run(filler.images, filler.image_hw))
+
+    def _run(self, images: np.ndarray, image_hw: np.ndarray) -> Any:
+        on_device = jax.device_put((images, image_hw), self._device)
+        return self._predict(self._variables, *on_device)
+
+
+def check_image(image: Any, index: int) -> np.ndarray:
+    """The image as a NumPy array if it is uint8 RGB [H, W, 3]; else ValueError saying what came instead."""
+    expected = f"Expected images[{index}] as a uint8 RGB array [height, width, 3] of values 0..255"
+    if not hasattr(image, "__array__"):
+        raise ValueError(f"{expected}, got {type(image).__name__}.")
+    array = np.asarray(image)
+    if array.dtype.kind == "f":
+        state = "holding NaN or infinity" if not np.isfinite(array).all() else f"up to {array.max(initial=0.0):g}"
+        raise ValueError(f"{expected}, got {array.dtype} {state}. Scale to 0..255 and convert with .astype('uint8').")
+    if array.dtype != np.uint8:
+        raise ValueError(f"{expected}, got dtype {array.dtype}.")
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        hint = " Move the channels last with .transpose(1, 2, 0)." if array.ndim == 3 and array.shape[0] == 3 else ""
+        raise ValueError(f"{expected}, got shape {array.shape}.{hint}")
+    return array
+
+
+def _as_sequence(images: Any) -> Sequence[Any]:
+    """The images; ValueError for a single picture, which would be taken for a list of its rows."""
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise ValueError(f"Expected a list of images, got one array of shape {images.shape}. Pass [image].")
+    if not isinstance(images, (Sequence, np.ndarray)) or isinstance(images, (str, bytes)):
+        raise ValueError(f"Expected a list of images, got {type(images).__name__}.")
+    return list(images)
+
+
+def override_test(test: TestConfig, overrides: Mapping[str, Any]) -> TestConfig:
+    """The test config with some fields replaced; ConfigError for a value of the wrong type or out of range."""
+    values = {name: _like(getattr(test, name), value, name) for name, value in overrides.items()}
+    try:
+        return replace(test, **values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_override_names(overrides: Mapping[str, Any]) -> None:
+    """ConfigError for a name that is no field of TestConfig, with the nearest one."""
+    names = [field.name for field in fields(TestConfig)]
+    for name in overrides:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"Unknown test setting {name}: did you mean {nearest}?")
+
+
+def _like(current: Any, value: Any, name: str) -> Any:
+    """The value as the type of the current one: whole numbers, numbers, or canvases as pairs of whole numbers."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and np.isfinite(float(value))
+    if isinstance(current, int) and is_number and int(value) == value:
+        return int(value)
+    if isinstance(current, float) and is_number:
+        return float(value)
+    if isinstance(current, tuple) and isinstance(value, (list, tuple)):
+        pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else () for pair in value]
+        if all(len(pair) == 2 and all(isinstance(side, int) for side in pair) for pair in pairs):
+            return tuple(pairs)
+    kind = {int: "a whole number", float: "a finite number"}.get(type(current), "canvases such as [(800, 1344)]")
+    raise ConfigError(f"Test setting {name}: expected {kind}, got {value!r}.")

@@ -1,0 +1,44 @@
+"""What the scripts that use a weights folder share: its own test settings are the defaults of `--test.*`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import _cli  # noqa: F401  # makes the package importable from a checkout
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from mrcnn_jax.weights.folder import Weights, load_weights
+
+
+def read_weights(argv: list[str] | None = None) -> Weights | None:
+    """The folder that `--weights` names on the command line; None if the option is missing, as with --help."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--weights", default=None)
+    try:
+        known, _ = parser.parse_known_args(argv)
+    except argparse.ArgumentError:  # --weights without a folder: the parser of the whole line says so
+        return None
+    return None if known.weights is None else load_weights(known.weights)
+
+
+@contextmanager
+def show_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total) that moves a bar on a terminal and prints a line at every tenth elsewhere."""
+    if not sys.stderr.isatty():
+        shown = -1
+
+        def print_line(done: int, total: int) -> None:
+            nonlocal shown
+            tenth = 10 * done // max(total, 1)
+            if tenth > shown:
+                print(f"{label} {done}/{total}", file=sys.stderr, flush=True)
+                shown = tenth
+
+        yield print_line
+        return
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,222 @@
+"""Speed and memory of inference or of a training step on random pictures, as JSON on stdout. Needs no data.
+
+python scripts/benchmark.py infer --canvas 800x1344 --batch-size 1
+python scripts/benchmark.py train configs/mask_rcnn_r50_fpn_1x.py --batch-size 2 --model.dtype bfloat16
+"""
+
+import _cli  # isort: skip
+
+import dataclasses
+import functools
+import importlib.metadata
+import itertools
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.structures import Batch, GroundTruth
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.sharding import batch_sharding, make_mesh, replicated
+from mrcnn_jax.training.state import create_train_state
+from mrcnn_jax.training.step import Metrics, make_train_step
+
+DEFAULT_PRESET = _cli.ROOT / "configs" / "mask_rcnn_r50_fpn_1x.py"
+TRAIN_BATCH_SIZE = 2
+NUM_OBJECTS = 7
+"""Objects per synthetic training picture, COCO's mean."""
+NUM_CLASSES = 80
+"""For presets that take the number from the data."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    canvas: Canvas
+    """Network input."""
+    batch_size: int
+    """Pictures per call, over all devices when training."""
+    iterations: int = 10
+    """Timed calls, after one that is not."""
+    config: _cli.Inline[Config] = field(default_factory=Config)
+
+
+@dataclass
+class Measurement:
+    """What was timed: seconds to trace and compile, seconds of each call, and facts about the last result."""
+
+    compile_seconds: float
+    seconds: list[float]
+    facts: dict[str, Any]
+
+
+def main() -> None:
+    task, preset, arguments = read_arguments()
+    config, canvas = arguments.config, arguments.canvas
+    num_classes = config.model.num_classes or NUM_CLASSES
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_classes))
+    measure = measure_inference if task == "infer" else measure_training
+    measurement = measure(config, canvas, arguments.batch_size, arguments.iterations)
+    print(json.dumps(describe(task, preset, config, canvas, arguments.batch_size, measurement), indent=2))
+
+
+def read_arguments() -> tuple[str, str, Arguments]:
+    """Task, preset path and options; ConfigError if one of them is wrong."""
+    argv = sys.argv[1:]
+    positional = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    task, preset = [*positional, "", ""][:2]
+    if "-h" in argv or "--help" in argv:
+        task = task or "infer"
+    if task not in ("infer", "train") or len(positional) > 2:
+        raise ConfigError("Expected: python scripts/benchmark.py infer|train [configs/NAME.py] [options]. See --help.")
+    preset = preset or str(DEFAULT_PRESET)
+    config = _cli.load_preset(preset)
+    defaults = (
+        Arguments(config.test.canvases[0], config.test.batch_size, config=config)
+        if task == "infer"
+        else Arguments(config.data.canvases[0], TRAIN_BATCH_SIZE, config=config)
+    )
+    arguments = _cli.parse(
+        defaults,
+        "Times inference or a training step on random pictures with random weights; prints JSON.",
+        argv[len(positional) :],
+        usage=f"{task} [configs/NAME.py]",
+    )
+    if min(arguments.iterations, arguments.batch_size) < 1:
+        raise ConfigError("--iterations and --batch-size: expected 1 or more.")
+    if min(arguments.canvas) < 1 or any(side % SIZE_DIVISOR for side in arguments.canvas):
+        raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {arguments.canvas}.")
+    return task, preset, arguments
+
+
+def measure_inference(config: Config, canvas: Canvas, batch_size: int, iterations: int) -> Measurement:
+    """Times `predict` on one device."""
+    # Random weights give low scores. With no threshold all detection slots are filled, as with a busy picture.
+    test = dataclasses.replace(config.test, canvases=(canvas,), score_threshold=0.0)
+    model = MaskRCNN(config.model)
+    note("initialising the model")
+    variables = init_variables(model, 0)
+    images, image_hw = random_pictures(canvas, batch_size)
+    compiled, compile_seconds = compile_function(
+        jax.jit(functools.partial(predict, model=model, config=test)), variables, images, image_hw
+    )
+    images, image_hw = jax.device_put((images, image_hw))
+    detections = jax.block_until_ready(compiled(variables, images, image_hw))
+    seconds = [timed(lambda: compiled(variables, images, image_hw))[0] for _ in range(iterations)]
+    num_detections = np.asarray(detections.valid).sum(1).mean().item()
+    return Measurement(compile_seconds, seconds, {"detections_per_image": num_detections})
+
+
+def measure_training(config: Config, canvas: Canvas, batch_size: int, iterations: int) -> Measurement:
+    """Times the training step on all devices."""
+    mesh = make_mesh()
+    if batch_size % mesh.size:
+        raise ConfigError(f"--batch-size {batch_size} does not divide by {mesh.size} devices.")
+    model = MaskRCNN(config.model)
+    optimizer = make_optimizer(config.train, config.model)
+    note("initialising the model")
+    state = jax.device_put(create_train_state(model, optimizer, 0), replicated(mesh))
+    batch = jax.device_put(random_batch(config, canvas, batch_size), batch_sharding(mesh))
+    key = jax.device_put(jax.random.key(0), replicated(mesh))
+    step = make_train_step(mesh, model=model, optimizer=optimizer, targets=config.targets)
+    compiled, compile_seconds = compile_function(jax.jit(step, donate_argnums=0), state, batch, key)
+    state, _ = jax.block_until_ready(compiled(state, batch, key))
+    seconds: list[float] = []
+    metrics: Metrics = {}
+    for _ in range(iterations):
+        duration, (state, metrics) = timed(functools.partial(compiled, state, batch, key))
+        seconds.append(duration)
+    return Measurement(compile_seconds, seconds, {"loss": float(metrics["loss/total"])})
+
+
+def random_pictures(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise: images uint8 [B, H, W, 3] that fill the canvas, and their sizes int32 [B, 2]."""
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *canvas, 3), dtype=np.uint8)
+    return images, np.tile(np.array(canvas, np.int32), (batch_size, 1))
+
+
+def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
+    """Noise pictures, each with a few random ellipses as ground truth."""
+    images, image_hw = random_pictures(canvas, batch_size)
+    slots, side = (batch_size, config.data.max_objects), config.data.mask_size
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 0.7, (*slots, 2))
+    sizes = rng.uniform(0.05, 0.3, (*slots, 2))
+    valid = np.broadcast_to(np.arange(slots[1]) < NUM_OBJECTS, slots)
+    scale = np.array(canvas[::-1])
+    boxes = np.concatenate([corners * scale, (corners + sizes) * scale], -1) * valid[..., None]
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    masks = (x**2 + y**2 <= 1) & valid[..., None, None]
+    ground_truth = GroundTruth(
+        boxes=boxes.astype(np.float32),
+        labels=(rng.integers(1, config.model.num_classes + 1, slots) * valid).astype(np.int32),
+        masks=masks.astype(np.uint8),
+        valid=valid,
+    )
+    index = np.arange(batch_size, dtype=np.int32)
+    return Batch(images, image_hw, ground_truth, valid=np.ones(batch_size, bool), image_id=index, sample_index=index)
+
+
+def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float]:
+    """The compiled function and the seconds that tracing and compiling took."""
+    note("compiling")
+    seconds, compiled = timed(lambda: function.lower(*arguments).compile())
+    note(f"compiled in {seconds:.1f} s, timing")
+    return compiled, seconds
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds until the result is there, and the result."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return time.perf_counter() - start, result
+
+
+def describe(
+    task: str, preset: str, config: Config, canvas: Canvas, batch_size: int, measurement: Measurement
+) -> dict[str, Any]:
+    """The JSON that is printed."""
+    median = statistics.median(measurement.seconds)
+    device = jax.devices()[0]
+    memory = device.memory_stats() or {}
+    # Kilobytes on Linux, bytes on macOS.
+    rss_unit = 1 if sys.platform == "darwin" else 1024
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit
+    return {
+        "task": task,
+        "preset": preset,
+        "backbone": config.model.backbone,
+        "dtype": config.model.dtype,
+        "canvas": f"{canvas[0]}x{canvas[1]}",
+        "batch_size": batch_size,
+        "iterations": len(measurement.seconds),
+        "median_ms": round(1000 * median, 3),
+        "min_ms": round(1000 * min(measurement.seconds), 3),
+        "images_per_second": round(batch_size / median, 3),
+        "compile_seconds": round(measurement.compile_seconds, 2),
+        "peak_rss_mib": round(peak_rss / 2**20),
+        "peak_device_mib": round(memory["peak_bytes_in_use"] / 2**20) if "peak_bytes_in_use" in memory else None,
+        **measurement.facts,
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+    }
+
+
+def note(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    _cli.run(main)

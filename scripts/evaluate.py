@@ -1,0 +1,68 @@
+"""Scores a weights folder on a prepared data set: COCO box and mask AP.
+
+python scripts/evaluate.py --weights runs/NAME --data DIR --split val --output metrics.json
+"""
+
+import _cli  # isort: skip
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+from _weights import read_weights, show_progress
+
+from mrcnn_jax.config import TestConfig
+from mrcnn_jax.data.dataset import open_dataset
+from mrcnn_jax.errors import StorageError
+from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
+
+
+@dataclass(frozen=True)
+class Arguments:
+    weights: Path = _cli.Required
+    """Weights folder, or the workdir of a run."""
+    data: str = _cli.Required
+    """Folder that prepare_data.py made, or DIR:SPLIT."""
+    split: str = ""
+    """Split of the data, where the folder has several."""
+    output: Path = Path("metrics.json")
+    """File for the scores, JSON."""
+    results: Path | None = None
+    """File for the detections as COCO results, JSON; other tools can score them."""
+    test: TestConfig = field(default_factory=TestConfig)
+    """Test settings; the defaults are those of the weights folder."""
+
+
+def main() -> None:
+    weights = read_weights()
+    arguments = _cli.parse(
+        Arguments(test=weights.test if weights else TestConfig()),
+        "Scores a weights folder on a prepared data set: COCO box and mask AP.",
+    )
+    assert weights is not None, "the parser requires --weights"
+    dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
+    check_categories(weights.categories, dataset.categories)
+    devices = jax.local_devices()
+    predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices)
+    with show_progress("evaluated") as progress:
+        evaluation = evaluate(dataset, predict_fn, test=arguments.test, num_devices=len(devices), progress=progress)
+    print(evaluation.table)
+    if evaluation.metrics["skipped"]:
+        print(f"Skipped pictures: {evaluation.metrics['skipped']}")
+    write_json(arguments.output, evaluation.metrics)
+    if arguments.results is not None:
+        write_json(arguments.results, evaluation.results)
+
+
+def write_json(path: Path, content: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2 if isinstance(content, dict) else None) + "\n")
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}. Choose another file.") from error
+    print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    _cli.run(main)

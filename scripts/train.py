@@ -1,0 +1,29 @@
+"""Trains the model of a preset. Running the same command again continues from the newest valid checkpoint."""
+
+import _cli  # isort: skip
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn_jax.config import Config
+from mrcnn_jax.training.loop import train
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A run and its settings."""
+
+    config: _cli.Inline[Config]
+    workdir: Path = _cli.Required
+    """Folder of the run: checkpoints, curves, scores, pictures and weights are written here."""
+
+
+def main() -> None:
+    """Reads preset and overrides and trains."""
+    config, options = _cli.split_preset()
+    arguments = _cli.parse(Arguments(config), __doc__ or "", options, usage="configs/NAME.py")
+    train(arguments.config, arguments.workdir)
+
+
+if __name__ == "__main__":
+    _cli.run(main)

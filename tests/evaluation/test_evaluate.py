@@ -1,0 +1,146 @@
+"""The whole way from a data set to scores, with a stand-in for the network that finds coloured rectangles."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mrcnn_jax.config import TestConfig
+from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.evaluate import check_categories, evaluate
+from mrcnn_jax.structures import Category, Detections
+
+CATEGORIES = (Category(3, "red"), Category(8, "green"))
+TEST = TestConfig(short_side=64, max_side=96, canvases=((64, 96), (96, 64)), batch_size=1)
+SLOTS, MASK_SIDE = 4, 28
+
+
+class Pictures:
+    """Pictures of several sizes with one red and one green rectangle each, behind the interface of Dataset."""
+
+    name = "rectangles"
+    categories = CATEGORIES
+
+    def __init__(self, count=7, undecodable=()):
+        rng = np.random.default_rng(0)
+        self.sizes = np.array([(120, 160), (160, 120), (100, 100)] * count)[:count]
+        self.image_ids = np.arange(count)[::-1] * 10 + 5
+        self.boxes = []
+        for height, width in self.sizes:
+            left, top = rng.integers(5, width // 4), rng.integers(5, height // 4)
+            red = (left, top, left + rng.integers(20, width // 4), top + rng.integers(20, height // 4))
+            self.boxes.append(
+                (red, (red[0] + width // 2, red[1] + height // 2, red[2] + width // 2, red[3] + height // 2))
+            )
+        self.undecodable = undecodable
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        try:
+            if index in self.undecodable:
+                raise PictureError("picture is truncated")
+        except PictureError as error:
+            raise DataError(f"image {index}: {error.reason}") from None
+        image = np.zeros((*self.sizes[index], 3), np.uint8)
+        for channel, (x0, y0, x1, y1) in enumerate(self.boxes[index]):
+            image[y0:y1, x0:x1, channel] = 255
+        return SimpleNamespace(image=image)
+
+    def coco_dict(self):
+        images, annotations = [], []
+        for image_id, (height, width), boxes in zip(
+            self.image_ids.tolist(), self.sizes.tolist(), self.boxes, strict=True
+        ):
+            images.append({"id": image_id, "file_name": "", "height": height, "width": width})
+            for category, box in zip(CATEGORIES, boxes, strict=True):
+                x0, y0, x1, y1 = (float(side) for side in box)
+                annotations.append(
+                    {"id": len(annotations), "image_id": image_id, "category_id": category.id, "iscrowd": 0}
+                    | {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+                    | {"segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]}
+                )
+        return {"images": images, "annotations": annotations, "categories": [vars(c) for c in CATEGORIES]}
+
+
+class RectangleFinder:
+    """A network that sees red and green: boxes in pixels of its input; nothing for filler."""
+
+    def __init__(self):
+        self.shapes = set()
+        self.num_filler = 0
+
+    def __call__(self, images, image_hw):
+        assert images.dtype == np.uint8 and image_hw.dtype == np.int32
+        self.shapes.add(images.shape)
+        count = len(images)
+        found = Detections(
+            boxes=np.zeros((count, SLOTS, 4), np.float32),
+            scores=np.zeros((count, SLOTS), np.float32),
+            labels=np.zeros((count, SLOTS), np.int32),
+            masks=np.zeros((count, SLOTS, MASK_SIDE, MASK_SIDE), np.float32),
+            valid=np.zeros((count, SLOTS), bool),
+        )
+        for slot, (image, (height, width)) in enumerate(zip(images, image_hw, strict=True)):
+            assert not image[height:].any() and not image[:, width:].any()
+            self.num_filler += int(height == 0)
+            for channel in range(2) if height else ():
+                rows, columns = (np.flatnonzero(image[..., channel].max(axis) > 127) for axis in (1, 0))
+                found.boxes[slot, channel] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+                found.scores[slot, channel] = 0.5 + 0.3 * channel
+                found.labels[slot, channel] = channel + 1
+                found.masks[slot, channel] = 1.0
+                found.valid[slot, channel] = True
+        return found
+
+
+def test_found_rectangles_score_high_in_the_pictures_own_pixels():
+    calls = []
+    evaluation = evaluate(Pictures(), RectangleFinder(), test=TEST, progress=lambda *call: calls.append(call))
+    for kind in ("bbox", "segm"):
+        assert evaluation.metrics[kind]["AP50"] == evaluation.metrics[kind]["AP75"] == 1.0
+        assert evaluation.metrics[kind]["AP"] > 0.85
+    assert evaluation.metrics["num_images"] == 7 and evaluation.metrics["skipped"] == {}
+    assert [row["name"] for row in evaluation.metrics["categories"]] == ["red", "green"]
+    assert calls == [(done, 7) for done in range(1, 8)]
+    assert "Average Precision" in evaluation.table
+    assert [row["image_id"] for row in evaluation.results[::2]] == [65, 55, 45, 35, 25, 15, 5]
+
+
+@pytest.mark.parametrize(("batch_size", "num_devices"), [(2, 1), (3, 2), (16, 1)])
+def test_results_do_not_depend_on_the_batch_size(batch_size, num_devices):
+    alone = evaluate(Pictures(), RectangleFinder(), test=TEST)
+    finder = RectangleFinder()
+    test = TestConfig(**{**vars(TEST), "batch_size": batch_size})
+    together = evaluate(Pictures(), finder, test=test, num_devices=num_devices)
+    assert together.results == alone.results and together.metrics == alone.metrics
+    size = batch_size * num_devices
+    assert finder.shapes == {(size, 64, 96, 3), (size, 96, 64, 3)}  # one shape per canvas: one compilation each
+    assert finder.num_filler > 0
+
+
+def test_undecodable_pictures_are_counted_and_not_scored():
+    evaluation = evaluate(Pictures(undecodable=(1, 3)), RectangleFinder(), test=TEST, max_skip_fraction=0.3)
+    assert evaluation.metrics["num_images"] == 5
+    assert evaluation.metrics["skipped"] == {"picture is truncated": 2}
+    assert evaluation.metrics["segm"]["AR100"] > 0.85  # the objects in skipped pictures are not missed
+    assert not {55, 35} & {row["image_id"] for row in evaluation.results}
+    with pytest.raises(DataError, match=r"2 x picture is truncated; allowed: 20\.0%"):
+        evaluate(Pictures(undecodable=(1, 3)), RectangleFinder(), test=TEST, max_skip_fraction=0.2)
+    with pytest.raises(DataError, match=r"allowed: 1\.0%"):
+        evaluate(Pictures(undecodable=(1,)), RectangleFinder(), test=TEST)
+
+
+def test_no_pictures_are_an_error():
+    with pytest.raises(DataError, match="no pictures"):
+        evaluate(Pictures(0), RectangleFinder(), test=TEST)
+
+
+def test_categories_of_weights_and_data_must_be_the_same():
+    check_categories(CATEGORIES, CATEGORIES[::-1])
+    with pytest.raises(ConfigError, match="id 8: green and blue"):
+        check_categories(CATEGORIES, (Category(3, "red"), Category(8, "blue")))
+    with pytest.raises(ConfigError, match="id 8: green and none"):
+        check_categories(CATEGORIES, CATEGORIES[:1])

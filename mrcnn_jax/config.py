@@ -5,7 +5,7 @@ Functions receive the section that they need, never the root.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 Canvas = tuple[int, int]
 """(height, width) in pixels of a padded network input; both multiples of 32."""
@@ -13,6 +13,15 @@ Canvas = tuple[int, int]
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 SIZE_DIVISOR = 32
+"""Stride of the coarsest body stage: a picture's own extent is its size rounded up to a multiple of this."""
+
+_Sizes = TypeVar("_Sizes")
+
+
+def extent_in_cells(image_hw: _Sizes, stride: int) -> _Sizes:
+    """Returns the extent of pictures of size `image_hw` (an integer array, pixels) in cells of a feature map."""
+    padded = -(-image_hw // SIZE_DIVISOR) * SIZE_DIVISOR  # type: ignore[operator]
+    return -(-padded // stride)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -80,6 +89,16 @@ class ModelConfig:
         _require(len(self.anchor_sizes) == 5, f"model.anchor_sizes: expected 5 (P2..P6), got {len(self.anchor_sizes)}.")
         _require(self.sampling_ratio >= 0, f"model.sampling_ratio: expected 0 or more, got {self.sampling_ratio}.")
         _require(min(self.pixel_std) > 0, f"model.pixel_std: expected positive values, got {self.pixel_std}.")
+
+    @property
+    def pyramid_strides(self) -> tuple[int, ...]:
+        """Strides of the maps that the RPN sees: P2..P6."""
+        return (4, 8, 16, 32, 64)
+
+    @property
+    def roi_strides(self) -> tuple[int, ...]:
+        """Strides of the maps that RoIs are pooled from: P2..P5. P6 serves the largest anchors only."""
+        return self.pyramid_strides[:4]
 
     @property
     def mask_size(self) -> int:

@@ -5,7 +5,10 @@ leaf. Orbax does not notice a flipped bit in its array files and casts silently 
 folders compare records before they trust what they read.
 """
 
+import functools
 import hashlib
+import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +28,9 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 def replace_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     """`tree` with every leaf replaced by the one of that name in `leaves`; KeyError if one is missing."""
-    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(tree), [leaves[name] for name in named_leaves(tree)])
+    return jax.tree_util.tree_unflatten(
+        jax.tree_util.tree_structure(tree), [leaves[name] for name in named_leaves(tree)]
+    )
 
 
 def host_copies(tree: PyTree) -> dict[str, np.ndarray]:
@@ -37,7 +42,7 @@ def host_copies(tree: PyTree) -> dict[str, np.ndarray]:
 def checksum(array: np.ndarray) -> str:
     """SHA-256 over dtype, shape and bytes, in hexadecimal."""
     digest = hashlib.sha256(f"{array.dtype.name} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -74,3 +79,20 @@ def find_not_finite(leaves: Mapping[str, np.ndarray]) -> list[str]:
     # bfloat16 is no floating type to NumPy, so JAX is asked.
     floats = {name: leaf for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
     return [name for name, leaf in floats.items() if not np.isfinite(leaf).all()]
+
+
+@functools.cache  # once is enough
+def silence_abandoned_reads() -> None:
+    """Keeps tracebacks off the terminal that say nothing new.
+
+    When one array cannot be read, Orbax closes its event loop while the reads of the others are still under way; each
+    of them would print a traceback at any later time, from its own thread or through asyncio's log.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    sys.unraisablehook = hook

@@ -124,10 +124,10 @@ def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[P
 
 
 def write_split(path: Path, source: Source, pictures: Iterator[Picture], notes: Callable[[], dict[str, Any]]) -> None:
-    """Writes the pictures as the TFDS folder `path`, replacing what is there, in one atomic step at the end.
+    """Writes the pictures as the TFDS folder `path`, replacing what is there.
 
-    `notes()` is called after the last picture and goes into `skipped.json` beside the records. It and `pictures` may
-    raise, then `path` is as before.
+    Everything is written into a hidden folder beside it, which is renamed at the end; until then `path` is as before,
+    also when `pictures` or `notes` raise. `notes()` is called after the last picture and goes into `skipped.json`.
     """
     import tensorflow_datasets as tfds
 

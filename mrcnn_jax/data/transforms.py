@@ -31,8 +31,7 @@ def fit_size(image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequen
         return new_hw, min(fitting, key=lambda canvas: canvas[0] * canvas[1])
     scales = [min(canvas[0] / height, canvas[1] / width) for canvas in canvases]
     best = int(np.argmax(scales))
-    new_height, new_width = _scaled(image_hw, scales[best])
-    return (min(new_height, canvases[best][0]), min(new_width, canvases[best][1])), canvases[best]
+    return _scaled(image_hw, scales[best]), canvases[best]
 
 
 def resize_image(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:

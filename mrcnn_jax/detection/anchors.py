@@ -5,9 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mrcnn_jax.config import Canvas, ModelConfig
-from mrcnn_jax.models.fpn import PYRAMID_STRIDES
-from mrcnn_jax.models.mask_rcnn import level_extents, pyramid_sizes
+from mrcnn_jax.config import Canvas, ModelConfig, extent_in_cells
 from mrcnn_jax.ops.anchors import make_level_anchors
 
 
@@ -19,10 +17,13 @@ class LevelAnchors(NamedTuple):
 
 
 def make_anchors(canvas: Canvas, image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
-    """Returns the anchors of P2..P6 for one picture of size `image_hw` [2]."""
-    sizes = pyramid_sizes(canvas)
-    extents = level_extents(canvas, image_hw, len(config.anchor_ratios))
-    return [
-        LevelAnchors(jnp.asarray(make_level_anchors(feature_hw, stride, size, config.anchor_ratios)), extent)
-        for feature_hw, stride, size, extent in zip(sizes, PYRAMID_STRIDES, config.anchor_sizes, extents, strict=True)
-    ]
+    """Returns the anchors of P2..P6 for one picture of size `image_hw` [2]; those in its own extent are valid."""
+    levels = []
+    for stride, size in zip(config.pyramid_strides, config.anchor_sizes, strict=True):
+        feature_h, feature_w = -(-canvas[0] // stride), -(-canvas[1] // stride)
+        boxes = make_level_anchors((feature_h, feature_w), stride, size, config.anchor_ratios)
+        rows, columns = extent_in_cells(image_hw, stride)
+        inside = (jnp.arange(feature_h) < rows)[:, None] & (jnp.arange(feature_w) < columns)[None, :]
+        valid = jnp.repeat(inside.reshape(-1), len(config.anchor_ratios))
+        levels.append(LevelAnchors(jnp.asarray(boxes), valid))
+    return levels

@@ -7,6 +7,7 @@ Shapes: B images, A anchors, S sampled anchors, N RoIs, F = N / 4 foreground slo
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -17,12 +18,12 @@ from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.ops.losses import box_loss, class_loss, mask_loss, objectness_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
 
 Tree = dict[str, Any]
+
 
 class Objective(NamedTuple):
     """Losses of a batch, summed over its valid images; divide by `num_images` for the mean."""
@@ -32,8 +33,9 @@ class Objective(NamedTuple):
     num_images: Float[Array, ""]
     model_state: Tree  # collections beside `params`, batch statistics updated
 
+
 def compute_objective(
-    params: Tree, model_state: Tree, batch: Batch, key: Key[Array, ""], *, model: MaskRCNN, targets: TargetsConfig
+    params: Tree, model_state: Tree, batch: Batch, key: Key[Array, ""], *, model: nn.Module, targets: TargetsConfig
 ) -> Objective:
     """Returns the losses of all valid images. Pure; differentiable in `params`."""
     config = model.config
@@ -60,15 +62,14 @@ def compute_objective(
             nms_threshold=targets.rpn_nms_threshold,
         )
         weights = config.box_delta_weights
-        return rpn_targets, sample_rois(
-            proposals, ground_truth, config=targets, delta_weights=weights, key=roi_key
-        )
+        return rpn_targets, sample_rois(proposals, ground_truth, config=targets, delta_weights=weights, key=roi_key)
 
     rpn_targets, roi_targets = jax.vmap(choose_samples)(logits, deltas, image_hw, ground_truth, rpn_keys, roi_keys)
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
     losses |= box_head_losses(variables, pyramid, roi_targets, model=model, targets=targets)
     losses |= mask_head_loss(variables, pyramid, roi_targets, ground_truth, model=model, targets=targets)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
+
 
 def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
     """Returns the ground truth with zeros in all rows that are padding or belong to an invalid image."""
@@ -80,13 +81,15 @@ def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
         valid=valid,
     )
 
+
 def sampling_keys(key: Key[Array, ""], sample_index: Array) -> tuple[Array, Array]:
     """Returns one key per image and purpose, a function of the image's place in the training order alone."""
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(sample_index)
     return keys[:, 0], keys[:, 1]
 
+
 def extract_features(
-    variables: Tree, model_state: Tree, images: Array, image_hw: Array, *, model: MaskRCNN
+    variables: Tree, model_state: Tree, images: Array, image_hw: Array, *, model: nn.Module
 ) -> tuple[tuple[Array, ...], Tree]:
     """Returns P2..P6 in training mode and the model state with updated batch statistics, if the norm has any."""
     if "batch_stats" not in model_state:
@@ -95,6 +98,7 @@ def extract_features(
         variables, images, image_hw, train=True, method=model.extract_features, mutable=["batch_stats"]
     )
     return pyramid, {**model_state, **updates}
+
 
 def rpn_losses(
     logits: list[Array], deltas: list[Array], rpn_targets: RpnTargets, targets: TargetsConfig
@@ -106,16 +110,15 @@ def rpn_losses(
 
     def one(logits: Array, deltas: Array, sampled: RpnTargets) -> tuple[Array, Array]:
         classification = objectness_loss(logits, sampled.is_foreground, sampled.valid)
-        regression = box_loss(
-            deltas, sampled.deltas, sampled.is_foreground, sampled.valid, beta=targets.rpn_loss_beta
-        )
+        regression = box_loss(deltas, sampled.deltas, sampled.is_foreground, sampled.valid, beta=targets.rpn_loss_beta)
         return classification, regression
 
     classification, regression = jax.vmap(one)(sampled_logits, sampled_deltas, rpn_targets)
     return {"objectness": classification, "rpn_box": regression}
 
+
 def box_head_losses(
-    variables: Tree, pyramid: tuple[Array, ...], roi_targets: RoiTargets, *, model: MaskRCNN, targets: TargetsConfig
+    variables: Tree, pyramid: tuple[Array, ...], roi_targets: RoiTargets, *, model: nn.Module, targets: TargetsConfig
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each image over its N RoIs."""
     config = model.config
@@ -134,13 +137,14 @@ def box_head_losses(
     )
     return {"class": classification, "box": regression}
 
+
 def mask_head_loss(
     variables: Tree,
     pyramid: tuple[Array, ...],
     roi_targets: RoiTargets,
     ground_truth: GroundTruth,
     *,
-    model: MaskRCNN,
+    model: nn.Module,
     targets: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_mask of each image over its foreground RoIs: the first F slots hold them all."""
@@ -158,6 +162,7 @@ def mask_head_loss(
     logits = logits.reshape(*foreground.labels.shape, config.mask_size, config.mask_size)
     return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}
 
+
 def sum_over_images(
     losses: dict[str, Float[Array, "b"]], roi_targets: RoiTargets, valid: Array, model_state: Tree
 ) -> Objective:
@@ -167,5 +172,6 @@ def sum_over_images(
     foreground_rois = jnp.sum(jnp.where(valid[:, None], roi_targets.labels > 0, False), axis=1).astype(jnp.float32)
     sums |= {"loss/total": total, "foreground_rois": jnp.sum(foreground_rois)}
     return Objective(total, sums, jnp.sum(valid).astype(jnp.float32), model_state)
+
 
 __all__ = ["ModelConfig", "Objective", "compute_objective"]

@@ -4,7 +4,6 @@ import jax
 from jaxtyping import Array, Float
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.mask_rcnn import ROI_STRIDES
 from mrcnn_jax.ops.roi_align import align_rois, assign_levels
 
 
@@ -12,14 +11,15 @@ def pool_rois(
     pyramid: tuple[Array, ...], rois: Float[Array, "b n 4"], *, output_size: int, config: ModelConfig
 ) -> Float[Array, "bn S S D"]:
     """Returns features [B * N, S, S, D] of the RoIs, image by image."""
-    levels = pyramid[: len(ROI_STRIDES)]
+    strides = config.roi_strides
+    levels = pyramid[: len(strides)]
 
     def pool_image(levels: tuple[Array, ...], rois: Array) -> Array:
         return align_rois(
             levels,
             rois,
-            assign_levels(rois, len(ROI_STRIDES)),
-            strides=ROI_STRIDES,
+            assign_levels(rois, len(strides)),
+            strides=strides,
             output_size=output_size,
             sampling_ratio=config.sampling_ratio,
             aligned=config.roi_align_aligned,

@@ -4,6 +4,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
@@ -12,7 +13,6 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.detection.anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.structures import Detections, Proposals
@@ -23,7 +23,7 @@ def predict(
     images: UInt8[Array, "b h w 3"],
     image_hw: Int[Array, "b 2"],
     *,
-    model: MaskRCNN,
+    model: nn.Module,
     config: TestConfig,
 ) -> Detections:
     """Returns the detections of each picture, in pixels of the network input; none for pictures of size (0, 0)."""
@@ -39,7 +39,7 @@ def propose_batch(
     image_hw: Array,
     *,
     canvas: tuple[int, ...],
-    model: MaskRCNN,
+    model: nn.Module,
     config: TestConfig,
 ) -> Proposals:
     """Returns the best `config.post_nms_top_n` proposals of each picture."""
@@ -65,7 +65,7 @@ def classify_proposals(
     proposals: Proposals,
     image_hw: Array,
     *,
-    model: MaskRCNN,
+    model: nn.Module,
     config: TestConfig,
 ) -> Detections:
     """Returns each picture's detections without masks ([B, D, 0, 0])."""
@@ -121,7 +121,7 @@ def select_detections(
 
 
 def add_masks(
-    variables: dict[str, Any], pyramid: tuple[Array, ...], detections: Detections, *, model: MaskRCNN
+    variables: dict[str, Any], pyramid: tuple[Array, ...], detections: Detections, *, model: nn.Module
 ) -> Detections:
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
     config = model.config

@@ -34,6 +34,4 @@ def sample_anchors(
         jnp.where(sample.is_foreground[:, None], matched_boxes, 0.0), boxes[sample.index], RPN_DELTA_WEIGHTS
     )
     deltas = jnp.where(sample.is_foreground[:, None], deltas, 0.0)
-    return RpnTargets(
-        anchor_index=sample.index, is_foreground=sample.is_foreground, deltas=deltas, valid=sample.valid
-    )
+    return RpnTargets(anchor_index=sample.index, is_foreground=sample.is_foreground, deltas=deltas, valid=sample.valid)

@@ -29,8 +29,8 @@ def score_results(
     the AR numbers (AR1, AR10, AR100 and, beyond 100, AR<max_detections>).
 
     Args:
-        ground_truth: data set in COCO annotation format; pictures without objects count, and pictures that were not
-            evaluated must not be in it.
+        ground_truth: data set in COCO annotation format; objects of pictures that were not evaluated must not be
+            in it, they would count as missed.
         results: COCO results with image_id, category_id, bbox [x, y, width, height], score and segmentation, a
             compressed run-length code.
 

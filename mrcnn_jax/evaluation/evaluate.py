@@ -83,7 +83,6 @@ def evaluate(
             progress(len(results) + sum(reader.skipped.values()), len(dataset))
     rows = [row for index in sorted(results) for row in results[index]]
     evaluated = {int(dataset.image_ids[index]) for index in results}
-    ground_truth["images"] = [image for image in ground_truth["images"] if image["id"] in evaluated]
     ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
     scores = score_results(ground_truth, rows, max_detections=test.max_detections)
     return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, format_table(scores))

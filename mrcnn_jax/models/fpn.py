@@ -7,9 +7,6 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.layers import Array, Conv, GroupNorm, Initializer, lecun_uniform, make_extent, zero_outside
 from mrcnn_jax.models.resnet import compute_dtype
 
-PYRAMID_STRIDES = (4, 8, 16, 32, 64)
-"""Strides of P2..P6. RoIs are pooled from P2..P5; P6 serves the largest anchors only."""
-
 
 class HeadConv(nn.Module):
     """Convolution of the FPN and the mask head: with bias, or without it and group norm."""
@@ -46,7 +43,7 @@ class FeaturePyramid(nn.Module):
         top_down = None
         for index in reversed(range(len(body_maps))):
             body_map = body_maps[index]
-            extent = make_extent(image_hw, body_map.shape[1:3], PYRAMID_STRIDES[index])
+            extent = make_extent(image_hw, body_map.shape[1:3], self.config.pyramid_strides[index])
             lateral = HeadConv(self.config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
             merged = lateral if top_down is None else lateral + _upsample_nearest(top_down)
             top_down = zero_outside(merged, extent)

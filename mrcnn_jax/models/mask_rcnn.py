@@ -8,15 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrcnn_jax.config import Canvas, ModelConfig
-from mrcnn_jax.models.fpn import PYRAMID_STRIDES, FeaturePyramid
+from mrcnn_jax.models.fpn import FeaturePyramid
 from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead
-from mrcnn_jax.models.layers import Array, make_extent, per_channel
+from mrcnn_jax.models.layers import Array, per_channel
 from mrcnn_jax.models.resnet import ResNet, compute_dtype
 
 Variables = dict[str, Any]
-
-ROI_STRIDES = PYRAMID_STRIDES[:4]
-"""Strides of the levels that RoIs are pooled from: P2..P5."""
 
 
 class MaskRCNN(nn.Module):
@@ -85,20 +82,6 @@ def init_variables(model: MaskRCNN, seed: int) -> Variables:
     """
     images, image_hw = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64, jnp.int32)
     return jax.jit(model.init)(jax.random.key(seed, impl="rbg"), images, image_hw)
-
-
-def pyramid_sizes(canvas: Canvas) -> tuple[tuple[int, int], ...]:
-    """Returns the (height, width) of P2..P6 on a canvas."""
-    return tuple((-(-canvas[0] // stride), -(-canvas[1] // stride)) for stride in PYRAMID_STRIDES)
-
-
-def level_extents(canvas: Canvas, image_hw: Array, anchors_per_cell: int) -> list[Array]:
-    """Returns for one image, per level, which anchors lie in its own extent: [H*W*A] bool."""
-    extents = []
-    for feature_hw, stride in zip(pyramid_sizes(canvas), PYRAMID_STRIDES, strict=True):
-        extent = make_extent(image_hw[None], feature_hw, stride).reshape(-1)
-        extents.append(jnp.repeat(extent, anchors_per_cell))
-    return extents
 
 
 def count_parameters(variables: Variables) -> int:

@@ -101,7 +101,12 @@ class ResNet(nn.Module):
                 extent = extent_at(4 * 2**stage)
                 extent_in = extent_at(2 * 2**stage) if stride == 2 else extent
                 residual_block = ResidualBlock(
-                    config, config.body_width * 2**stage, stride, train, self.axis_name, name=f"layer{stage + 1}_{block}"
+                    config,
+                    config.body_width * 2**stage,
+                    stride,
+                    train,
+                    self.axis_name,
+                    name=f"layer{stage + 1}_{block}",
                 )
                 x = residual_block(x, extent_in, extent)
             x = self._freeze(x, stage=stage + 2)

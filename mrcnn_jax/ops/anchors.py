@@ -13,9 +13,7 @@ def make_cell_anchors(size: float, ratios: tuple[float, ...]) -> np.ndarray:
     return np.asarray(anchors, np.float32)
 
 
-def make_level_anchors(
-    feature_hw: tuple[int, int], stride: int, size: float, ratios: tuple[float, ...]
-) -> np.ndarray:
+def make_level_anchors(feature_hw: tuple[int, int], stride: int, size: float, ratios: tuple[float, ...]) -> np.ndarray:
     """Returns [h * w * R, 4] float32 anchors of one level, in the order row, column, ratio.
 
     The anchors of cell (0, 0) are centred on the picture's corner (0, 0), as in torchvision and Detectron2.

@@ -51,9 +51,7 @@ def box_loss(
     return masked_mean(smooth_l1(difference, beta).sum(axis=-1), counted, count=jnp.sum(valid))
 
 
-def class_loss(
-    logits: Float[Array, "n C"], labels: Int[Array, "n"], valid: Bool[Array, "n"]
-) -> Float[Array, ""]:
+def class_loss(logits: Float[Array, "n C"], labels: Int[Array, "n"], valid: Bool[Array, "n"]) -> Float[Array, ""]:
     """Returns the mean softmax cross-entropy of the sampled RoIs; label 0 is background."""
     log_scores = jax.nn.log_softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0), axis=-1)
     chosen = jnp.take_along_axis(log_scores, jnp.where(valid, labels, 0)[:, None], axis=-1)[:, 0]

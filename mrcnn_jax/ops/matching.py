@@ -3,10 +3,15 @@
 from enum import IntEnum
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops.boxes import compute_iou
+
+
+GT_BLOCK = 32
+"""Ground-truth slots compared at a time: bounds the IoU matrix, and blocks behind the last object cost nothing."""
 
 
 class Match(IntEnum):
@@ -41,17 +46,50 @@ def match_boxes(
     With `allow_low_quality` every box that ties for the best IoU of some object is foreground, too (Faster R-CNN,
     section 3.1.2, rule i); it keeps its own best object, as the reference implementations do.
     """
-    safe_gt = jnp.where(gt_valid[:, None], gt_boxes, 0.0)
-    iou = compute_iou(boxes, safe_gt)  # [n, g]
-    iou = jnp.where(gt_valid[None, :] & boxes_valid[:, None], iou, -1.0)
-    matched_gt = jnp.argmax(iou, axis=1).astype(jnp.int32)  # [n]
-    best_iou = jnp.max(iou, axis=1)
+    best_iou, matched_gt, is_best_of_gt = _scan_ground_truth(boxes, boxes_valid, gt_boxes, gt_valid)
     foreground = best_iou >= foreground_iou
     if allow_low_quality:
-        best_of_gt = jnp.max(iou, axis=0)  # [g]
-        foreground |= jnp.any((iou == best_of_gt[None, :]) & (best_of_gt[None, :] > 0.0), axis=1)
+        foreground |= is_best_of_gt
     states = jnp.where(
         foreground, Match.FOREGROUND, jnp.where(best_iou < background_iou, Match.BACKGROUND, Match.IGNORE)
     )
     states = jnp.where(boxes_valid, states, Match.IGNORE).astype(jnp.int32)
     return Matches(states, matched_gt, jnp.maximum(best_iou, 0.0))
+
+
+def _scan_ground_truth(
+    boxes: Float[Array, "n 4"], boxes_valid: Bool[Array, "n"], gt_boxes: Float[Array, "g 4"], gt_valid: Bool[Array, "g"]
+) -> tuple[Array, Array, Array]:
+    """Returns the best IoU of each box (-1 if none), its slot, and whether the box ties for the best IoU of some slot."""
+    num_boxes, num_slots = boxes.shape[0], gt_boxes.shape[0]
+    num_blocks = max(-(-num_slots // GT_BLOCK), 1)
+    padding = num_blocks * GT_BLOCK - num_slots
+    valid = jnp.pad(gt_valid, (0, padding)).reshape(num_blocks, GT_BLOCK)
+    blocks = jnp.pad(jnp.where(gt_valid[:, None], gt_boxes, 0.0), ((0, padding), (0, 0)))
+    blocks = blocks.reshape(num_blocks, GT_BLOCK, 4)
+    num_used = jnp.max(jnp.where(valid.any(axis=1), jnp.arange(num_blocks) + 1, 0), initial=0)
+
+    def compare(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        block, best_iou, matched_gt, is_best_of_gt = carry
+        iou = compute_iou(boxes, blocks[block])  # [n, GT_BLOCK]
+        iou = jnp.where(valid[block][None, :] & boxes_valid[:, None], iou, -1.0)
+        block_best = jnp.max(iou, axis=1)
+        is_better = block_best > best_iou  # strictly: the lowest slot wins ties
+        slot = block * GT_BLOCK + jnp.argmax(iou, axis=1).astype(jnp.int32)
+        best_of_gt = jnp.max(iou, axis=0)[None, :]
+        ties = jnp.any((iou == best_of_gt) & (best_of_gt > 0.0), axis=1)
+        return (
+            block + 1,
+            jnp.maximum(best_iou, block_best),
+            jnp.where(is_better, slot, matched_gt),
+            is_best_of_gt | ties,
+        )
+
+    start = (
+        jnp.int32(0),
+        jnp.full(num_boxes, -1.0, jnp.float32),
+        jnp.zeros(num_boxes, jnp.int32),
+        jnp.zeros(num_boxes, bool),
+    )
+    _, best_iou, matched_gt, is_best_of_gt = jax.lax.while_loop(lambda carry: carry[0] < num_used, compare, start)
+    return best_iou, matched_gt, is_best_of_gt

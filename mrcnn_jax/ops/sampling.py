@@ -24,9 +24,7 @@ def _choose(eligible: Bool[Array, "n"], count: int, priority: Array) -> tuple[Ar
     return jnp.pad(index, (0, missing)), jnp.pad(value >= 0.0, (0, missing))
 
 
-def sample_balanced(
-    states: Int[Array, "n"], *, num_samples: int, max_foreground: int, key: Key[Array, ""]
-) -> Sample:
+def sample_balanced(states: Int[Array, "n"], *, num_samples: int, max_foreground: int, key: Key[Array, ""]) -> Sample:
     """Returns `num_samples` slots: up to `max_foreground` random foreground candidates, then random background.
 
     Background fills what foreground leaves, so all slots are valid whenever there are enough candidates.

@@ -16,7 +16,10 @@ CocoObject = Mapping[str, Any]
 
 
 def draw_comparison(
-    image: np.ndarray, ground_truth: Sequence[CocoObject], predictions: Sequence[CocoObject], categories: Sequence[Category]
+    image: np.ndarray,
+    ground_truth: Sequence[CocoObject],
+    predictions: Sequence[CocoObject],
+    categories: Sequence[Category],
 ) -> np.ndarray:
     """Ground truth on the left, predictions on the right, uint8 RGB; `image` is uint8 RGB [H, W, 3]."""
     confident = [prediction for prediction in predictions if prediction["score"] >= SCORE_THRESHOLD]

@@ -169,7 +169,7 @@ def _draw_box(canvas: np.ndarray, box: _Rectangle, color: Color, line_width: int
 
 def _text_height(shape: tuple[int, ...]) -> int:
     """Height in pixels of label text: a fixed share of the picture, since pictures are looked at in one window size."""
-    return max(13, round(min(shape[0], shape[1] * 3 // 4) / 36))
+    return max(13, round(min(shape[:2]) / 32))
 
 
 def _draw_label(

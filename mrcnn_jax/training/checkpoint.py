@@ -5,12 +5,10 @@ are (step, settings of the run, last evaluation) with a SHA-256 of every leaf an
 The data position is the step: the order of the data is a pure function of (seed, step).
 """
 
-import functools
 import hashlib
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
-from mrcnn_jax.errors import ConfigError, DataError, NumericalError, StorageError
+from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.leaves import (
     PyTree,
     describe_differences,
@@ -31,24 +29,11 @@ from mrcnn_jax.leaves import (
     named_leaves,
     record_leaves,
     replace_leaves,
+    silence_abandoned_reads,
 )
+from mrcnn_jax.training.settings import Settings, check_settings
 
 logger = logging.getLogger(__name__)
-
-FIXED_SETTINGS = (
-    "model.",
-    "targets.",
-    "dataset.",
-    "data.canvases",
-    "data.short_sides",
-    "data.max_side",
-    "data.flip_probability",
-    "data.max_objects",
-    "data.mask_size",
-    "train.batch_size",
-    "train.seed",
-)
-"""What a run may not change when it resumes: the network, its targets and the order and content of its batches."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,7 @@ class Restored:
     state: PyTree
     """The training state, NumPy leaves."""
     evaluated: Evaluated | None
-    settings: Mapping[str, Any]
+    settings: Settings
     """Settings of the run that saved it."""
 
 
@@ -111,14 +96,16 @@ class Checkpoints:
         with self._storage_errors("opened"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
-    def save(self, step: int, state: PyTree, settings: Mapping[str, Any], evaluated: Evaluated | None) -> None:
+    def save(self, step: int, state: PyTree, settings: Settings, evaluated: Evaluated | None) -> None:
         """Starts saving `state`; it is saved once `wait` returned.
 
         Raises NumericalError if a leaf is not finite and StorageError if this save or the one before failed.
         """
         leaves = host_copies(state)
         if bad := find_not_finite(leaves):
-            raise NumericalError(f"step {step}: not finite in {bad[0]} and {len(bad) - 1} other leaves; it was not saved.")
+            raise NumericalError(
+                f"step {step}: not finite in {bad[0]} and {len(bad) - 1} other leaves; it was not saved."
+            )
         description: dict[str, Any] = {
             "step": step,
             "settings": dict(settings),
@@ -128,8 +115,8 @@ class Checkpoints:
         description["sha256"] = _digest(description)
         self._remember_score(step, evaluated)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(leaves),  # type: ignore[call-arg]
-            description=ocp.args.JsonSave(description),  # type: ignore[call-arg]
+            state=ocp.args.StandardSave(leaves),
+            description=ocp.args.JsonSave(description),
         )
         with self._storage_errors("saved"):
             self._manager.save(step, args=items, force=True)
@@ -144,7 +131,7 @@ class Checkpoints:
         with self._storage_errors("saved"):
             self._manager.close()
 
-    def restore(self, target: PyTree, settings: Mapping[str, Any]) -> Restored | None:
+    def restore(self, target: PyTree, settings: Settings) -> Restored | None:
         """The newest step that passes verification, or None if the folder holds no step.
 
         `target` gives structure, shapes and dtypes (arrays or ShapeDtypeStructs). A step that fails is named in a
@@ -161,8 +148,8 @@ class Checkpoints:
                     state = self._read_state(step, target, description["leaves"])
                     restored = Restored(step, state, _evaluated(description), description["settings"])
                 self._remember_score(step, _evaluated(description))
-            except _Refused as reason:
-                refused[step] = str(reason)
+            except _Refused as error:
+                refused[step] = str(error)
         if refused and restored is None:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in refused.items())
             raise DataError(f"No valid checkpoint in {self.directory} ({reasons}). Remove the folder to start over.")
@@ -173,7 +160,7 @@ class Checkpoints:
         return restored
 
     def _read_description(self, step: int) -> dict[str, Any]:
-        items = ocp.args.Composite(description=ocp.args.JsonRestore())  # type: ignore[call-arg]
+        items = ocp.args.Composite(description=ocp.args.JsonRestore())
         description = _read(self._manager, step, items)["description"]
         if not isinstance(description, dict) or description.pop("sha256", None) != _digest(description):
             raise _Refused("its description does not match its checksum")
@@ -187,7 +174,7 @@ class Checkpoints:
             raise _Refused("; ".join(problems))
         # NumPy leaves in the target make Orbax return NumPy arrays, wherever the state was saved from.
         template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))  # type: ignore[call-arg]
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         leaves = _read(self._manager, step, items)["state"]
         if changed := find_changed(leaves, records):
             raise _Refused(f"{', '.join(changed)} changed on disk: the checksum differs")
@@ -218,44 +205,17 @@ class Checkpoints:
             self._remove_unfinished_steps()
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise StorageError(
-                f"A checkpoint could not be {action} in {self.directory} ({first_line[:200]}); {_free_space(self.directory)}."
+                f"A checkpoint could not be {action} in {self.directory} ({first_line[:200]}); "
+                f"{_free_space(self.directory)}."
             ) from error
-
-
-def check_settings(recorded: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
-    """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
-    changed = [
-        f"{name} {recorded.get(name, 'unset')} -> {current.get(name, 'unset')}"
-        for name in sorted({*recorded, *current})
-        if name.startswith(FIXED_SETTINGS) and recorded.get(name) != current.get(name)
-    ]
-    if changed:
-        raise ConfigError(f"{where} was made with other settings: {'; '.join(changed)}. Restore them or use a new --workdir.")
 
 
 def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) -> Any:
     try:
         return manager.restore(step, args=items)
     except Exception as error:  # damage shows up as almost any exception
-        _silence_abandoned_reads()
+        silence_abandoned_reads()
         raise _Refused(f"it cannot be read: {type(error).__name__}") from error
-
-
-@functools.cache  # once is enough
-def _silence_abandoned_reads() -> None:
-    """Keeps tracebacks off the terminal that say nothing new.
-
-    When one array cannot be read, Orbax closes its event loop while the reads of the others are still under way; each
-    of them would print a traceback at any later time, from its own thread or through asyncio's log.
-    """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    previous = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            previous(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _evaluated(description: Mapping[str, Any]) -> Evaluated | None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from tensorboardX import SummaryWriter
 
 from mrcnn_jax.errors import StorageError
-
 
 MIN_LAP_SECONDS = 1.0
 """Shortest time over which a speed is measured."""
@@ -35,7 +34,9 @@ class MetricsLog:
             _keep_steps_until(self.path, start_step)
             self._file = self.path.open("a")
             # Event files cannot be cut; TensorBoard hides what precedes this mark but has a later step.
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=True)
+            self._events = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".from-step-{start_step}"
+            )
         except OSError as error:
             raise StorageError(f"{self.path} could not be opened: {error.strerror}.") from error
 
@@ -152,10 +153,8 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
             return
-        try:
+        with suppress(OSError):  # the reader of our output is gone (`| head`); training goes on
             print(text, file=self._stream, flush=True)
-        except OSError:  # the reader of our output is gone (`| head`); training goes on
-            self._stream = open(os.devnull, "w")
 
 
 def format_seconds(seconds: float) -> str:

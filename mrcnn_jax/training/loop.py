@@ -1,16 +1,15 @@
 """A training run from start to end: data, resume, steps, evaluations, checkpoints, and what is written where.
 
-    workdir/config.json        settings of the run          workdir/evaluation.json   newest scores
-    workdir/checkpoints/       what a resume needs          workdir/pictures/         predictions beside ground truth
-    workdir/metrics.jsonl      one object a logged step     workdir/weights/          newest evaluated weights
-    workdir/tensorboard/       the same as events
+workdir/config.json        settings of the run          workdir/evaluation.json   newest scores
+workdir/checkpoints/       what a resume needs          workdir/pictures/         predictions beside ground truth
+workdir/metrics.jsonl      one object a logged step     workdir/weights/          newest evaluated weights
+workdir/tensorboard/       the same as events
 """
 
 import dataclasses
 import functools
-import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset, open_dataset
-from mrcnn_jax.data.pipeline import training_batches
+from mrcnn_jax.data.pipeline import TrainingBatches, training_batches
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
@@ -34,6 +33,7 @@ from mrcnn_jax.training.logging import MetricsLog, ProgressLine
 from mrcnn_jax.training.monitor import StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate, make_optimizer
 from mrcnn_jax.training.preemption import StopRequest
+from mrcnn_jax.training.settings import complete_config, run_settings
 from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated
 from mrcnn_jax.training.state import TrainState, create_train_state, make_train_state
 from mrcnn_jax.training.step import make_train_step
@@ -55,7 +55,8 @@ def train(config: Config, workdir: str | Path) -> None:
     with claim_workdir(workdir), StopRequest() as stop:
         train_data, val_data = open_data(config)
         mesh = make_mesh()
-        config = complete_config(config, train_data, val_data, num_devices=mesh.size)
+        val_categories = None if val_data is None else val_data.categories
+        config = complete_config(config, train_data.categories, val_categories, num_devices=mesh.size)
         with closing(Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)) as checkpoints:
             Run(config, workdir, train_data, val_data, mesh, checkpoints, stop).train()
 
@@ -75,11 +76,14 @@ class Run:
     mesh: jax.sharding.Mesh
     checkpoints: Checkpoints
     stop: StopRequest
+    unread_images: int = 0
+    dropped_objects: int = 0
 
     def __post_init__(self) -> None:
         self.model = MaskRCNN(self.config.model)
         self.optimizer = make_optimizer(self.config.train, self.config.model)
-        self.settings = run_settings(self.config, self.train_data)
+        data = self.train_data
+        self.settings = run_settings(self.config, fingerprint=data.fingerprint, num_records=len(data))
         step = make_train_step(self.mesh, model=self.model, optimizer=self.optimizer, targets=self.config.targets)
         whole, split = replicated(self.mesh), batch_sharding(self.mesh)
         self.train_step = jax.jit(
@@ -137,7 +141,7 @@ class Run:
                 step += 1
                 monitor.add(step, metrics, image_ids)
         self.checkpoints.wait()
-        self.finish(step)
+        self.finish(step, is_complete=step >= config.num_steps and not self.is_evaluation_due(step, evaluated))
 
     def start_or_resume(self) -> tuple[TrainState, int, Evaluated | None]:
         """The state on the mesh, its step, and the last evaluation."""
@@ -165,20 +169,21 @@ class Run:
             num_steps=self.config.train.num_steps,
         )
         ahead: deque[tuple[np.ndarray, Batch]] = deque()
-        for batch in batches:
-            self.check_skipped(batches.invalid_images)
+        for num_given, batch in enumerate(batches, start=1):
+            self.check_left_out(batches, num_images=num_given * self.config.train.batch_size)
             ahead.append((np.asarray(batch.image_id), jax.device_put(batch, batch_sharding(self.mesh))))
             if len(ahead) > PREFETCH_DEPTH:
                 yield ahead.popleft()
         yield from ahead
 
-    def check_skipped(self, num_images: int) -> None:
-        """DataError when more pictures could not be read than data.max_skip_fraction of the data set."""
-        fraction = self.config.data.max_skip_fraction
-        if num_images > fraction * len(self.train_data):
+    def check_left_out(self, batches: TrainingBatches, num_images: int) -> None:
+        """DataError when more than data.max_skip_fraction of `num_images`, or of one epoch, could not be read."""
+        self.unread_images, self.dropped_objects = batches.invalid_images, batches.dropped_objects
+        fraction, total = self.config.data.max_skip_fraction, max(num_images, len(self.train_data))
+        if self.unread_images > fraction * total:
             raise DataError(
-                f"{self.config.data.train}: {num_images} pictures could not be read, more than {fraction:.1%} of "
-                f"{len(self.train_data)} (--data.max-skip-fraction). Prepare the data again."
+                f"{self.config.data.train}: {self.unread_images} of {total} pictures could not be read, more than "
+                f"{fraction:.1%} (--data.max-skip-fraction). Prepare the data again."
             )
 
     def is_evaluation_due(self, step: int, evaluated: Evaluated | None) -> bool:
@@ -229,23 +234,33 @@ class Run:
         """Draws the first pictures of the validation data with predictions beside ground truth."""
         annotations = dataset.coco_dict()["annotations"]
         for index in range(min(self.config.train.num_pictures, len(dataset))):
-            record = dataset[index]
+            try:
+                record = dataset[index]
+            except DataError:  # counted and reported by the evaluation
+                continue
             objects = [item for item in annotations if item["image_id"] == record.image_id]
             predictions = [item for item in evaluation.results if item["image_id"] == record.image_id]
             picture = draw_comparison(record.image, objects, predictions, dataset.categories)
             save_picture(self.workdir / "pictures" / f"{record.image_id}.png", picture)
 
-    def finish(self, step: int) -> None:
-        """Says what was written and what to do next; raises Preempted if the run was told to stop."""
-        if self.stop.received and step < self.config.train.num_steps:
+    def finish(self, step: int, *, is_complete: bool) -> None:
+        """Says what was written, what was left out and what to do next; raises Preempted if the run was stopped."""
+        if not is_complete:
             raise Preempted(
-                f"Stopped by {self.stop.received} at step {step} of {self.config.train.num_steps}; its state is saved in "
-                f"{self.workdir}. Run the same command again to continue."
+                f"Stopped by {self.stop.received} at step {step} of {self.config.train.num_steps}; its state is saved "
+                f"in {self.workdir}. Run the same command again to continue."
+            )
+        if self.unread_images or self.dropped_objects:
+            self.line.say(
+                f"Left out: {self.unread_images} pictures that could not be read, "
+                f"{self.dropped_objects} objects beyond --data.max-objects {self.config.data.max_objects}."
             )
         self.line.say(f"Trained to step {step}. Weights: {self.workdir}/weights, curves: {self.workdir}/metrics.jsonl")
         if self.val_data is not None:
             self.line.say(f"Scores: {self.workdir}/evaluation.json, pictures: {self.workdir}/pictures/")
-        self.line.say(f"Next: python scripts/predict.py --weights {self.workdir} --output {self.workdir}/predictions PICTURES")
+        self.line.say(
+            f"Next: python scripts/predict.py --weights {self.workdir} --output {self.workdir}/predictions PICTURES"
+        )
 
 
 def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
@@ -253,28 +268,3 @@ def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     if not config.data.train:
         raise ConfigError("No training data: name a folder that prepare_data.py made with --data.train DIR.")
     return open_dataset(config.data.train), open_dataset(config.data.val) if config.data.val else None
-
-
-def complete_config(config: Config, train_data: Dataset, val_data: Dataset | None, *, num_devices: int) -> Config:
-    """The config with num_classes taken from the data if it is 0; ConfigError if data, devices and config disagree."""
-    num_categories = len(train_data.categories)
-    if config.model.num_classes not in (0, num_categories):
-        raise ConfigError(
-            f"--model.num-classes is {config.model.num_classes}, but {config.data.train} has {num_categories} categories. "
-            "Set it to 0 to take the number from the data."
-        )
-    if val_data is not None and val_data.categories != train_data.categories:
-        raise ConfigError(f"--data.val {config.data.val} has other categories than --data.train {config.data.train}.")
-    batch_size = config.train.batch_size
-    if batch_size % num_devices:
-        below = batch_size // num_devices * num_devices
-        valid = f"{below} or {below + num_devices}" if below else f"{num_devices}"
-        raise ConfigError(f"--train.batch-size {batch_size} does not divide by {num_devices} devices. Nearest: {valid}.")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_categories))
-
-
-def run_settings(config: Config, train_data: Dataset) -> Mapping[str, Any]:
-    """Everything that a checkpoint records of its run, flat: `train.batch_size`, `dataset.fingerprint`, ..."""
-    sections = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists, as when read back
-    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    return settings | {"dataset.fingerprint": train_data.fingerprint, "dataset.num_records": len(train_data)}

@@ -1,4 +1,4 @@
-"""Being told to stop: the first SIGTERM or SIGINT is noted and the loop finishes its step, a second one ends at once."""
+"""Being told to stop: the loop finishes its step after a first SIGTERM or SIGINT; a second one ends it at once."""
 
 import os
 import signal

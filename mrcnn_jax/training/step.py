@@ -59,9 +59,7 @@ def make_train_step(
     model = model.clone(axis_name=DATA_AXIS)
 
     def per_device(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        return train_step(
-            state, batch, key, model=model, optimizer=optimizer, targets=targets, axis_name=DATA_AXIS
-        )
+        return train_step(state, batch, key, model=model, optimizer=optimizer, targets=targets, axis_name=DATA_AXIS)
 
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     # check_vma off: gradients of replicated parameters stay local until the one psum above.

@@ -23,9 +23,11 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir) as probe:
             probe.write(b"x")
-        lock = open(workdir / "train.lock", "a+")
+        lock = (workdir / "train.lock").open("a+")
     except OSError as error:
-        raise StorageError(f"--workdir {workdir} cannot be written to: {error.strerror}. Choose another folder.") from error
+        raise StorageError(
+            f"--workdir {workdir} cannot be written to: {error.strerror}. Choose another folder."
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

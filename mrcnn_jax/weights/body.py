@@ -29,7 +29,9 @@ def read_body(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
         module, _, kind = source.rpartition(".")
         name = _module_name(module)
         if name is None or kind not in ("weight", "bias") or array.ndim != (4 if kind == "weight" else 1):
-            raise DataError(f"{path}: {source} {list(array.shape)} is not part of a ResNet body with folded batch norm.")
+            raise DataError(
+                f"{path}: {source} {list(array.shape)} is not part of a ResNet body with folded batch norm."
+            )
         if not np.isfinite(array).all():
             raise DataError(f"{path}: {source} is not finite. Download the file again.")
         array = array.astype(np.float32)
@@ -64,4 +66,9 @@ def _shift_only(norm: str, shift: np.ndarray, eps: float) -> dict[str, np.ndarra
     """Constants of a frozen batch norm that computes x + shift."""
     ones = np.ones_like(shift)
     # The norm divides by sqrt(var + eps).
-    return {f"{norm}/scale": ones, f"{norm}/bias": shift, f"{norm}/mean": 0 * ones, f"{norm}/var": ones - np.float32(eps)}
+    return {
+        f"{norm}/scale": ones,
+        f"{norm}/bias": shift,
+        f"{norm}/mean": 0 * ones,
+        f"{norm}/var": ones - np.float32(eps),
+    }

@@ -30,6 +30,7 @@ from mrcnn_jax.leaves import (
     named_leaves,
     record_leaves,
     replace_leaves,
+    silence_abandoned_reads,
 )
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Category
@@ -88,8 +89,8 @@ def save_weights(
 def load_weights(path: str | Path) -> Weights:
     """Reads and verifies a weights folder, or the one of a workdir.
 
-    Raises DataError that names everything that is wrong: no such folder, unknown format version, a leaf that is missing,
-    surplus, of another shape, changed on disk or not finite.
+    Raises DataError that names everything that is wrong: no such folder, unknown format version, a leaf that is
+    missing, surplus, of another shape, changed on disk or not finite.
     """
     folder = find_weights(path)
     description = _read_description(folder)
@@ -133,7 +134,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not readable as JSON: {error}.") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
-        raise DataError(f"{file}: format version {version}, this version of mrcnn_jax reads {FORMAT_VERSION}. Update it.")
+        raise DataError(
+            f"{file}: format version {version}, this version of mrcnn_jax reads {FORMAT_VERSION}. Update it."
+        )
     if description.pop("sha256", None) != _digest(description):
         raise DataError(f"{file} changed since it was written: the checksum differs. Copy the folder again.")
     return description
@@ -146,7 +149,10 @@ def _read_parameters(folder: Path, expected: Variables) -> Variables:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder / "parameters", template)
     except Exception as error:  # damage shows up as almost any exception
-        raise DataError(f"{folder}/parameters cannot be read ({type(error).__name__}). Copy the folder again.") from error
+        silence_abandoned_reads()
+        raise DataError(
+            f"{folder}/parameters cannot be read ({type(error).__name__}). Copy the folder again."
+        ) from error
 
 
 def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -> ConfigSection:

@@ -21,19 +21,20 @@ class InitReport:
     unused: tuple[str, ...]
 
     def describe(self, source: str) -> str:
-        """One paragraph for people; names modules, since their leaves share their fate nearly always."""
+        """One paragraph for people."""
         text = f"Started from {source}: {len(self.taken)} of {len(self.taken) + len(self.fresh)} arrays taken"
         if self.fresh:
-            text += f"; re-initialised: {', '.join(_modules(self.fresh))}"
+            text += f"; re-initialised: {', '.join(_modules(self.fresh, self.taken))}"
         if self.unused:
-            text += f"; not used: {', '.join(_modules(self.unused))}"
+            text += f"; not used: {', '.join(_modules(self.unused, self.taken))}"
         return f"{text}."
 
 
 def initialise(variables: Mapping[str, Any], source: str, model: ModelConfig) -> tuple[dict[str, Any], InitReport]:
     """`variables` with the leaves of `source` where name and shape agree, and what was done.
 
-    `source` is a weights folder, a workdir, or an ImageNet body as .npz. DataError if it cannot be read or fits nowhere.
+    `source` is a weights folder, a workdir, or an ImageNet body as .npz. DataError if it cannot be read or does not fit
+    anywhere.
     """
     path = Path(source)
     given = read_body(path, model) if path.suffix == ".npz" else host_copies(dict(load_weights(path).variables))
@@ -44,9 +45,19 @@ def initialise(variables: Mapping[str, Any], source: str, model: ModelConfig) ->
     report = InitReport(
         taken, tuple(name for name in ours if name not in taken), tuple(name for name in given if name not in taken)
     )
-    return replace_leaves(dict(variables), {name: given[name] if name in taken else ours[name] for name in ours}), report
+    return replace_leaves(
+        dict(variables), {name: given[name] if name in taken else ours[name] for name in ours}
+    ), report
 
 
-def _modules(names: tuple[str, ...]) -> list[str]:
-    """The modules of the leaves, without collection and leaf: `backbone/layer4_0/conv1/conv`."""
-    return list(dict.fromkeys("/".join(name.split("/")[1:-1]) for name in names))
+def _modules(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    """The largest modules that hold `names` and none of `others`, such as `rpn_head` or `backbone/layer4_0`."""
+    of_others = {prefix for name in others for prefix in _prefixes(name)}
+    modules = (next((p for p in _prefixes(name) if p not in of_others), name) for name in names)
+    return list(dict.fromkeys(modules))
+
+
+def _prefixes(name: str) -> list[str]:
+    """`params/a/b/kernel` -> `a`, `a/b`, `a/b/kernel`: from the largest module on, without the collection."""
+    parts = name.split("/")[1:]
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]

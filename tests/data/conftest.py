@@ -69,7 +69,7 @@ class CocoFolder:
 def empty_coco(tmp_path: Path) -> CocoFolder:
     """Two categories with a gap between their ids, out of order; no pictures."""
     (tmp_path / "images").mkdir()
-    categories = [{"id": 90, "name": "zebra"}, {"id": 7, "name": "ant", "supercategory": "animal"}]
+    categories = [{"id": 90, "name": "ant"}, {"id": 7, "name": "zebra", "supercategory": "animal"}]
     return CocoFolder(tmp_path, {"images": [], "annotations": [], "categories": categories})
 
 

@@ -60,8 +60,8 @@ def test_grey_alpha_and_16_bits_become_8_bit_rgb() -> None:
 def test_undecodable_pictures_are_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     jpeg, png = encode(noise, ".jpg"), encode(noise)
-    for data in (b"", b"text", b"<html></html>", jpeg[:-400], jpeg[: len(jpeg) // 3], png[:50]):
-        with pytest.raises(PictureError, match="truncated|cannot be decoded"):
+    for data in (b"", b"text", b"<html></html>", jpeg[:-2], jpeg[: len(jpeg) // 3], png[:-20], png[:50]):
+        with pytest.raises(PictureError, match="cannot be decoded"):
             decode_picture(data, (64, 64))
     assert decode_picture(jpeg + b"trailing bytes", (64, 64)).shape == (64, 64, 3)
 

@@ -93,6 +93,13 @@ def test_seeds_change_order_and_augmentation(dataset: Dataset) -> None:
     assert len(sizes) > 2  # both short sides, in different rows
 
 
+def test_a_picture_is_augmented_anew_in_every_epoch(empty_coco: Any) -> None:
+    empty_coco.add_image(1, (24, 32))
+    batches = list(stream(empty_coco.prepare(), batch_size=8, num_steps=2))
+    outcomes = {image.tobytes() for batch in batches for image in batch.images}
+    assert len(outcomes) == 4  # two short sides, flipped and not
+
+
 def test_dropped_objects_are_counted(dataset: Dataset) -> None:
     one_canvas = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),)}))
     batches = stream(dataset, config=one_canvas, batch_size=9, num_steps=2)

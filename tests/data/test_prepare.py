@@ -24,7 +24,7 @@ def test_annotations_come_back_exactly(small_coco: Any) -> None:
     assert coco["annotations"] == [{key: a[key] for key in names} for a in small_coco.content["annotations"]]
     assert [image["id"] for image in coco["images"]] == [42, 5, 6] == dataset.image_ids.tolist()
     assert coco["images"][1] == {"id": 5, "file_name": "5.jpg", "height": 40, "width": 30}
-    assert coco["categories"] == [{"id": 7, "name": "ant"}, {"id": 90, "name": "zebra"}]
+    assert coco["categories"] == [{"id": 7, "name": "zebra"}, {"id": 90, "name": "ant"}]
     assert [o.label for o in dataset[0].objects] == [1, 2] and dataset[1].objects[1].is_crowd
     assert dataset[2].objects == ()
 

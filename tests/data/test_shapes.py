@@ -1,10 +1,12 @@
 """Generated pictures: reproducible, masks are the visible parts, and nothing visible is unlabelled."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.shapes import CATEGORIES, OUTLINES, draw_scene, shapes_source
@@ -37,6 +39,23 @@ def test_a_picture_is_a_function_of_seed_stream_and_index() -> None:
     np.testing.assert_array_equal(again.masks, SCENES[3].masks)
     others = [draw_scene(*key).image.tobytes() for key in ((1, 0, 3), (0, 1, 3), (0, 0, 4))]
     assert len({again.image.tobytes(), *others}) == 4
+
+
+def test_a_mask_is_what_lies_in_front_and_covers_half_of_the_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = np.array([[0.0, 0.4, 0.6, 1.0, 1.0, 1.0]], np.float32)
+    in_front = np.array([[0.0, 0.0, 0.0, 0.3, 0.7, 1.0]], np.float32)
+    monkeypatch.setattr(
+        shapes, "_place", lambda image_hw, rng: ([_tile(behind, image_hw), _tile(in_front, image_hw)], [4, 2])
+    )
+    scene = draw_scene(0, 0, 0)
+    assert scene.labels.tolist() == [4, 2]
+    np.testing.assert_array_equal(scene.masks[0, :, :6], _tile([[0, 0, 1, 1, 0, 0]], scene.masks.shape[1:])[:, :6])
+    np.testing.assert_array_equal(scene.masks[1, :, :6], _tile([[0, 0, 0, 0, 1, 1]], scene.masks.shape[1:])[:, :6])
+
+
+def _tile(row: Any, image_hw: tuple[int, ...]) -> np.ndarray:
+    """The row [1, w] repeated down and to the right, cut to the picture's size."""
+    return np.tile(row, (image_hw[0], 40))[:, : image_hw[1]]
 
 
 def test_masks_are_disjoint_visible_and_not_boxes() -> None:

@@ -2,13 +2,16 @@
 
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrcnn_jax.config import TestConfig
+from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.images import PictureError
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.evaluation.evaluate import check_categories, evaluate
+from mrcnn_jax.evaluation import evaluate as evaluate_module
+from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
 from mrcnn_jax.structures import Category, Detections
 
 CATEGORIES = (Category(3, "red"), Category(8, "green"))
@@ -122,7 +125,9 @@ def test_results_do_not_depend_on_the_batch_size(batch_size, num_devices):
 
 
 def test_undecodable_pictures_are_counted_and_not_scored():
-    evaluation = evaluate(Pictures(undecodable=(1, 3)), RectangleFinder(), test=TEST, max_skip_fraction=0.3)
+    finder = RectangleFinder()
+    evaluation = evaluate(Pictures(undecodable=(1, 3)), finder, test=TEST, max_skip_fraction=0.3)
+    assert finder.num_filler == 0  # the network does not run for a batch without pictures
     assert evaluation.metrics["num_images"] == 5
     assert evaluation.metrics["skipped"] == {"picture is truncated": 2}
     assert evaluation.metrics["segm"]["AR100"] > 0.85  # the objects in skipped pictures are not missed
@@ -144,3 +149,24 @@ def test_categories_of_weights_and_data_must_be_the_same():
         check_categories(CATEGORIES, (Category(3, "red"), Category(8, "blue")))
     with pytest.raises(ConfigError, match="id 8: green and none"):
         check_categories(CATEGORIES, CATEGORIES[:1])
+
+
+def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):
+    shapes = []
+
+    def predict(variables, images, image_hw, *, model, config):
+        shapes.append(images.shape)
+        sides = image_hw[:, ::-1].astype(jnp.float32) * variables["params"]["gain"]
+        boxes = jnp.concatenate([0 * sides, sides], -1)[:, None]
+        masks = jnp.ones((len(images), 1, MASK_SIDE, MASK_SIDE))
+        scores = images[:, 0, 0, :1] / 255.0
+        return Detections(boxes, scores, jnp.ones(scores.shape, jnp.int32), masks, image_hw[:, :1] > 0)
+
+    monkeypatch.setattr(evaluate_module, "predict", predict)
+    variables = {"params": {"gain": np.float32(1.0)}}
+    found = {}
+    for count in (1, 8):
+        predict_fn = make_predict_fn(variables, ModelConfig(), TEST, jax.devices()[:count])
+        found[count] = evaluate(Pictures(20), predict_fn, test=TEST, num_devices=count).results
+    assert found[1] == found[8] and len(found[1]) == 20
+    assert shapes == [(1, 64, 96, 3), (1, 96, 64, 3)] * 2  # of each device's share

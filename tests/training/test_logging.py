@@ -76,7 +76,7 @@ def test_not_finite_values_stay_valid_json(tmp_path):
 
 def test_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(StorageError, match="metrics.jsonl"):
+    with pytest.raises(StorageError, match=r"metrics\.jsonl"):
         MetricsLog(tmp_path, start_step=0)
 
 

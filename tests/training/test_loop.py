@@ -49,6 +49,7 @@ class FakeBatches:
     num_steps: int
     before: object = None
     invalid_images: int = 0
+    dropped_objects: int = 5
     given: list[int] = field(default_factory=list)
 
     def __iter__(self):
@@ -163,6 +164,7 @@ def test_a_run_writes_what_it_promises(world, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "step 20/20  loss " in output and "images/s  eta 0:00:00" in output
     assert output.count("TABLE") == 3
+    assert "Left out: 0 pictures that could not be read, 5 objects beyond --data.max-objects 100." in output
     assert f"Next: python scripts/predict.py --weights {tmp_path}" in output
     assert world.num_traces == 2  # one compilation a canvas
 
@@ -213,6 +215,20 @@ def test_signal_during_evaluation_saves_and_evaluates_later(world, tmp_path, cap
     assert capsys.readouterr().out.count("TABLE") == 3
 
 
+def test_signal_during_the_last_evaluation_leaves_it_to_the_next_run(world, tmp_path, capsys):
+    def stop_and_wait():
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(0.2)
+
+    world.during_evaluation = stop_and_wait
+    with pytest.raises(Preempted, match="SIGTERM at step 5 of 5"):
+        loop.train(with_train(num_steps=5), tmp_path)
+    world.during_evaluation = lambda: None
+    loop.train(with_train(num_steps=5), tmp_path)
+    assert capsys.readouterr().out.count("TABLE") == 1
+    assert json.loads((tmp_path / "evaluation.json").read_text())["step"] == 5
+
+
 def test_killed_run_leaves_no_step_twice_in_the_metrics(world, tmp_path):
     loop.train(with_train(num_steps=10), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:  # what a killed process had logged beyond its checkpoint
@@ -255,7 +271,7 @@ def test_too_many_unreadable_pictures_stop_the_run(world, tmp_path):
     world.invalid_images = 1
     loop.train(with_train(num_steps=5), tmp_path / "few")
     world.invalid_images = 2
-    with pytest.raises(DataError, match=r"2 pictures could not be read, more than 1\.0%"):
+    with pytest.raises(DataError, match=r"2 of 100 pictures could not be read, more than 1\.0%"):
         loop.train(CONFIG, tmp_path / "many")
 
 

@@ -1,0 +1,72 @@
+"""The settings of a run: completed from its data, recorded with its checkpoints, compared when it resumes."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrcnn_jax.config import Config
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.structures import Category
+
+Settings = Mapping[str, Any]
+"""Flat, of JSON values: `train.batch_size`, `dataset.fingerprint`, ..."""
+
+FIXED = (
+    "model.",
+    "targets.",
+    "dataset.",
+    "data.canvases",
+    "data.short_sides",
+    "data.max_side",
+    "data.flip_probability",
+    "data.max_objects",
+    "data.mask_size",
+    "train.batch_size",
+    "train.seed",
+)
+"""What a run may not change when it resumes: the network, its targets and the order and content of its batches."""
+
+
+def complete_config(
+    config: Config, categories: Sequence[Category], val_categories: Sequence[Category] | None, *, num_devices: int
+) -> Config:
+    """The config with num_classes taken from the training data if it is 0.
+
+    Raises ConfigError if config, training data, validation data and devices do not fit together.
+    """
+    if config.model.num_classes not in (0, len(categories)):
+        raise ConfigError(
+            f"--model.num-classes is {config.model.num_classes}, but {config.data.train} has {len(categories)} "
+            "categories. Set it to 0 to take the number from the data."
+        )
+    if val_categories is not None and tuple(val_categories) != tuple(categories):
+        raise ConfigError(f"--data.val {config.data.val} has other categories than --data.train {config.data.train}.")
+    batch_size = config.train.batch_size
+    if batch_size % num_devices:
+        below = batch_size // num_devices * num_devices
+        valid = f"{below} or {below + num_devices}" if below else f"{num_devices}"
+        raise ConfigError(
+            f"--train.batch-size {batch_size} does not divide by {num_devices} devices. Nearest: {valid}."
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(categories)))
+
+
+def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Settings:
+    """Everything that a checkpoint records of its run: the config and which training data it was."""
+    sections = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists, as when read back
+    settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+    return settings | {"dataset.fingerprint": fingerprint, "dataset.num_records": num_records}
+
+
+def check_settings(recorded: Settings, current: Settings, where: str) -> None:
+    """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
+    changed = [
+        f"{name} {recorded.get(name, 'unset')} -> {current.get(name, 'unset')}"
+        for name in sorted({*recorded, *current})
+        if name.startswith(FIXED) and recorded.get(name) != current.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{where} was made with other settings: {'; '.join(changed)}. Restore them or use a new --workdir."
+        )

@@ -1,0 +1,39 @@
+"""Anchors: numbers worked out by hand, and a loop over cells."""
+
+import numpy as np
+import pytest
+
+from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors
+
+
+def test_cell_anchors_golden():
+    # Area 32 x 32; ratio is height / width, so 0.5 is the wide one: 45.25 x 22.63.
+    wide, square, high = make_cell_anchors(32.0, (0.5, 1.0, 2.0))
+    np.testing.assert_allclose(wide, [-22.627417, -11.313708, 22.627417, 11.313708], rtol=1e-6)
+    np.testing.assert_allclose(square, [-16, -16, 16, 16])
+    np.testing.assert_allclose(high, [-11.313708, -22.627417, 11.313708, 22.627417], rtol=1e-6)
+
+
+def test_level_anchors_golden():
+    # Two rows and three columns of cells 8 px apart: row, column, ratio.
+    anchors = make_level_anchors((2, 3), 8, 16.0, (1.0, 4.0))
+    assert anchors.shape == (12, 4) and anchors.dtype == np.float32
+    np.testing.assert_array_equal(anchors[0], [-8, -8, 8, 8])  # cell (0, 0), centred on the corner
+    np.testing.assert_array_equal(anchors[1], [-4, -16, 4, 16])
+    np.testing.assert_array_equal(anchors[2], [0, -8, 16, 8])  # the next column
+    np.testing.assert_array_equal(anchors[6], [-8, 0, 8, 16])  # the next row
+    np.testing.assert_array_equal(anchors[-1], [16 - 4, 8 - 16, 16 + 4, 8 + 16])  # the last cell
+
+
+@pytest.mark.parametrize("feature_hw", [(1, 1), (3, 5), (0, 4)])
+def test_level_anchors_equal_loop(feature_hw):
+    ratios, size, stride = (0.5, 1.0, 2.0), 64.0, 16
+    expected = []
+    for row in range(feature_hw[0]):
+        for column in range(feature_hw[1]):
+            for ratio in ratios:
+                width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
+                x, y = column * stride, row * stride
+                expected.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+    anchors = make_level_anchors(feature_hw, stride, size, ratios)
+    np.testing.assert_allclose(anchors, np.array(expected).reshape(-1, 4), rtol=1e-6, atol=1e-4)

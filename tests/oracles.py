@@ -1,0 +1,141 @@
+"""The operations of the detector once more, in NumPy and float64, written from their definitions as slow loops."""
+
+import numpy as np
+
+
+def box_iou(box: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes x0, y0, x1, y1; 0 when both are empty."""
+    x0, y0, x1, y1 = (float(v) for v in box)
+    u0, v0, u1, v1 = (float(v) for v in other)
+    width, height = min(x1, u1) - max(x0, u0), min(y1, v1) - max(y0, v0)
+    intersection = width * height if width > 0 and height > 0 else 0.0
+    union = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - intersection
+    return intersection / union if union > 0 else 0.0
+
+
+def iou_matrix(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[n, m]"""
+    return np.array([[box_iou(a, b) for b in others] for a in boxes]).reshape(len(boxes), len(others))
+
+
+def encode_box(box: np.ndarray, anchor: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
+    """R-CNN, appendix C, equations 6 to 9, times `weights`."""
+    x0, y0, x1, y1 = (float(v) for v in box)
+    u0, v0, u1, v1 = (float(v) for v in anchor)
+    width, height = u1 - u0, v1 - v0
+    dx = ((x0 + x1) / 2 - (u0 + u1) / 2) / width
+    dy = ((y0 + y1) / 2 - (v0 + v1) / 2) / height
+    return np.array([dx, dy, np.log((x1 - x0) / width), np.log((y1 - y0) / height)]) * weights
+
+
+def decode_box(delta: np.ndarray, anchor: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
+    """R-CNN, appendix C, equations 1 to 4, with the scales limited to 1000 / 16."""
+    dx, dy, dw, dh = np.asarray(delta, np.float64) / weights
+    u0, v0, u1, v1 = (float(v) for v in anchor)
+    center_x, center_y = (u0 + u1) / 2 + dx * (u1 - u0), (v0 + v1) / 2 + dy * (v1 - v0)
+    width, height = (u1 - u0) * min(np.exp(dw), 1000 / 16), (v1 - v0) * min(np.exp(dh), 1000 / 16)
+    return np.array([center_x - width / 2, center_y - height / 2, center_x + width / 2, center_y + height / 2])
+
+
+def clip_box(box: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """The part of the box inside the picture."""
+    height, width = image_hw
+    return np.clip(box, 0, [width, height, width, height])
+
+
+def match(iou: np.ndarray, foreground: float, background: float, low_quality: bool) -> tuple[list[int], list[int]]:
+    """State (0 ignore, 1 background, 2 foreground) and best object of each row of an IoU matrix [n, g]."""
+    states, objects = [], []
+    for row in iou:
+        best = int(np.argmax(row)) if row.size else 0
+        value = row[best] if row.size else 0.0
+        states.append(2 if row.size and value >= foreground else 1 if value < background else 0)
+        objects.append(best)
+    if low_quality:
+        for column in iou.T:
+            if column.max(initial=0.0) > 0:
+                for index in np.flatnonzero(column == column.max()):
+                    states[index] = 2
+    return states, objects
+
+
+def greedy_nms(
+    boxes: np.ndarray, scores: np.ndarray, valid: np.ndarray, groups: np.ndarray, threshold: float, max_kept: int
+) -> list[int]:
+    """Indices of the kept boxes, best first; of equal scores the lower index goes first."""
+    kept: list[int] = []
+    for index in sorted(np.flatnonzero(valid), key=lambda i: (-scores[i], i)):
+        if len(kept) == max_kept:
+            break
+        if all(groups[i] != groups[index] or box_iou(boxes[i], boxes[index]) <= threshold for i in kept):
+            kept.append(int(index))
+    return kept
+
+
+def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
+    """The value of [H, W, C] at a point in cells: 0 more than one cell outside, else as on the border."""
+    height, width, _ = feature.shape
+    if y < -1 or y > height or x < -1 or x > width:
+        return np.zeros(feature.shape[2])
+    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
+    y0, x0 = int(y), int(x)
+    y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
+    wy, wx = y - y0, x - x0
+    upper = (1 - wx) * feature[y0, x0] + wx * feature[y0, x1]
+    lower = (1 - wx) * feature[y1, x0] + wx * feature[y1, x1]
+    return (1 - wy) * upper + wy * lower
+
+
+def roi_align(
+    feature: np.ndarray, roi: np.ndarray, stride: float, size: int, sampling_ratio: int, aligned: bool
+) -> np.ndarray:
+    """[S, S, C] of one RoI on one map [H, W, C]: the mean of the bilinear samples of each bin."""
+    shift = 0.5 if aligned else 0.0
+    x0, y0, x1, y1 = (float(v) / stride - shift for v in roi)
+    width, height = x1 - x0, y1 - y0
+    if not aligned:
+        width, height = max(width, 1.0), max(height, 1.0)
+    rows = sampling_ratio or int(np.ceil(height / size))
+    columns = sampling_ratio or int(np.ceil(width / size))
+    pooled = np.zeros((size, size, feature.shape[2]))
+    for i in range(size):
+        for j in range(size):
+            for a in range(rows):
+                for b in range(columns):
+                    y = y0 + (i + (a + 0.5) / rows) * height / size
+                    x = x0 + (j + (b + 0.5) / columns) * width / size
+                    pooled[i, j] += bilinear(feature, y, x) / (rows * columns)
+    return pooled
+
+
+def pyramid_level(roi: np.ndarray, num_levels: int = 4) -> int:
+    """FPN, equation 1, counted from the finest level, P2."""
+    x0, y0, x1, y1 = (float(v) for v in roi)
+    side = np.sqrt(max((x1 - x0) * (y1 - y0), 0.0))
+    if side == 0:
+        return 0
+    return int(np.clip(np.floor(4 + np.log2(side / 224)) - 2, 0, num_levels - 1))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    powers = np.exp(np.asarray(x, np.float64) - np.max(x, axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def binary_cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Elementwise -t log p - (1 - t) log(1 - p), p the sigmoid."""
+    logits, targets = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    return np.logaddexp(0, -logits) * targets + np.logaddexp(0, logits) * (1 - targets)
+
+
+def smooth_l1(difference: np.ndarray, beta: float) -> np.ndarray:
+    """Fast R-CNN, equation 3, with the turn at beta; L1 for beta 0."""
+    values = np.abs(np.asarray(difference, np.float64))
+    if beta == 0:
+        return values
+    return np.array([d * d / 2 / beta if d < beta else d - beta / 2 for d in values.ravel()]).reshape(values.shape)

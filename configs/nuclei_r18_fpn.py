@@ -11,7 +11,7 @@ Time on two CPU cores: not measured yet. Box and mask AP with 500 detections a p
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
 
-CANVASES = ((384, 512),)
+CANVASES = ((384, 384), (384, 512))
 
 config = Config(
     model=ModelConfig(
@@ -29,20 +29,20 @@ config = Config(
     ),
     targets=TargetsConfig(pre_nms_top_n=1000, post_nms_top_n=500, roi_samples=128),
     test=TestConfig(
-        short_side=512,
+        short_side=384,
         max_side=512,
         canvases=CANVASES,
         post_nms_top_n=1000,
         max_detections=500,
         max_candidates=1000,
     ),
-    data=DataConfig(canvases=CANVASES, short_sides=(320, 384, 448), max_side=512, max_objects=400, mask_size=56),
+    data=DataConfig(canvases=CANVASES, short_sides=(288, 336, 384), max_side=512, max_objects=400, mask_size=56),
     train=TrainConfig(
-        num_steps=2400,
+        num_steps=2200,
         batch_size=4,
         learning_rate=0.02,
         warmup_steps=100,
-        decay_steps=(1700, 2200),
+        decay_steps=(1600, 2000),
         eval_every=0,
         checkpoint_every=200,
     ),

@@ -47,7 +47,7 @@ class ModelConfig:
     num_classes: int = 80
     """Object classes without background; 0 takes the number from the training data."""
     norm: Literal["frozen_bn", "group_norm", "sync_bn"] = "frozen_bn"
-    """Normalisation of the body: frozen_bn to fine-tune, group_norm from scratch, sync_bn from scratch in large batches."""
+    """Of the body: frozen_bn to fine-tune, group_norm to train from scratch, sync_bn likewise in large batches."""
     head_norm: Literal["none", "group_norm"] = "none"
     """Normalisation of the FPN and the mask head."""
     norm_eps: float = 1e-5
@@ -139,7 +139,9 @@ class TargetsConfig:
         for name in ("rpn_foreground_fraction", "roi_foreground_fraction"):
             value = getattr(self, name)
             _require(0.0 < value <= 1.0, f"targets.{name}: expected a value in (0, 1], got {value}.")
-        _require(self.rpn_background_iou <= self.rpn_foreground_iou, "targets.rpn_background_iou is above foreground_iou.")
+        _require(
+            self.rpn_background_iou <= self.rpn_foreground_iou, "targets.rpn_background_iou is above foreground_iou."
+        )
 
     @property
     def num_foreground_rois(self) -> int:

@@ -6,12 +6,12 @@ N RoIs, A anchors, S sampled anchors, D detections, m predicted mask side.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
-import jax
-import numpy as np
 
-Array = jax.Array | np.ndarray
+Array = Any
+"""A jax.Array, a tracer or, on the host side of the pipeline, a NumPy array."""
 
 
 @flax.struct.dataclass

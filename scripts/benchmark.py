@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -195,7 +196,7 @@ def describe(
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit
     return {
         "task": task,
-        "preset": preset,
+        "preset": Path(preset).stem,
         "backbone": config.model.backbone,
         "dtype": config.model.dtype,
         "canvas": f"{canvas[0]}x{canvas[1]}",

@@ -139,3 +139,28 @@ def smooth_l1(difference: np.ndarray, beta: float) -> np.ndarray:
     if beta == 0:
         return values
     return np.array([d * d / 2 / beta if d < beta else d - beta / 2 for d in values.ravel()]).reshape(values.shape)
+
+
+def conv2d(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    """[H, W, C] with a [k, k, C, D] kernel, padded with (k - 1) // 2 zeros on each side."""
+    size, padding = kernel.shape[0], (kernel.shape[0] - 1) // 2
+    padded = np.pad(np.asarray(x, np.float64), ((padding, padding), (padding, padding), (0, 0)))
+    height, width = (padded.shape[0] - size) // stride + 1, (padded.shape[1] - size) // stride + 1
+    out = np.zeros((height, width, kernel.shape[3]))
+    for i in range(height):
+        for j in range(width):
+            window = padded[i * stride : i * stride + size, j * stride : j * stride + size]
+            out[i, j] = np.tensordot(window, kernel.astype(np.float64), axes=3)
+    return out
+
+
+def transposed_conv2d(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """[H, W, C] with a [2, 2, C, D] kernel and stride 2: each cell spreads into its own 2 x 2 cells."""
+    height, width, _ = x.shape
+    out = np.zeros((2 * height, 2 * width, kernel.shape[3]))
+    for i in range(height):
+        for j in range(width):
+            for a in range(2):
+                for b in range(2):
+                    out[2 * i + a, 2 * j + b] += x[i, j].astype(np.float64) @ kernel[a, b].astype(np.float64)
+    return out

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mrcnn_jax.config import Canvas, ModelConfig, extent_in_cells
+from mrcnn_jax.config import ModelConfig, extent_in_cells
 from mrcnn_jax.ops.anchors import make_level_anchors
 
 
@@ -16,7 +16,7 @@ class LevelAnchors(NamedTuple):
     valid: Bool[Array, "a"]
 
 
-def make_anchors(canvas: Canvas, image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
+def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
     """Returns the anchors of P2..P6 for one picture of size `image_hw` [2]; those in its own extent are valid."""
     levels = []
     for stride, size in zip(config.pyramid_strides, config.anchor_sizes, strict=True):

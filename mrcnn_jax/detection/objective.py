@@ -172,6 +172,3 @@ def sum_over_images(
     foreground_rois = jnp.sum(jnp.where(valid[:, None], roi_targets.labels > 0, False), axis=1).astype(jnp.float32)
     sums |= {"loss/total": total, "foreground_rois": jnp.sum(foreground_rois)}
     return Objective(total, sums, jnp.sum(valid).astype(jnp.float32), model_state)
-
-
-__all__ = ["ModelConfig", "Objective", "compute_objective"]

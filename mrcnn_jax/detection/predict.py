@@ -2,6 +2,7 @@
 (paper section 3.1, "Inference"). Shapes: B images, P proposals, K candidates, D detections, C classes.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -49,7 +50,7 @@ def propose_batch(
         return propose(
             logits,
             deltas,
-            make_anchors((canvas[0], canvas[1]), image_hw, model.config),
+            make_anchors(canvas, image_hw, model.config),
             image_hw,
             pre_nms_top_n=config.pre_nms_top_n,
             post_nms_top_n=config.post_nms_top_n,
@@ -112,9 +113,9 @@ def select_detections(
         max_kept=config.max_detections,
     )
     return Detections(
-        boxes=jnp.where(kept.valid[:, None], boxes[kept.index], 0.0),
-        scores=jnp.where(kept.valid, top_scores[kept.index], 0.0),
-        labels=jnp.where(kept.valid, label[kept.index], 0),
+        boxes=jnp.where(kept.valid[:, None], boxes[kept.indices], 0.0),
+        scores=jnp.where(kept.valid, top_scores[kept.indices], 0.0),
+        labels=jnp.where(kept.valid, label[kept.indices], 0),
         masks=jnp.zeros((config.max_detections, 0, 0), jnp.float32),
         valid=kept.valid,
     )
@@ -128,4 +129,5 @@ def add_masks(
     features = pool_rois(pyramid, detections.boxes, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, detections.labels.reshape(-1), method=model.predict_masks)
     masks = jax.nn.sigmoid(logits).reshape(*detections.valid.shape, config.mask_size, config.mask_size)
-    return detections.replace(masks=jnp.where(detections.valid[..., None, None], masks, 0.0))
+    masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
+    return dataclasses.replace(detections, masks=masks)

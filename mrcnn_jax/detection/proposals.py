@@ -49,8 +49,8 @@ def propose(
         max_kept=post_nms_top_n,
     )
     proposals = Proposals(
-        boxes=jnp.where(kept.valid[:, None], all_boxes[kept.index], 0.0),
-        scores=jnp.where(kept.valid, all_scores[kept.index], 0.0),
+        boxes=jnp.where(kept.valid[:, None], all_boxes[kept.indices], 0.0),
+        scores=jnp.where(kept.valid, all_scores[kept.indices], 0.0),
         valid=kept.valid,
     )
     return jax.lax.stop_gradient(proposals)

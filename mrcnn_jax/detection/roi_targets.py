@@ -38,8 +38,8 @@ def sample_rois(
     sample = sample_balanced(
         matches.states, num_samples=config.roi_samples, max_foreground=config.num_foreground_rois, key=key
     )
-    rois = jnp.where(sample.valid[:, None], candidates[sample.index], 0.0)
-    matched_gt = jnp.where(sample.is_foreground, matches.matched_gt[sample.index], 0)
+    rois = jnp.where(sample.valid[:, None], candidates[sample.indices], 0.0)
+    matched_gt = jnp.where(sample.is_foreground, matches.matched_gt[sample.indices], 0)
     foreground = sample.is_foreground
     matched_boxes = jnp.where(foreground[:, None], ground_truth.boxes[matched_gt], 0.0)
     deltas = encode_boxes(matched_boxes, rois, delta_weights)

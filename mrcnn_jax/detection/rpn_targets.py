@@ -29,9 +29,11 @@ def sample_anchors(
     )
     max_foreground = int(config.rpn_samples * config.rpn_foreground_fraction)
     sample = sample_balanced(matches.states, num_samples=config.rpn_samples, max_foreground=max_foreground, key=key)
-    matched_boxes = ground_truth.boxes[matches.matched_gt[sample.index]]  # [S, 4]
+    matched_boxes = ground_truth.boxes[matches.matched_gt[sample.indices]]  # [S, 4]
     deltas = encode_boxes(
-        jnp.where(sample.is_foreground[:, None], matched_boxes, 0.0), boxes[sample.index], RPN_DELTA_WEIGHTS
+        jnp.where(sample.is_foreground[:, None], matched_boxes, 0.0), boxes[sample.indices], RPN_DELTA_WEIGHTS
     )
     deltas = jnp.where(sample.is_foreground[:, None], deltas, 0.0)
-    return RpnTargets(anchor_index=sample.index, is_foreground=sample.is_foreground, deltas=deltas, valid=sample.valid)
+    return RpnTargets(
+        anchor_index=sample.indices, is_foreground=sample.is_foreground, deltas=deltas, valid=sample.valid
+    )

@@ -32,7 +32,7 @@ class HeadConv(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Lateral 1x1 convolutions, nearest-neighbour top-down sums, 3x3 output convolutions; P6 is every other cell of P5."""
+    """Lateral 1x1 convolutions, nearest-neighbour top-down sums, 3x3 output convolutions; P6 halves P5."""
 
     config: ModelConfig
 

@@ -1,7 +1,7 @@
 """Building blocks: convolutions, normalisation, and the mask that keeps padding out of features.
 
-Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the picture's own extent,
-rounded up to the stride of the coarsest body stage: outside of it every map is zero, as if the canvas were that small.
+Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the picture's
+own size rounded up to a multiple of 32 pixels: outside of it every map is zero, as if the canvas were that small.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def make_extent(image_hw: Array, feature_hw: tuple[int, int], stride: int) -> Array:
+def make_extent(image_hw: Array, feature_hw: tuple[int, ...], stride: int) -> Array:
     """Returns the [B, H, W, 1] extent at one stride of pictures of size `image_hw` [B, 2] in pixels."""
     cells = extent_in_cells(image_hw, stride)  # [B, 2]
     rows = jnp.arange(feature_hw[0])[None, :] < cells[:, :1]

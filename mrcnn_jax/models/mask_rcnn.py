@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrcnn_jax.config import Canvas, ModelConfig
+from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fpn import FeaturePyramid
 from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead
 from mrcnn_jax.models.layers import Array, per_channel
@@ -68,7 +68,7 @@ class MaskRCNN(nn.Module):
         return pyramid
 
 
-def _inside_picture(canvas: Canvas, image_hw: Array) -> Array:
+def _inside_picture(canvas: tuple[int, ...], image_hw: Array) -> Array:
     """Returns [B, H, W, 1] bool."""
     rows = jnp.arange(canvas[0])[None, :] < image_hw[:, :1]
     columns = jnp.arange(canvas[1])[None, :] < image_hw[:, 1:]

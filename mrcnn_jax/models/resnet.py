@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: Array, image_hw: Array, train: bool) -> tuple[Array, Array, Array, Array]:
+    def __call__(self, images: Array, image_hw: Array, train: bool) -> tuple[Array, ...]:
         """`images` [B, H, W, 3] in the compute dtype, zeros outside `image_hw` [B, 2]."""
         config = self.config
         canvas_h, canvas_w = images.shape[1:3]

@@ -18,7 +18,7 @@ def masked_mean(values: Float[Array, "*n"], valid: Bool[Array, "*n"], count: Arr
 def sigmoid_cross_entropy(logits: Float[Array, "*n"], targets: Array) -> Float[Array, "*n"]:
     """Returns the elementwise binary cross-entropy; `targets` broadcast, 0 to 1."""
     logits = logits.astype(jnp.float32)
-    return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jax.nn.softplus(logits) - logits * targets  # softplus: the slope is right at exactly 0, too
 
 
 def smooth_l1(difference: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:

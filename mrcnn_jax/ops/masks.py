@@ -11,8 +11,8 @@ from mrcnn_jax.ops.boxes import box_sides, split_boxes
 from mrcnn_jax.ops.roi_align import interpolation_matrix
 
 HALF_COVERED = 0.5 - 1e-3
-"""Just below one half: a RoI that is the object's own box meets bitmap cells in whole numbers, so exact halves are common,
-and rounding must not decide them."""
+"""Just below one half: a RoI that is the object's own box meets bitmap cells in whole numbers, so exact halves are
+common, and rounding must not decide them."""
 
 SAMPLES_PER_CELL = 4
 """Samples per target cell and axis: with M = 4 m a target cell of a tight RoI covers four bitmap cells."""

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops.boxes import compute_iou
 
-
 GT_BLOCK = 32
 """Ground-truth slots compared at a time: bounds the IoU matrix, and blocks behind the last object cost nothing."""
 
@@ -60,7 +59,7 @@ def match_boxes(
 def _scan_ground_truth(
     boxes: Float[Array, "n 4"], boxes_valid: Bool[Array, "n"], gt_boxes: Float[Array, "g 4"], gt_valid: Bool[Array, "g"]
 ) -> tuple[Array, Array, Array]:
-    """Returns the best IoU of each box (-1 if none), its slot, and whether the box ties for the best IoU of some slot."""
+    """Returns each box's best IoU (-1 if none), its slot, and whether the box ties for the best IoU of some slot."""
     num_boxes, num_slots = boxes.shape[0], gt_boxes.shape[0]
     num_blocks = max(-(-num_slots // GT_BLOCK), 1)
     padding = num_blocks * GT_BLOCK - num_slots

@@ -17,7 +17,7 @@ from mrcnn_jax.ops.boxes import compute_iou
 class Kept(NamedTuple):
     """Indices of the kept boxes by descending score, ties by lowest index; invalid slots point to box 0."""
 
-    index: Int[Array, "k"]
+    indices: Int[Array, "k"]
     valid: Bool[Array, "k"]
 
 

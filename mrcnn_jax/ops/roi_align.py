@@ -61,6 +61,7 @@ def align_rois(
             aligned=aligned,
         )
     flat = jnp.concatenate([feature.reshape(-1, feature.shape[-1]) for feature in features])  # [sum HW, C]
+    flat = flat.astype(jnp.float32)  # gradients of many RoIs add up in one cell: bfloat16 stops counting at 256
     starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
     hw = jnp.asarray(shapes, jnp.int32)[levels]  # [n, 2]
     first = jnp.asarray(np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]), jnp.int32)[levels]  # [n]
@@ -73,7 +74,7 @@ def align_rois(
         return jax.vmap(lambda *row: gather(flat, *row))(*per_roi)
 
     pooled = jax.lax.platform_dependent(flat, starts, sides, hw, first, cpu=in_chunks, default=at_once)
-    return pooled.astype(flat.dtype)
+    return pooled.astype(features[0].dtype)
 
 
 def _is_dense_cheaper(shapes: np.ndarray, output_size: int, sampling_ratio: int) -> bool:
@@ -104,7 +105,7 @@ class _Gather:
         total = jnp.float32(0.0)
         for y, weight_y in ((low_y, weight_low_y), (high_y, weight_high_y)):
             for x, weight_x in ((low_x, weight_low_x), (high_x, weight_high_x)):
-                cells = flat[first + y[:, None] * hw[1] + x[None, :]].astype(jnp.float32)  # [S * r, S * r, C]
+                cells = flat[first + y[:, None] * hw[1] + x[None, :]]  # [S * r, S * r, C]
                 total = total + cells * (weight_y[:, None] * weight_x[None, :])[:, :, None]
         size, ratio = self.output_size, self.sampling_ratio
         return total.reshape(size, ratio, size, ratio, -1).mean(axis=(1, 3))  # [S, S, C]
@@ -133,7 +134,7 @@ def align_rois_dense(
     """Returns the same as `align_rois`, by two matrix products per level with the whole map.
 
     Bilinear weights are separable in y and x, so any number of samples folds into one [S, H] and one [S, W] matrix:
-    adaptive sampling is exact at a static shape.
+    adaptive sampling is exact at a static shape, for RoIs that are not longer than the map.
     """
     rois = jax.lax.stop_gradient(rois)
 

@@ -12,7 +12,7 @@ from mrcnn_jax.ops.matching import Match
 class Sample(NamedTuple):
     """Chosen candidates, foreground first; slots that could not be filled are invalid and point to candidate 0."""
 
-    index: Int[Array, "s"]
+    indices: Int[Array, "s"]
     is_foreground: Bool[Array, "s"]
     valid: Bool[Array, "s"]
 

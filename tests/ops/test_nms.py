@@ -27,7 +27,7 @@ def random_sets(seed: int, num_sets: int, num_boxes: int):
 
 def check_against_loop(kept, case, threshold: float, max_kept: int) -> int:
     boxes, scores, valid, groups = case
-    index, is_kept = np.asarray(kept.index), np.asarray(kept.valid)
+    index, is_kept = np.asarray(kept.indices), np.asarray(kept.valid)
     assert index.shape == is_kept.shape == (max_kept,)
     expected = oracles.greedy_nms(boxes, scores, valid, groups, threshold, max_kept)
     np.testing.assert_array_equal(is_kept, np.arange(max_kept) < len(expected))
@@ -65,7 +65,7 @@ def suppress(boxes, scores, valid=None, groups=None, *, threshold: float = 0.5, 
 
 
 def kept_indices(kept) -> list[int]:
-    return np.asarray(kept.index)[np.asarray(kept.valid)].tolist()
+    return np.asarray(kept.indices)[np.asarray(kept.valid)].tolist()
 
 
 def test_golden_chain():
@@ -121,12 +121,12 @@ def test_invalid_rows_change_nothing(garbage):
 def test_sizes_one_and_none_valid():
     assert kept_indices(suppress([[0, 0, 4, 4]], [0.1])) == [0]
     nothing = suppress([[0, 0, 4, 4], [9, 9, 12, 12]], [0.1, 0.9], [False, False])
-    assert kept_indices(nothing) == [] and np.asarray(nothing.index).tolist() == [0] * 8
+    assert kept_indices(nothing) == [] and np.asarray(nothing.indices).tolist() == [0] * 8
 
 
 def test_jit_equals_eager():
     case = [jnp.asarray(column[0]) for column in random_sets(9, 1, 60)]
     function = partial(suppress_overlaps, iou_threshold=0.5, max_kept=20, tile_size=16)
     eager, jitted = function(*case), jitted_suppress(*case, **function.keywords)
-    np.testing.assert_array_equal(eager.index, jitted.index)
+    np.testing.assert_array_equal(eager.indices, jitted.indices)
     np.testing.assert_array_equal(eager.valid, jitted.valid)

@@ -33,7 +33,7 @@ def test_quotas(available, expected):
     states = make_states(*available)
     sample = sample_balanced(states, num_samples=32, max_foreground=8, key=jax.random.key(1))
     num_foreground, num_background = expected
-    valid, index = np.asarray(sample.valid), np.asarray(sample.index)
+    valid, index = np.asarray(sample.valid), np.asarray(sample.indices)
     assert valid.shape == (32,) and index.dtype == np.int32
     np.testing.assert_array_equal(valid, np.arange(32) < num_foreground + num_background)
     np.testing.assert_array_equal(sample.is_foreground, np.arange(32) < num_foreground)
@@ -47,7 +47,7 @@ def test_quotas(available, expected):
 def test_all_eligible_are_taken_when_they_fit():
     states = make_states(5, 7, 100)
     sample = sample_balanced(states, num_samples=12, max_foreground=6, key=jax.random.key(0))
-    np.testing.assert_array_equal(np.sort(sample.index), np.flatnonzero(np.asarray(states) != Match.IGNORE))
+    np.testing.assert_array_equal(np.sort(sample.indices), np.flatnonzero(np.asarray(states) != Match.IGNORE))
 
 
 def test_every_candidate_is_equally_likely():
@@ -55,7 +55,7 @@ def test_every_candidate_is_equally_likely():
     draw = partial(sample_balanced, num_samples=15, max_foreground=5)
     keys = jax.random.split(jax.random.key(3), num_keys)
     samples = jax.jit(jax.vmap(lambda key: draw(states, key=key)))(keys)
-    counts = np.bincount(np.asarray(samples.index).ravel(), minlength=70)
+    counts = np.bincount(np.asarray(samples.indices).ravel(), minlength=70)
     for state, share in ((Match.FOREGROUND, 5 / 20), (Match.BACKGROUND, 10 / 40), (Match.IGNORE, 0.0)):
         deviation = np.abs(counts[np.asarray(states) == state] - num_keys * share)
         assert deviation.max() <= 5 * np.sqrt(num_keys * share * (1 - share))  # five sigma
@@ -64,7 +64,7 @@ def test_every_candidate_is_equally_likely():
 def test_seeds_differ_and_repeat():
     states = make_states(100, 100, 0)
     first, again, other = (
-        sample_balanced(states, num_samples=20, max_foreground=10, key=jax.random.key(seed)).index for seed in (0, 0, 1)
+        sample_balanced(states, num_samples=20, max_foreground=10, key=jax.random.key(seed)).indices for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert np.count_nonzero(np.asarray(first) != np.asarray(other)) > 10
@@ -74,7 +74,7 @@ def test_foreground_and_background_are_drawn_independently():
     # With one key for both, equal positions would be chosen from both halves.
     states = jnp.asarray([Match.FOREGROUND] * 100 + [Match.BACKGROUND] * 100, jnp.int32)
     sample = sample_balanced(states, num_samples=20, max_foreground=10, key=jax.random.key(0))
-    assert set(np.asarray(sample.index[:10])) != set(np.asarray(sample.index[10:]) - 100)
+    assert set(np.asarray(sample.indices[:10])) != set(np.asarray(sample.indices[10:]) - 100)
 
 
 def test_more_ignored_rows_behind_change_nothing():
@@ -82,7 +82,7 @@ def test_more_ignored_rows_behind_change_nothing():
     draw = partial(sample_balanced, num_samples=32, max_foreground=8)
     expected = draw(states, key=jax.random.key(5))
     padded = draw(jnp.pad(states, (0, 41)), key=jax.random.key(5))
-    np.testing.assert_array_equal(padded.index, expected.index)
+    np.testing.assert_array_equal(padded.indices, expected.indices)
     np.testing.assert_array_equal(padded.valid, expected.valid)
 
 
@@ -93,5 +93,5 @@ def test_vmap_equals_loop_and_jit_equals_eager():
     together = jax.vmap(lambda s, key: draw(s, key=key))(states, keys())
     for index, key in enumerate(keys()):
         alone = jax.jit(draw)(states[index], key=key)
-        np.testing.assert_array_equal(together.index[index], alone.index)
+        np.testing.assert_array_equal(together.indices[index], alone.indices)
         np.testing.assert_array_equal(together.valid[index], alone.valid)

@@ -1,0 +1,73 @@
+"""The benchmark: its synthetic pictures are what the data pipeline would give, and it prints valid JSON."""
+
+import json
+import sys
+
+import _cli
+import benchmark
+import numpy as np
+import pytest
+
+from mrcnn_jax.errors import ConfigError
+
+PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
+TINY = ["--canvas", "64x96", "--model.body-width", "8", "--model.fpn-channels", "8", "--model.mask-head-dim", "8"]
+
+
+def test_random_batch_is_a_valid_batch() -> None:
+    config = _cli.load_preset(_cli.ROOT / "configs" / "mask_rcnn_r50_fpn_1x.py")
+    batch = benchmark.random_batch(config, (64, 96), 3)
+    truth = batch.ground_truth
+    assert batch.images.shape == (3, 64, 96, 3) and batch.images.dtype == np.uint8
+    assert batch.image_hw.tolist() == [[64, 96]] * 3 and batch.valid.all()
+    assert truth.boxes.shape == (3, 100, 4) and truth.boxes.dtype == np.float32
+    assert truth.masks.shape == (3, 100, 112, 112) and truth.masks.dtype == np.uint8
+    assert (truth.valid.sum(1) == benchmark.NUM_OBJECTS).all()
+    valid = truth.valid
+    x0, y0, x1, y1 = truth.boxes[valid].T
+    assert ((x0 >= 0) & (x1 - x0 > 1) & (x1 <= 96) & (y0 >= 0) & (y1 - y0 > 1) & (y1 <= 64)).all()
+    assert ((truth.labels[valid] >= 1) & (truth.labels[valid] <= 80)).all()
+    assert (truth.masks[valid].mean((1, 2)) > 0.7).all()
+    assert not (truth.boxes[~valid].any() or truth.labels[~valid].any() or truth.masks[~valid].any())
+
+
+def test_inference_is_timed_with_all_slots_filled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--batch-size", "2", "--iterations", "2", "--test.max-detections", "10", *TINY]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "infer", PRESET, *options])
+    benchmark.main()
+    report = json.loads(capsys.readouterr().out)
+    assert (report["task"], report["canvas"], report["batch_size"]) == ("infer", "64x96", 2)
+    assert 0 < report["min_ms"] <= report["median_ms"] and report["iterations"] == 2
+    assert report["images_per_second"] == pytest.approx(2000 / report["median_ms"], rel=1e-2)
+    assert report["compile_seconds"] > 0 and report["peak_rss_mib"] > 100
+    assert report["detections_per_image"] == 10
+    assert report["device"]["platform"] == "cpu" and report["versions"]["jax"]
+
+
+@pytest.mark.slow
+def test_training_is_timed_on_all_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--batch-size", "8", "--iterations", "2", *TINY]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "train", PRESET, *options])
+    benchmark.main()
+    report = json.loads(capsys.readouterr().out)
+    assert report["task"] == "train" and report["device"]["count"] == 8
+    assert np.isfinite(report["loss"]) and 0 < report["min_ms"] <= report["median_ms"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fly"], "infer|train"),
+        (["infer", PRESET, "--canvas", "64x65"], "multiples of 32"),
+        (["infer", PRESET, "--canvas", "64"], "HEIGHTxWIDTH"),
+        (["infer", PRESET, "--iterations", "0"], "expected 1 or more"),
+        (["infer", PRESET, "more"], "infer|train"),
+    ],
+)
+def test_bad_options_are_refused(argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *argv])
+    with pytest.raises(ConfigError) as caught:
+        benchmark.main()
+    assert message in str(caught.value)

@@ -39,7 +39,11 @@ ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "evaluation", "weights", "repor
 CORE = ("ops", "models", "detection", "structures", "config", "errors", "leaves", "training.step")
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
 MAY_JIT = (
-    f"{PACKAGE}.models.mask_rcnn",  # init_variables alone: eager initialisation would run the whole network"training.loop", "evaluation.evaluate", "inference")
+    "training.loop",
+    "evaluation.evaluate",
+    "inference",
+    "models.mask_rcnn",  # init_variables alone: eager initialisation would run the whole network
+)
 UNSAFE_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "marshal.load"}
 
 

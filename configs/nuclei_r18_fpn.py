@@ -38,12 +38,12 @@ config = Config(
     ),
     data=DataConfig(canvases=CANVASES, short_sides=(288, 336, 384), max_side=512, max_objects=400, mask_size=56),
     train=TrainConfig(
-        num_steps=2200,
+        num_steps=1300,
         batch_size=4,
         learning_rate=0.02,
         warmup_steps=100,
-        decay_steps=(1600, 2000),
-        eval_every=0,
+        decay_steps=(900, 1150),
+        eval_every=650,
         checkpoint_every=200,
     ),
 )

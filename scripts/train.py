@@ -2,6 +2,7 @@
 
 import _cli  # isort: skip
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Arguments:
 def main() -> None:
     """Reads preset and overrides and trains."""
     config, options = _cli.split_preset()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs the tracebacks of what it raises
     arguments = _cli.parse(Arguments(config), __doc__ or "", options, usage="configs/NAME.py")
     train(arguments.config, arguments.workdir)
 

@@ -162,5 +162,5 @@ def transposed_conv2d(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         for j in range(width):
             for a in range(2):
                 for b in range(2):
-                    out[2 * i + a, 2 * j + b] += x[i, j].astype(np.float64) @ kernel[a, b].astype(np.float64)
+                    out[2 * i + a, 2 * j + b] += np.asarray(x[i, j], np.float64) @ kernel[a, b].astype(np.float64)
     return out

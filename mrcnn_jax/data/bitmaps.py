@@ -75,10 +75,19 @@ def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, 
     return _crop(_rasterise(polygons, image_hw), image_hw, box, mask_size)
 
 
+def decode_mask(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
+    """Mask uint8 0 or 1 [H, W] of a validated segmentation in its picture."""
+    height, width = image_hw
+    return decode_columns(_picture_counts(segmentation, image_hw), height, 0, width)
+
+
 def mask_area(segmentation: Segmentation, image_hw: ImageHW) -> int:
     """Pixels of a validated segmentation."""
+    return int(_picture_counts(segmentation, image_hw)[1::2].sum())
+
+
+def _picture_counts(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
+    """Run lengths int64 [R] of a validated segmentation in its picture."""
     if isinstance(segmentation, dict):
-        counts = _read_counts(segmentation)
-    else:
-        counts = _rasterise([np.asarray(polygon, np.float64) for polygon in segmentation], image_hw)
-    return int(counts[1::2].sum())
+        return _read_counts(segmentation)
+    return _rasterise([np.asarray(polygon, np.float64) for polygon in segmentation], image_hw)

@@ -93,6 +93,7 @@ class ResNet(nn.Module):
         stem = ConvNorm(config, config.body_width, 7, 2, train, self.axis_name, name="stem")
         x = zero_outside(nn.relu(stem(images, extent_at(2))), extent_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = zero_outside(x, extent_at(4))  # the window reaches one cell outside
         x = self._freeze(x, stage=1)
         maps = []
         for stage, num_blocks in enumerate(STAGE_BLOCKS[config.backbone]):
@@ -114,7 +115,7 @@ class ResNet(nn.Module):
         return tuple(maps)
 
     def _freeze(self, x: Array, stage: int) -> Array:
-        return jax.lax.stop_gradient(x) if stage == self.config.freeze_at else x
+        return jax.lax.stop_gradient(x) if stage <= self.config.freeze_at else x
 
 
 def frozen_modules(config: ModelConfig) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ class Checkpoints:
         """Opens or creates the folder; StorageError if that fails."""
         self.directory = directory.absolute()
         self._policy = _LatestAndBest(keep)
+        self._state_bytes = 0
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             lightweight_initialize=True,  # see _LatestAndBest
@@ -106,6 +107,7 @@ class Checkpoints:
             raise NumericalError(
                 f"step {step}: not finite in {bad[0]} and {len(bad) - 1} other leaves; it was not saved."
             )
+        self._state_bytes = sum(leaf.nbytes for leaf in leaves.values())
         description: dict[str, Any] = {
             "step": step,
             "settings": dict(settings),
@@ -201,12 +203,13 @@ class Checkpoints:
         """Turns what Orbax raises on a full or broken disk into StorageError and removes the unfinished step."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError with RESOURCE_EXHAUSTED
+        except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError of Orbax
             self._remove_unfinished_steps()
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            text = str(error).strip() or type(error).__name__
+            reason = "no space left on the device" if "No space left" in text else text.splitlines()[0][:200]
             raise StorageError(
-                f"A checkpoint could not be {action} in {self.directory} ({first_line[:200]}); "
-                f"{_free_space(self.directory)}."
+                f"A checkpoint could not be {action} in {self.directory}: {reason}. It needs up to "
+                f"{self._state_bytes / 2**20:.0f} MiB, {_free_bytes(self.directory) / 2**20:.0f} MiB are free."
             ) from error
 
 
@@ -226,6 +229,6 @@ def _digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _free_space(directory: Path) -> str:
+def _free_bytes(directory: Path) -> int:
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    return f"{shutil.disk_usage(existing).free / 2**20:.0f} MiB are free"
+    return shutil.disk_usage(existing).free

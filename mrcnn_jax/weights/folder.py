@@ -82,6 +82,8 @@ def save_weights(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageError(f"Weights could not be written to {path} ({reason[:200]}).") from error
     finally:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -194,7 +194,7 @@ def test_disk_that_fills_up_is_a_storage_error_and_leaves_no_unfinished_step(tmp
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         checkpoints = Checkpoints(tmp_path, keep=2)
-        with pytest.raises(StorageError, match=r"could not be saved .* MiB are free"):
+        with pytest.raises(StorageError, match=r"could not be saved in .* MiB are free"):
             checkpoints.save(2, make_state(2), SETTINGS, None)
             checkpoints.wait()
     finally:

@@ -15,6 +15,11 @@ from mrcnn_jax.training import loop
 from mrcnn_jax.training.sharding import make_mesh
 from mrcnn_jax.weights.folder import load_weights
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # pycocotools with NumPy 2
+]
+
 CANVASES = ((64, 64),)
 CONFIG = Config(
     model=ModelConfig(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 from pathlib import Path
 
@@ -70,6 +71,24 @@ def test_saving_again_replaces_the_folder(tmp_path, variables):
     loaded = named_leaves(load_weights(tmp_path).variables)
     name = "params/box_head/fc1/kernel"
     np.testing.assert_array_equal(loaded[name], named_leaves(changed)[name])
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_failure_while_replacing_keeps_the_old_weights(tmp_path, variables, monkeypatch):
+    folder = tmp_path / "weights"
+    save(folder, variables)
+    rename = os.rename
+
+    def fail_for_new(source: Path, destination: Path) -> None:
+        if Path(source).name == ".weights.new":
+            raise OSError(5, "Input/output error")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", fail_for_new)
+    with pytest.raises(StorageError, match="Input/output error"):
+        save(folder, make_variables(MODEL, seed=1))
+    name = "params/box_head/fc1/kernel"
+    np.testing.assert_array_equal(named_leaves(load_weights(folder).variables)[name], named_leaves(variables)[name])
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 

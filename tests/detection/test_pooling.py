@@ -1,0 +1,34 @@
+"""RoI features of a batch: image by image, each RoI from its own level."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrcnn_jax.detection.pooling import pool_rois
+from tests import oracles, tiny
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_equals_loop(sampling_ratio):
+    rng = np.random.default_rng(0)
+    # P2..P6 of a canvas of 256 x 512; P6 is full of NaN: nothing is pooled from it.
+    pyramid = [rng.uniform(-1, 1, (2, 256 // s, 512 // s, 2)).astype(np.float32) for s in (4, 8, 16, 32, 64)]
+    pyramid[4][:] = np.nan
+    rois = np.array(
+        [
+            [[10, 20, 40, 60], [0, 0, 112, 112], [30, 5, 500, 250]],
+            [[100, 10, 350, 240], [0, 0, 0, 0], [5.5, 7.5, 300.25, 90]],
+        ],
+        np.float32,
+    )
+    config = replace(tiny.MODEL, sampling_ratio=sampling_ratio)
+    pooled = pool_rois(tuple(jnp.asarray(p) for p in pyramid), jnp.asarray(rois), output_size=3, config=config)
+    assert pooled.shape == (6, 3, 3, 2)
+    levels = [oracles.pyramid_level(roi) for roi in rois.reshape(-1, 4)]
+    assert set(levels) == {0, 1, 2}
+    for index, (roi, level) in enumerate(zip(rois.reshape(-1, 4), levels, strict=True)):
+        feature = pyramid[level][index // 3].astype(np.float64)
+        expected = oracles.roi_align(feature, roi, (4, 8, 16)[level], 3, sampling_ratio, aligned=True)
+        np.testing.assert_allclose(pooled[index], expected, atol=1e-5)

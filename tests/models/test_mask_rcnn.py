@@ -1,0 +1,162 @@
+"""The whole network: its parameters, the shapes of its maps, frozen stages, and independence of the canvas."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables
+from mrcnn_jax.models.resnet import frozen_modules
+from tests import tiny
+
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+BLOCKS["resnet152"] = (3, 8, 36, 3)
+
+
+@functools.cache
+def shapes_of(config: ModelConfig) -> dict:
+    return jax.eval_shape(lambda: init_variables(MaskRCNN(config), 0))
+
+
+def expected_parameters(config: ModelConfig) -> int:
+    """Counted from the papers: ResNet, FPN, RPN, box head, mask head."""
+    affine = 0 if config.norm == "frozen_bn" else 2  # a trained norm has a scale and a shift for each channel
+
+    def conv_norm(size: int, cin: int, cout: int) -> int:
+        return size * size * cin * cout + affine * cout
+
+    total, channels = conv_norm(7, 3, config.body_width), config.body_width
+    body = []
+    for stage, blocks in enumerate(BLOCKS[config.backbone]):
+        width = config.body_width * 2**stage
+        for _ in range(blocks):
+            if config.backbone in ("resnet18", "resnet34"):
+                out = width
+                total += conv_norm(3, channels, width) + conv_norm(3, width, width)
+            else:
+                out = 4 * width
+                total += conv_norm(1, channels, width) + conv_norm(3, width, width) + conv_norm(1, width, out)
+            if channels != out:
+                total += conv_norm(1, channels, out)
+            channels = out
+        body.append(channels)
+    fpn, logits, hidden, mask = config.fpn_channels, config.num_classes + 1, config.box_head_dim, config.mask_head_dim
+    per_channel = 2 if config.head_norm == "group_norm" else 1  # scale and shift instead of the bias
+    total += sum(c * fpn + per_channel * fpn + 9 * fpn * fpn + per_channel * fpn for c in body)
+    anchors = len(config.anchor_ratios)
+    total += 9 * fpn * fpn + fpn + (fpn + 1) * 5 * anchors
+    total += (config.box_pool_size**2 * fpn + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * 5 * logits
+    for index in range(config.mask_head_convs):
+        total += 9 * (fpn if index == 0 else mask) * mask + per_channel * mask
+    return total + 4 * mask * mask + mask + (mask + 1) * logits
+
+
+def test_r50_fpn_has_the_published_number_of_parameters():
+    # torchvision's maskrcnn_resnet50_fpn with 91 logits and frozen batch norm.
+    config = ModelConfig(num_classes=90)
+    assert count_parameters(shapes_of(config)) == expected_parameters(config) == 44_401_393
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "resnet18"},
+        {"backbone": "resnet34", "norm": "group_norm", "head_norm": "group_norm", "body_width": 32},
+        {"backbone": "resnet101", "norm": "sync_bn", "mask_head_convs": 2},
+        {"backbone": "resnet152", "num_classes": 1},
+    ],
+)
+def test_every_body_builds(changes):
+    config = ModelConfig(**changes)
+    variables = shapes_of(config)
+    assert count_parameters(variables) == expected_parameters(config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    other = {"frozen_bn": {"frozen"}, "sync_bn": {"batch_stats"}, "group_norm": set()}[config.norm]
+    assert set(variables) == {"params"} | other
+
+
+def test_initial_variables_follow_the_seed():
+    model = tiny.model_with(backbone="resnet18", body_width=4, fpn_channels=4, mask_head_convs=1)
+    first, again, other = (init_variables(model, seed)["params"]["backbone"]["stem"]["conv"]["kernel"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_allclose(first.std(), np.sqrt(2 / (49 * 4)), rtol=0.2)  # He, fan out
+
+
+def extract(model: MaskRCNN):
+    return jax.jit(lambda variables, images, image_hw: model.apply(variables, images, image_hw, method=model.extract_features))
+
+
+def test_maps_have_their_strides():
+    # 96 is one and a half cells of P6: two of them.
+    model = MaskRCNN(tiny.MODEL)
+    images, image_hw = jax.ShapeDtypeStruct((2, 96, 160, 3), jnp.uint8), jax.ShapeDtypeStruct((2, 2), jnp.int32)
+    pyramid = jax.eval_shape(extract(model), shapes_of(tiny.MODEL), images, image_hw)
+    assert [level.shape for level in pyramid] == [
+        (2, 24, 40, 16),
+        (2, 12, 20, 16),
+        (2, 6, 10, 16),
+        (2, 3, 5, 16),
+        (2, 2, 3, 16),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "frozen_bn", "head_norm": "none"},
+        {"norm": "group_norm", "head_norm": "group_norm"},
+        {"norm": "sync_bn", "head_norm": "none"},
+        {"norm": "frozen_bn", "head_norm": "none", "backbone": "resnet50"},
+    ],
+)
+def test_canvas_does_not_matter(changes):
+    # A picture of 50 x 70 alone on its canvas of 64 x 96, and on 128 x 160 with garbage around it, beside another one.
+    config = replace(tiny.MODEL, **changes)
+    model, variables, rng = MaskRCNN(config), tiny.make_variables(config), np.random.default_rng(0)
+    picture = rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    exact = np.zeros((1, 64, 96, 3), np.uint8)
+    exact[0, :50, :70] = picture
+    large = rng.integers(0, 256, (2, 128, 160, 3)).astype(np.uint8)
+    large[1, :50, :70] = picture
+    alone = extract(model)(variables, jnp.asarray(exact), jnp.array([[50, 70]]))
+    beside = extract(model)(variables, jnp.asarray(large), jnp.array([[128, 160], [50, 70]]))
+    tolerance = 3e-5 if config.norm == "group_norm" else 1e-5
+    for level, on_large in zip(alone, beside, strict=True):
+        _, height, width, _ = level.shape
+        # Sums over other shapes are rounded differently, and a norm over the six cells of P5 magnifies that.
+        np.testing.assert_allclose(on_large[1, :height, :width], level[0], atol=tolerance * np.abs(level).max())
+        outside = np.array(on_large[1])
+        outside[:height, :width] = 0
+        assert not outside.any()
+
+
+def test_a_picture_of_size_zero_has_empty_maps():
+    for norm in ("frozen_bn", "group_norm"):
+        config = replace(tiny.MODEL, norm=norm)
+        images = jnp.full((1, 64, 64, 3), 200, jnp.uint8)
+        pyramid = extract(MaskRCNN(config))(tiny.make_variables(config), images, jnp.zeros((1, 2), jnp.int32))
+        assert all(not np.asarray(level).any() for level in pyramid)
+
+
+@pytest.mark.parametrize("freeze_at", [0, 2, 5])
+def test_frozen_stages_get_exactly_no_gradient(freeze_at):
+    config = replace(tiny.MODEL, norm="frozen_bn", head_norm="none", freeze_at=freeze_at)
+    model, variables = MaskRCNN(config), tiny.make_variables(replace(config, freeze_at=0))
+    images, image_hw = tiny.make_batch(1).images, jnp.array([[64, 64]])
+
+    def loss(params):
+        pyramid = model.apply({**variables, "params": params}, images, image_hw, method=model.extract_features)
+        return sum(jnp.sum(level * level) for level in pyramid)
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    frozen = frozen_modules(config)
+    assert len(frozen) == freeze_at
+    for name, module in gradients["backbone"].items():
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(module))
+        assert (largest == 0) == name.startswith(frozen) if frozen else largest > 0, name
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["fpn"]))

@@ -25,7 +25,7 @@ config = Config(
         mask_head_dim=64,
         mask_head_convs=2,
     ),
-    targets=TargetsConfig(rpn_samples=128, pre_nms_top_n=300, post_nms_top_n=150, roi_samples=64),
+    targets=TargetsConfig(rpn_samples=128, pre_nms_top_n=300, post_nms_top_n=150, roi_samples=48),
     test=TestConfig(
         short_side=128,
         max_side=128,
@@ -37,12 +37,12 @@ config = Config(
     ),
     data=DataConfig(canvases=CANVASES, short_sides=(128,), max_side=128, max_objects=12, mask_size=56),
     train=TrainConfig(
-        num_steps=1000,
+        num_steps=1400,
         batch_size=8,
-        learning_rate=0.02,
-        warmup_steps=50,
-        decay_steps=(700, 900),
+        learning_rate=0.03,
+        warmup_steps=100,
+        decay_steps=(1000, 1250),
         eval_every=0,
-        checkpoint_every=250,
+        checkpoint_every=350,
     ),
 )

@@ -151,7 +151,7 @@ class ProgressLine:
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)  # paths stay whole
             return
         with suppress(OSError):  # the reader of our output is gone (`| head`); training goes on
             print(text, file=self._stream, flush=True)

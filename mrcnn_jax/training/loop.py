@@ -123,7 +123,7 @@ class Run:
                 if self.is_evaluation_due(step, evaluated) and not self.stop.received:
                     monitor.flush()
                     with monitor.watch.paused():
-                        evaluated = self.evaluate(state, step) or evaluated
+                        evaluated = self.evaluate(state, step)
                 is_last = step >= config.num_steps or self.stop.received is not None
                 is_due = step % config.checkpoint_every == 0 or (evaluated is not None and evaluated.step == step)
                 if (is_last or is_due) and step != saved_step:
@@ -219,6 +219,7 @@ class Run:
             metrics = {"step": step} | evaluation.metrics
             score = evaluation.metrics["segm"]["AP"]  # None without any ground truth
             write_json(self.workdir / "evaluation.json", metrics)
+            (self.workdir / "evaluation.txt").write_text(evaluation.table + "\n")
             self.draw_pictures(self.val_data, evaluation)
         config = self.config
         save_weights(

@@ -51,7 +51,8 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not readable as .npz: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} is not readable as .npz: {reason}.") from error
 
 
 def _module_name(module: str) -> str | None:

@@ -240,9 +240,10 @@ def test_killed_run_leaves_no_step_twice_in_the_metrics(world, tmp_path):
 def test_not_finite_loss_names_step_term_and_images_and_is_not_saved(world, tmp_path):
     world.nan_at = 9  # the tenth step, at which a checkpoint is due
     with pytest.raises(NumericalError, match=r"Step 10: loss/box is nan on images 900, 901") as error:
-        loop.train(with_train(eval_every=0), tmp_path)
+        loop.train(with_train(eval_every=0, log_every=7), tmp_path)
     assert "loss/total" not in str(error.value)
     assert saved_steps(tmp_path) == [5]
+    assert [line["step"] for line in metrics_of(tmp_path)] == [7, 10]  # written although it is no logged step
     last = metrics_of(tmp_path)[-1]
     assert last["step"] == 10 and last["loss/box"] is None
     assert set(last["not_finite"]) == {"loss/total", "loss/box"}

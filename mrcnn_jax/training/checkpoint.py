@@ -207,9 +207,10 @@ class Checkpoints:
             self._remove_unfinished_steps()
             text = str(error).strip() or type(error).__name__
             reason = "no space left on the device" if "No space left" in text else text.splitlines()[0][:200]
+            needed = f"a checkpoint takes up to {self._state_bytes / 2**20:.0f} MiB, " if self._state_bytes else ""
             raise StorageError(
-                f"A checkpoint could not be {action} in {self.directory}: {reason}. It needs up to "
-                f"{self._state_bytes / 2**20:.0f} MiB, {_free_bytes(self.directory) / 2**20:.0f} MiB are free."
+                f"Checkpoints could not be {action} in {self.directory}: {reason}; "
+                f"{needed}{_free_bytes(self.directory) / 2**20:.0f} MiB are free."
             ) from error
 
 

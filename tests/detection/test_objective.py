@@ -105,10 +105,16 @@ def test_gradient_equals_finite_differences(objective):
         norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(part)))
         step = jax.tree.map(lambda leaf: (leaf * (1e-3 / norm)).astype(np.float32), part)  # noqa: B023
         ends = [
-            sum(losses_by_formula(jax.device_get(run_heads(jax.tree.map(move, params, step), samples[1])), samples).values())
+            sum(
+                losses_by_formula(
+                    jax.device_get(run_heads(jax.tree.map(move, params, step), samples[1])), samples
+                ).values()
+            )
             for move in (np.add, np.subtract)
         ]
-        expected = sum(float((g * s).sum()) for g, s in zip(jax.tree.leaves(gradients), jax.tree.leaves(step), strict=True))
+        expected = sum(
+            float((g * s).sum()) for g, s in zip(jax.tree.leaves(gradients), jax.tree.leaves(step), strict=True)
+        )
         # ReLUs that switch within the step, and float32: a few percent.
         assert (ends[0] - ends[1]) / 2 == pytest.approx(expected, rel=0.03)
 
@@ -164,4 +170,6 @@ def test_losses_and_gradients_are_float32_in_bfloat16(norm):
     model_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), model_state)
     gradients, result = jax.eval_shape(jax.grad(total, has_aux=True), variables["params"])
     assert {leaf.dtype for leaf in jax.tree.leaves((gradients, result))} == {jnp.dtype("float32")}
-    assert set(result.model_state) == ({"batch_stats"} if norm == "sync_bn" else {"frozen"} if norm == "frozen_bn" else set())
+    assert set(result.model_state) == (
+        {"batch_stats"} if norm == "sync_bn" else {"frozen"} if norm == "frozen_bn" else set()
+    )

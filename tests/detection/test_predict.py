@@ -31,7 +31,7 @@ def put(picture: np.ndarray, canvas: tuple[int, int], fill: int = 0) -> np.ndarr
 
 @cache
 def results() -> tuple[Detections, Detections, Detections]:
-    """One picture alone on its canvas; on a larger canvas first of three, then last; the one in the middle is a filler."""
+    """One picture alone on its canvas; on a larger canvas first and then last of three, the second a filler."""
     variables = tiny.make_variables(tiny.MODEL)
     picture, other = (np.asarray(tiny.make_batch(1, (60, 80), seed=s).images[0]) for s in (1, 2))
     alone = run(variables, jnp.asarray(put(picture, (64, 96)))[None], jnp.array([[60, 80]]))

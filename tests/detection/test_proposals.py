@@ -75,7 +75,9 @@ def propose_by_loop(logits, deltas, anchors, image_hw, pre, post, threshold):
     found = []
     for level, (scores, shifts, boxes) in enumerate(zip(logits, deltas, anchors, strict=True)):
         usable = [i for i in np.argsort(-scores, kind="stable") if boxes.valid[i]][:pre]
-        decoded = [oracles.clip_box(oracles.decode_box(shifts[i], boxes.boxes[i], UNIT_WEIGHTS), image_hw) for i in usable]
+        decoded = [
+            oracles.clip_box(oracles.decode_box(shifts[i], boxes.boxes[i], UNIT_WEIGHTS), image_hw) for i in usable
+        ]
         rows = [(box, scores[i]) for box, i in zip(decoded, usable, strict=True) if (box[2:] > box[:2]).all()]
         if rows:
             box, score = (np.array(column) for column in zip(*rows, strict=True))

@@ -77,7 +77,9 @@ def test_sampled_rois_are_what_they_say():
 
 def test_foreground_stays_within_its_slots():
     # Thirty proposals on one object, none elsewhere: the quota is four, and no background can fill the rest.
-    targets = jitted_sample(make_proposals([[0, 0, 10, 10]] * 30), make_truth([[0, 0, 10, 10]], [2]), key=jax.random.key(0))
+    targets = jitted_sample(
+        make_proposals([[0, 0, 10, 10]] * 30), make_truth([[0, 0, 10, 10]], [2]), key=jax.random.key(0)
+    )
     np.testing.assert_array_equal(targets.labels, [2] * 4 + [0] * 12)
     np.testing.assert_array_equal(targets.valid, np.arange(16) < 4)
 
@@ -98,16 +100,22 @@ def test_invalid_rows_change_nothing(garbage):
     spoiled = np.where(valid[:, None], boxes, garbage)
     spoiled_objects = np.where(gt_valid[:, None], objects, garbage)
     spoiled_labels = np.where(gt_valid, labels, -7)
-    produced = jitted_sample(make_proposals(spoiled, valid), make_truth(spoiled_objects, spoiled_labels, gt_valid), key=jax.random.key(1))
+    produced = jitted_sample(
+        make_proposals(spoiled, valid), make_truth(spoiled_objects, spoiled_labels, gt_valid), key=jax.random.key(1)
+    )
     jax.tree.map(np.testing.assert_array_equal, produced, expected)
     # More padded objects behind the others.
     more = np.concatenate([spoiled_objects, np.full((6, 4), garbage)])
     truth = make_truth(more, np.pad(labels, (0, 6)), np.pad(gt_valid, (0, 6)))
-    jax.tree.map(np.testing.assert_array_equal, jitted_sample(make_proposals(boxes, valid), truth, key=jax.random.key(1)), expected)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jitted_sample(make_proposals(boxes, valid), truth, key=jax.random.key(1)),
+        expected,
+    )
 
 
 def test_without_objects_all_are_background():
-    boxes, valid, objects, labels = random_case(2)
+    boxes, valid, objects, _ = random_case(2)
     truth = make_truth(np.zeros_like(objects), np.zeros(3), [False] * 3)
     targets = jitted_sample(make_proposals(boxes, valid), truth, key=jax.random.key(0))
     assert targets.valid.all() and not targets.labels.any() and not np.asarray(targets.deltas).any()
@@ -120,7 +128,11 @@ def test_targets_carry_no_gradient():
 
     def total(boxes):
         targets = sample_rois(
-            make_proposals(boxes, valid), make_truth(objects, labels), config=CONFIG, delta_weights=WEIGHTS, key=jax.random.key(0)
+            make_proposals(boxes, valid),
+            make_truth(objects, labels),
+            config=CONFIG,
+            delta_weights=WEIGHTS,
+            key=jax.random.key(0),
         )
         return targets.rois.sum() + targets.deltas.sum()
 

@@ -28,7 +28,12 @@ def random_case(seed: int):
     corners = rng.uniform(0, 50, (NUM, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(10, 60, (NUM, 2))], axis=1)
     valid = rng.random(NUM) < 0.8
-    return logits.astype(np.float32), deltas.astype(np.float32), np.where(valid[:, None], boxes, 0).astype(np.float32), valid
+    return (
+        logits.astype(np.float32),
+        deltas.astype(np.float32),
+        np.where(valid[:, None], boxes, 0).astype(np.float32),
+        valid,
+    )
 
 
 def make_proposals(boxes, valid) -> Proposals:
@@ -85,7 +90,10 @@ def test_deltas_of_the_own_class_are_used():
     deltas[0, 3] = [0, 0, 0, 5 * np.log(2)]  # label 3: twice as high
     logits = np.array([[0, 2, -9, 2]], np.float32)
     detections = select(logits, deltas, make_proposals([[20, 30, 40, 40]], [True]))
-    found = {int(label): box.tolist() for label, box in zip(detections.labels[:2], np.asarray(detections.boxes), strict=False)}
+    found = {
+        int(label): box.tolist()
+        for label, box in zip(detections.labels[:2], np.asarray(detections.boxes), strict=False)
+    }
     np.testing.assert_allclose(found[1], [40, 30, 60, 40], atol=1e-4)
     np.testing.assert_allclose(found[3], [20, 25, 40, 45], atol=1e-4)
 
@@ -109,7 +117,9 @@ def test_outputs_that_are_not_finite_are_no_detections():
 def test_nothing_found_in_a_picture_of_size_zero_or_below_the_threshold():
     logits, deltas, boxes, valid = random_case(5)
     assert not select(logits, deltas, make_proposals(boxes, valid), image_hw=(0, 0)).valid.any()
-    assert not select(logits * 0, deltas, make_proposals(boxes, valid), config=TestConfig(score_threshold=0.25)).valid.any()
+    assert not select(
+        logits * 0, deltas, make_proposals(boxes, valid), config=TestConfig(score_threshold=0.25)
+    ).valid.any()
 
 
 def test_only_the_best_candidates_enter_nms():

@@ -9,7 +9,9 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead, Upconv
 from tests import oracles
 
-CONFIG = ModelConfig(num_classes=3, fpn_channels=6, box_head_dim=7, mask_head_dim=5, mask_head_convs=2, anchor_ratios=(0.5, 2.0))
+CONFIG = ModelConfig(
+    num_classes=3, fpn_channels=6, box_head_dim=7, mask_head_dim=5, mask_head_convs=2, anchor_ratios=(0.5, 2.0)
+)
 
 
 def random_array(*shape: int, seed: int = 0) -> jax.Array:
@@ -102,8 +104,14 @@ def test_only_the_rows_of_present_labels_get_a_gradient():
 
 @pytest.mark.parametrize("head_norm", ["none", "group_norm"])
 def test_outputs_are_float32_in_bfloat16(head_norm):
-    config = ModelConfig(num_classes=3, fpn_channels=6, mask_head_dim=6, box_head_dim=7, dtype="bfloat16", head_norm=head_norm)
+    config = ModelConfig(
+        num_classes=3, fpn_channels=6, mask_head_dim=6, box_head_dim=7, dtype="bfloat16", head_norm=head_norm
+    )
     features, labels = jnp.zeros((2, 4, 4, 6)), jnp.zeros(2, jnp.int32)
-    for head, inputs in ((RpnHead(config), (features,)), (BoxHead(config), (features,)), (MaskHead(config), (features, labels))):
+    for head, inputs in (
+        (RpnHead(config), (features,)),
+        (BoxHead(config), (features,)),
+        (MaskHead(config), (features, labels)),
+    ):
         outputs, variables = jax.eval_shape(head.init_with_output, jax.random.key(0), *inputs)
         assert {leaf.dtype for leaf in jax.tree.leaves((outputs, variables))} == {jnp.dtype("float32")}

@@ -142,7 +142,9 @@ def test_sync_batch_norm_at_test_time_uses_the_running_statistics():
     out = norm.clone(train=False).apply(variables, x, extent)
     mean, var = (np.asarray(variables["batch_stats"][name], np.float64) for name in ("mean", "var"))
     scale, bias = (np.asarray(variables["params"][name], np.float64) for name in ("scale", "bias"))
-    np.testing.assert_allclose(out, (np.asarray(x, np.float64) - mean) / np.sqrt(var + EPS) * scale + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        out, (np.asarray(x, np.float64) - mean) / np.sqrt(var + EPS) * scale + bias, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_sync_batch_norm_over_eight_devices_equals_one():
@@ -168,7 +170,9 @@ def test_sync_batch_norm_over_eight_devices_equals_one():
         check_vma=False,
     )
     (params, inputs), updates = jax.jit(mapped)(variables["params"], x, extent, weights)
-    expected, expected_updates = jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], x, extent, weights, norm)
+    expected, expected_updates = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        variables["params"], x, extent, weights, norm
+    )
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
     jax.tree.map(compare, params, expected[0])
     jax.tree.map(compare, updates, expected_updates)

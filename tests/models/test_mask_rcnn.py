@@ -81,14 +81,18 @@ def test_every_body_builds(changes):
 
 def test_initial_variables_follow_the_seed():
     model = tiny.model_with(backbone="resnet18", body_width=4, fpn_channels=4, mask_head_convs=1)
-    first, again, other = (init_variables(model, seed)["params"]["backbone"]["stem"]["conv"]["kernel"] for seed in (0, 0, 1))
+    first, again, other = (
+        init_variables(model, seed)["params"]["backbone"]["stem"]["conv"]["kernel"] for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     np.testing.assert_allclose(first.std(), np.sqrt(2 / (49 * 4)), rtol=0.2)  # He, fan out
 
 
 def extract(model: MaskRCNN):
-    return jax.jit(lambda variables, images, image_hw: model.apply(variables, images, image_hw, method=model.extract_features))
+    return jax.jit(
+        lambda variables, images, image_hw: model.apply(variables, images, image_hw, method=model.extract_features)
+    )
 
 
 def test_maps_have_their_strides():

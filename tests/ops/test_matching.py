@@ -83,7 +83,9 @@ def test_equals_loop(rules):
 def test_invalid_rows_change_nothing(garbage):
     boxes, gt_boxes, valid, gt_valid = random_case(3, 60, 10)
     expected = match(boxes, gt_boxes, valid, gt_valid)
-    garbled = match(np.where(valid[:, None], boxes, garbage), np.where(gt_valid[:, None], gt_boxes, garbage), valid, gt_valid)
+    garbled = match(
+        np.where(valid[:, None], boxes, garbage), np.where(gt_valid[:, None], gt_boxes, garbage), valid, gt_valid
+    )
     more = match(boxes, np.concatenate([gt_boxes, np.full((50, 4), garbage)]), valid, np.pad(gt_valid, (0, 50)))
     for other in (garbled, more):
         for name in ("states", "matched_gt", "iou"):

@@ -96,9 +96,11 @@ def test_golden_ramp():
             pooled = align((ramp,), roi, level, strides=(1,), output_size=2, sampling_ratio=ratio, aligned=True)
             np.testing.assert_allclose(pooled[0, :, :, 0], [[15 + 1, 15 + 2], [35 + 1, 35 + 2]], atol=1e-5)
             pooled = align((ramp,), roi, level, strides=(1,), output_size=2, sampling_ratio=ratio, aligned=False)
-            # Without the shift of half a cell; the last row of samples, 4.5, is clamped to the border when there are two.
+            # Without the shift of half a cell. Of two rows of samples the last one, 4.5, is clamped to the border.
             below = 40 if ratio == 1 else 37.5
-            np.testing.assert_allclose(pooled[0, :, :, 0], [[20 + 1.5, 20 + 2.5], [below + 1.5, below + 2.5]], atol=1e-5)
+            np.testing.assert_allclose(
+                pooled[0, :, :, 0], [[20 + 1.5, 20 + 2.5], [below + 1.5, below + 2.5]], atol=1e-5
+            )
 
 
 def test_levels_golden():

@@ -64,7 +64,8 @@ def test_every_candidate_is_equally_likely():
 def test_seeds_differ_and_repeat():
     states = make_states(100, 100, 0)
     first, again, other = (
-        sample_balanced(states, num_samples=20, max_foreground=10, key=jax.random.key(seed)).indices for seed in (0, 0, 1)
+        sample_balanced(states, num_samples=20, max_foreground=10, key=jax.random.key(seed)).indices
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert np.count_nonzero(np.asarray(first) != np.asarray(other)) > 10

@@ -52,7 +52,14 @@ def test_learning_rate_golden(step, expected):
 
 def test_learning_rate_of_the_paper():
     config = TrainConfig()
-    for step, expected in ((0, 2e-5), (500, 0.02 * 0.5005), (1000, 0.02), (59_999, 0.02), (60_000, 2e-3), (89_999, 2e-4)):
+    for step, expected in (
+        (0, 2e-5),
+        (500, 0.02 * 0.5005),
+        (1000, 0.02),
+        (59_999, 0.02),
+        (60_000, 2e-3),
+        (89_999, 2e-4),
+    ):
         np.testing.assert_allclose(learning_rate(config, step), expected, rtol=1e-4)
 
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mrcnn_jax.config import TestConfig, TrainConfig
+from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated
-from mrcnn_jax.training.state import make_train_state
-from mrcnn_jax.training.step import make_train_step
 from tests import tiny
 
-COLLECTIVES = r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all)"
+COLLECTIVES = (
+    r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all)"
+)
 
 
 def find_collectives(program: str) -> list[tuple[str, int]]:
@@ -29,28 +28,20 @@ def find_collectives(program: str) -> list[tuple[str, int]]:
         if match:
             shapes = re.findall(r"(f32|s32|u32|bf16|pred|u8)\[([\d,]*)\]", match[1])
             width = {"bf16": 2, "pred": 1, "u8": 1}
-            size = sum(width.get(kind, 4) * int(np.prod([int(d) for d in dims.split(",") if d])) for kind, dims in shapes)
+            size = sum(
+                width.get(kind, 4) * int(np.prod([int(d) for d in dims.split(",") if d])) for kind, dims in shapes
+            )
             found.append((match[2], size))
     return found
 
 
-def compile_step(norm: str):
-    config = replace(tiny.MODEL, norm=norm, head_norm="group_norm" if norm == "group_norm" else "none")
-    model, optimizer, mesh = MaskRCNN(config), make_optimizer(TrainConfig(), config), make_mesh()
-    state = make_train_state(tiny.make_variables(config), optimizer)
-    step = jax.jit(
-        make_train_step(mesh, model=model, optimizer=optimizer, targets=tiny.TARGETS),
-        in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
-    )
-    return step.lower(state, tiny.make_batch(8), jax.random.key(0)).compile(), state
-
-
 @pytest.mark.parametrize("norm", ["group_norm", "frozen_bn"])
-def test_a_step_sums_gradients_and_metrics_and_nothing_else(norm):
-    compiled, state = compile_step(norm)
-    collectives = find_collectives(compiled.as_text())
+def test_a_step_sums_gradients_and_metrics_and_nothing_else(trainer, make_trainer, norm):
+    config = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
+    eight = trainer(8) if norm == "group_norm" else make_trainer(config, 8)
+    collectives = find_collectives(eight.compiled.as_text())
     assert [kind for kind, _ in collectives] == ["all-reduce"]  # one, for gradients and metrics together
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(eight.start().params))
     assert collectives[0][1] == pytest.approx(parameters, rel=0.02)
 
 

@@ -1,16 +1,20 @@
 """The whole network: its parameters, the shapes of its maps, frozen stages, and independence of the canvas."""
 
 import functools
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables
 from mrcnn_jax.models.resnet import frozen_modules
+from mrcnn_jax.training.sharding import DATA_AXIS, make_mesh
 from tests import tiny
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -79,12 +83,24 @@ def test_every_body_builds(changes):
     assert set(variables) == {"params"} | other
 
 
+def preset_configs() -> dict[str, ModelConfig]:
+    configs = {}
+    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py")):
+        config = runpy.run_path(str(path))["config"].model
+        configs[path.stem] = replace(config, num_classes=config.num_classes or 1)  # 0: the data say how many
+    return configs
+
+
+def test_every_preset_has_as_many_parameters_as_counted():
+    presets = preset_configs()
+    assert len(presets) >= 5
+    for name, config in presets.items():
+        assert count_parameters(shapes_of(config)) == expected_parameters(config), name
+
+
 def test_initial_variables_follow_the_seed():
-    model = tiny.model_with(backbone="resnet18", body_width=4, fpn_channels=4, mask_head_convs=1)
-    first, again, other = (
-        init_variables(model, seed)["params"]["backbone"]["stem"]["conv"]["kernel"] for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first, again)
+    model = tiny.model_with(body_width=4, fpn_channels=4)
+    first, other = (init_variables(model, seed)["params"]["backbone"]["stem"]["conv"]["kernel"] for seed in (0, 1))
     assert not np.array_equal(first, other)
     np.testing.assert_allclose(first.std(), np.sqrt(2 / (49 * 4)), rtol=0.2)  # He, fan out
 
@@ -137,6 +153,33 @@ def test_canvas_does_not_matter(changes):
         outside = np.array(on_large[1])
         outside[:height, :width] = 0
         assert not outside.any()
+
+
+def test_batch_statistics_are_those_of_all_devices():
+    config = replace(tiny.MODEL, norm="sync_bn", head_norm="none")
+    variables, batch = tiny.make_variables(config), tiny.make_batch(8)
+
+    def train(model: MaskRCNN, variables, images, image_hw):
+        choices = {"train": True, "method": model.extract_features, "mutable": ["batch_stats"]}
+        return model.apply(variables, images, image_hw, **choices)
+
+    mesh, whole, split = make_mesh(), PartitionSpec(), PartitionSpec(DATA_AXIS)
+    sharded = jax.shard_map(
+        functools.partial(train, MaskRCNN(config, axis_name=DATA_AXIS)),
+        mesh=mesh,
+        in_specs=(whole, split, split),
+        out_specs=(split, whole),
+        check_vma=False,
+    )
+    pyramid, updates = jax.jit(sharded)(variables, batch.images, batch.image_hw)
+    expected, expected_updates = jax.jit(functools.partial(train, MaskRCNN(config)))(
+        variables, batch.images, batch.image_hw
+    )
+    for level, level_alone in zip(pyramid, expected, strict=True):
+        np.testing.assert_allclose(level, level_alone, atol=1e-4 * np.abs(level_alone).max())
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), updates, expected_updates)
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), updates["batch_stats"], variables["batch_stats"])
+    assert all(jax.tree.leaves(changed))
 
 
 def test_a_picture_of_size_zero_has_empty_maps():

@@ -88,9 +88,10 @@ def test_encode_and_decode_equal_loops(weights):
 
 
 def test_decode_limits_the_scale():
-    anchor = jnp.array([[0.0, 0.0, 16.0, 16.0]])
-    (x0, y0, x1, y1) = decode_boxes(jnp.array([[0.0, 0.0, 1e4, -1e4]]), anchor, UNIT_WEIGHTS)[0]
-    np.testing.assert_allclose([x0, y0, x1, y1], [8 - 500, 8, 8 + 500, 8], rtol=1e-5)
+    # 16 px become at most 1000 px, as in Detectron; down to nothing is allowed.
+    anchors = jnp.tile(jnp.array([[0.0, 0.0, 16.0, 16.0]]), (2, 1))
+    boxes = decode_boxes(jnp.array([[0.0, 0.0, 1e4, -1e4], [0.0, 0.0, -1e4, 1e4]]), anchors, UNIT_WEIGHTS)
+    np.testing.assert_allclose(boxes, [[8 - 500, 8, 8 + 500, 8], [8, 8 - 500, 8, 8 + 500]], rtol=1e-5)
 
 
 def test_encode_and_decode_gradients():

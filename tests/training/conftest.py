@@ -1,0 +1,64 @@
+"""The step of the tiny model, compiled once for each number of devices."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import pytest
+
+from mrcnn_jax.config import ModelConfig, TrainConfig
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.structures import Batch
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.sharding import batch_sharding, make_mesh, replicated
+from mrcnn_jax.training.state import TrainState, make_train_state
+from mrcnn_jax.training.step import make_train_step
+from tests import tiny
+
+TRAIN = TrainConfig(warmup_steps=1000, warmup_factor=0.001, learning_rate=0.02)
+# Room for all proposals: a random choice among them would depend on their order, and rounding on equal scores.
+TARGETS = replace(tiny.TARGETS, roi_samples=64, roi_foreground_fraction=0.5)
+
+
+class Trainer:
+    """The step of one model on some devices, jitted as the loop does it."""
+
+    def __init__(self, config: ModelConfig, num_devices: int):
+        self.config, self.mesh = config, make_mesh(jax.devices()[:num_devices])
+        self.optimizer = make_optimizer(TRAIN, config)
+        step = make_train_step(self.mesh, model=MaskRCNN(config), optimizer=self.optimizer, targets=TARGETS)
+        whole, split = replicated(self.mesh), batch_sharding(self.mesh)
+        self.step = jax.jit(step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0)
+
+    def start(self) -> TrainState:
+        """A fresh state on the devices."""
+        # Small last layers, as training starts with: proposals and losses hardly magnify rounding.
+        variables = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * (0.1 if path[-2].key in ("objectness", "deltas", "logits") else 1.0),
+            tiny.make_variables(self.config),
+        )
+        return jax.device_put(make_train_state(variables, self.optimizer), replicated(self.mesh))
+
+    @functools.cached_property
+    def compiled(self) -> jax.stages.Compiled:
+        """The program for a batch of eight pictures of 64 x 64."""
+        return self.step.lower(self.start(), tiny.make_batch(8), jax.random.key(0)).compile()
+
+    def run(self, state: TrainState, batch: Batch, step: Callable | None = None) -> tuple[TrainState, dict[str, float]]:
+        """The next state and the metrics; `step` is `self.step` by default."""
+        batch = jax.device_put(batch, batch_sharding(self.mesh))
+        key = jax.device_put(jax.random.key(0), replicated(self.mesh))
+        state, metrics = (step or self.step)(state, batch, key)
+        return state, {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.fixture(scope="session")
+def trainer() -> Callable[[int], Trainer]:
+    """The trainer of the tiny model on so many devices."""
+    return functools.cache(lambda num_devices: Trainer(tiny.MODEL, num_devices))
+
+
+@pytest.fixture(scope="session")
+def make_trainer() -> Callable[[ModelConfig, int], Trainer]:
+    return Trainer

@@ -10,7 +10,6 @@ import _cli  # isort: skip
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -78,9 +77,7 @@ def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -
 def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig) -> dict[str, float]:
     """Mean IoU of the two kinds of targets over random objects, in pictures of training size."""
     rng = np.random.default_rng(0)
-    objects = [
-        (index, item) for index in range(len(dataset)) for item in dataset[index].objects if not item.is_crowd
-    ]
+    objects = [(index, item) for index in range(len(dataset)) for item in dataset[index].objects if not item.is_crowd]
     chosen = rng.permutation(len(objects))[:num_objects]
     from_bitmap = jax.jit(
         lambda bitmap, box, roi: sample_mask_targets(

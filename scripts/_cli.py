@@ -51,6 +51,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = main() or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `| head`, has seen enough
+        # Some interpreters flush again at their end, and would complain about the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (Exception, KeyboardInterrupt) as exception:
         error = as_user_error(exception)

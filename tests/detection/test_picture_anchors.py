@@ -1,5 +1,6 @@
 """Anchors of one picture on its canvas: all levels, and valid only inside the picture's own extent."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,10 +8,11 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.detection.anchors import make_anchors
 
 CONFIG = ModelConfig()
+jitted_anchors = jax.jit(make_anchors, static_argnums=(0, 2))
 
 
 def test_levels_golden():
-    levels = make_anchors((96, 64), jnp.array([96, 64]), CONFIG)
+    levels = jitted_anchors((96, 64), jnp.array([96, 64]), CONFIG)
     assert [len(level.boxes) for level in levels] == [3 * 24 * 16, 3 * 12 * 8, 3 * 6 * 4, 3 * 3 * 2, 3 * 2 * 1]
     assert all(level.valid.all() and level.boxes.dtype == jnp.float32 for level in levels)
     for level, size, stride in zip(levels, (32, 64, 128, 256, 512), (4, 8, 16, 32, 64), strict=True):
@@ -22,7 +24,7 @@ def test_levels_golden():
 
 def test_only_the_extent_is_valid():
     # 33 x 20 pixels: the extent is 64 x 32.
-    levels = make_anchors((96, 64), jnp.array([33, 20]), CONFIG)
+    levels = jitted_anchors((96, 64), jnp.array([33, 20]), CONFIG)
     for level, (rows, columns), (height, width) in zip(
         levels,
         [(16, 8), (8, 4), (4, 2), (2, 1), (1, 1)],
@@ -35,4 +37,4 @@ def test_only_the_extent_is_valid():
 
 
 def test_a_picture_of_size_zero_has_none():
-    assert not any(level.valid.any() for level in make_anchors((64, 64), jnp.array([0, 0]), CONFIG))
+    assert not any(level.valid.any() for level in jitted_anchors((96, 64), jnp.array([0, 0]), CONFIG))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def test_equals_loop(sampling_ratio):
         np.float32,
     )
     config = replace(tiny.MODEL, sampling_ratio=sampling_ratio)
-    pooled = pool_rois(tuple(jnp.asarray(p) for p in pyramid), jnp.asarray(rois), output_size=3, config=config)
+    pool = jax.jit(pool_rois, static_argnames=("output_size", "config"))
+    pooled = pool(tuple(jnp.asarray(p) for p in pyramid), jnp.asarray(rois), output_size=3, config=config)
     assert pooled.shape == (6, 3, 3, 2)
     levels = [oracles.pyramid_level(roi) for roi in rois.reshape(-1, 4)]
     assert set(levels) == {0, 1, 2}

@@ -1,7 +1,5 @@
 """Choosing detections from the box head's outputs, against a loop over classes."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +15,12 @@ CONFIG = TestConfig(score_threshold=0.2, nms_threshold=0.5, max_detections=12)
 NUM = 30
 
 
+jitted_select = jax.jit(select_detections, static_argnames=("model_config", "config"))
+
+
 def select(logits, deltas, proposals, image_hw=(80, 100), config=CONFIG):
-    function = partial(select_detections, model_config=MODEL, config=config)
-    return jax.jit(function)(jnp.asarray(logits), jnp.asarray(deltas), proposals, jnp.asarray(image_hw))
+    arrays = jnp.asarray(logits), jnp.asarray(deltas), proposals, jnp.asarray(image_hw)
+    return jitted_select(*arrays, model_config=MODEL, config=config)
 
 
 def random_case(seed: int):
@@ -105,6 +106,13 @@ def test_invalid_proposals_change_nothing(garbage):
     logits, deltas, boxes = logits.copy(), deltas.copy(), boxes.copy()
     logits[~valid], deltas[~valid], boxes[~valid] = garbage, garbage, garbage
     jax.tree.map(np.testing.assert_array_equal, select(logits, deltas, make_proposals(boxes, valid)), expected)
+
+
+def test_an_invalid_proposal_is_no_detection_however_sure_and_large():
+    logits = np.array([[0, 9, 0, 0], [0, 0, 2, 0]], np.float32)
+    boxes = [[10, 10, 60, 60], [30, 5, 90, 70]]
+    detections = select(logits, np.zeros((2, 4, 4), np.float32), make_proposals(boxes, [False, True]))
+    assert detections.labels[detections.valid].tolist() == [2]
 
 
 def test_outputs_that_are_not_finite_are_no_detections():

@@ -39,12 +39,12 @@ config = Config(
     ),
     data=DataConfig(canvases=CANVASES, short_sides=(288, 336, 384), max_side=512, max_objects=400, mask_size=56),
     train=TrainConfig(
-        num_steps=1300,
+        num_steps=700,
         batch_size=4,
         learning_rate=0.02,
         warmup_steps=100,
-        decay_steps=(900, 1150),
-        eval_every=650,
+        decay_steps=(500, 620),
+        eval_every=0,
         checkpoint_every=200,
     ),
 )

@@ -2,7 +2,7 @@
 
 Each array container describes ONE image; the batched form is the same class with a leading B. Rows with `valid` False
 are padding: they hold zeros, and nothing may depend on them. Shapes: G ground-truth slots, M bitmap side, P proposals,
-N RoIs, A anchors, S sampled anchors, D detections, m predicted mask side.
+N RoIs, A anchors, S sampled anchors, D detections, m predicted mask side, K keypoints, h heat-map side.
 """
 
 from dataclasses import dataclass
@@ -70,13 +70,14 @@ class RoiTargets:
 class Detections:
     """Final detections of one image, best first.
 
-    On the device: boxes in pixels of the network input, labels 1..C, masks [D, m, m] float32 probabilities in the box.
+    On the device: boxes in pixels of the network input, labels 1..C. m, K and h are 0 without the head.
     """
 
     boxes: Array  # [D, 4] float32
     scores: Array  # [D] float32
     labels: Array  # [D] int32
-    masks: Array  # [D, m, m] float32
+    masks: Array  # [D, m, m] float32, probabilities in the box
+    heat_maps: Array  # [D, K, h, h] float32, the keypoints' logits in the box
     valid: Array  # [D] bool
 
 

@@ -4,19 +4,25 @@ Shapes: H, W picture; G objects; M bitmap side. Sizes are (height, width), boxes
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from mrcnn_jax.config import Canvas
 from mrcnn_jax.data.images import ImageHW
 
+Resize = Literal["opencv", "pillow", "float"]
+Rounding = Literal["nearest", "floor"]
 
-def _scaled(image_hw: ImageHW, scale: float) -> ImageHW:
-    height, width = (max(1, int(side * scale + 0.5)) for side in image_hw)
+
+def _scaled(image_hw: ImageHW, scale: float, rounding: Rounding = "nearest") -> ImageHW:
+    height, width = (max(1, int(side * scale + (0.5 if rounding == "nearest" else 0.0))) for side in image_hw)
     return height, width
 
 
-def fit_size(image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas]) -> tuple[ImageHW, Canvas]:
+def fit_size(
+    image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas], rounding: Rounding = "nearest"
+) -> tuple[ImageHW, Canvas]:
     """The size that a picture is resized to and the canvas that it goes into.
 
     The recipe: the short side becomes `short_side` unless the long one would exceed `max_side`. Of the canvases that
@@ -25,24 +31,47 @@ def fit_size(image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequen
     """
     height, width = image_hw
     scale = min(short_side / min(image_hw), max_side / max(image_hw))
-    new_hw = _scaled(image_hw, scale)
+    new_hw = _scaled(image_hw, scale, rounding)
     fitting = [canvas for canvas in canvases if new_hw[0] <= canvas[0] and new_hw[1] <= canvas[1]]
     if fitting:
         return new_hw, min(fitting, key=lambda canvas: canvas[0] * canvas[1])
     scales = [min(canvas[0] / height, canvas[1] / width) for canvas in canvases]
     best = int(np.argmax(scales))
-    return _scaled(image_hw, scales[best]), canvases[best]
+    return _scaled(image_hw, scales[best], rounding), canvases[best]
 
 
-def resize_image(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
-    """The picture [H, W, 3] uint8 at the size `new_hw`: bilinear, or area averages where it shrinks by more than 2."""
+def resize_image(image: np.ndarray, new_hw: ImageHW, method: Resize = "opencv") -> np.ndarray:
+    """The picture [H, W, 3] uint8 at the size `new_hw`, bilinear; uint8, or float32 for "float".
+
+    "opencv" takes area averages where the picture shrinks by more than 2, "pillow" antialiases, "float" does neither.
+    """
     import cv2
 
+    if method == "float":
+        return _resize_float(image.astype(np.float32), new_hw)
     if image.shape[:2] == tuple(new_hw):
         return image
+    if method == "pillow":
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(image).resize(new_hw[::-1], Image.Resampling.BILINEAR))
     shrinks = max(image.shape[0] / new_hw[0], image.shape[1] / new_hw[1]) > 2
-    resized = cv2.resize(image, (new_hw[1], new_hw[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, new_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
+
+
+def _resize_float(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
+    """The float32 picture at the size `new_hw`, with PyTorch's rounding of the positions: OpenCV's float weights differ
+    enough to swap detections of almost equal score."""
+    for axis, length in ((1, new_hw[1]), (0, new_hw[0])):
+        size = image.shape[axis]
+        scale = np.float32(size / length)
+        position = np.maximum(scale * (np.arange(length, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+        low = position.astype(np.int64)
+        high = np.minimum(low + 1, size - 1)
+        weight = np.expand_dims((position - low).astype(np.float32), (1, 2) if axis == 0 else (0, 2))
+        image = np.take(image, low, axis) * (1 - weight) + np.take(image, high, axis) * weight
+    return image
 
 
 def pad_to_canvas(image: np.ndarray, canvas: Canvas) -> np.ndarray:

@@ -1,29 +1,35 @@
-"""The anchors of one picture: constants of the canvas, and which of them lie in the picture's own extent."""
+"""The anchors of one picture on its canvas, and which of them lie in the picture's own extent."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mrcnn_jax.config import ModelConfig, extent_in_cells
-from mrcnn_jax.ops.anchors import make_level_anchors
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.config.model import extent_in_cells
+from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors
 
 
 class LevelAnchors(NamedTuple):
-    """Anchors of one pyramid level."""
+    """Anchors of one map."""
 
     boxes: Float[Array, "a 4"]
     valid: Bool[Array, "a"]
 
 
 def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
-    """Returns the anchors of P2..P6 for one picture of size `image_hw` [2]; those in its own extent are valid."""
+    """Returns the anchors of each map for one picture of size `image_hw` [2]; those in its own extent are valid."""
     levels = []
-    for stride, size in zip(config.pyramid_strides, config.anchor_sizes, strict=True):
+    padded_hw = extent_in_cells(image_hw, 1, config.size_divisor)
+    for stride, sizes in zip(config.map_strides, config.anchor_sizes_by_map, strict=True):
         feature_h, feature_w = -(-canvas[0] // stride), -(-canvas[1] // stride)
-        boxes = make_level_anchors((feature_h, feature_w), stride, size, config.anchor_ratios)
-        rows, columns = extent_in_cells(image_hw, stride)
+        cells_hw = extent_in_cells(image_hw, stride, config.size_divisor)
+        fitted = padded_hw // jnp.maximum(cells_hw, 1)
+        stride_yx = fitted if config.anchor_stride == "fitted" else jnp.full(2, stride)
+        cell_anchors = make_cell_anchors(sizes, config.anchor_ratios, rounded=config.anchors_rounded)
+        boxes = make_level_anchors((feature_h, feature_w), stride_yx, cell_anchors)
+        rows, columns = cells_hw
         inside = (jnp.arange(feature_h) < rows)[:, None] & (jnp.arange(feature_w) < columns)[None, :]
-        valid = jnp.repeat(inside.reshape(-1), len(config.anchor_ratios))
-        levels.append(LevelAnchors(jnp.asarray(boxes), valid))
+        valid = jnp.repeat(inside.reshape(-1), config.anchors_per_cell)
+        levels.append(LevelAnchors(boxes, valid))
     return levels

@@ -44,8 +44,8 @@ def compute_objective(
     ground_truth = hide_invalid(batch.ground_truth, batch.valid)
     rpn_keys, roi_keys = sampling_keys(key, batch.sample_index)
 
-    pyramid, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
-    logits, deltas = model.apply(variables, pyramid, method=model.score_anchors)
+    maps, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
+    logits, deltas = model.apply(variables, maps, method=model.score_anchors)
 
     def choose_samples(
         logits: Any, deltas: Any, image_hw: Array, ground_truth: GroundTruth, rpn_key: Array, roi_key: Array
@@ -60,14 +60,17 @@ def compute_objective(
             pre_nms_top_n=targets.pre_nms_top_n,
             post_nms_top_n=targets.post_nms_top_n,
             nms_threshold=targets.rpn_nms_threshold,
+            min_side=config.min_proposal_side,
+            score=config.proposal_score,
         )
         weights = config.box_delta_weights
         return rpn_targets, sample_rois(proposals, ground_truth, config=targets, delta_weights=weights, key=roi_key)
 
     rpn_targets, roi_targets = jax.vmap(choose_samples)(logits, deltas, image_hw, ground_truth, rpn_keys, roi_keys)
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
-    losses |= box_head_losses(variables, pyramid, roi_targets, model=model, targets=targets)
-    losses |= mask_head_loss(variables, pyramid, roi_targets, ground_truth, model=model, targets=targets)
+    losses |= box_head_losses(variables, maps, roi_targets, model=model, targets=targets)
+    if config.masks:
+        losses |= mask_head_loss(variables, maps, roi_targets, ground_truth, model=model, targets=targets)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
 
 
@@ -91,7 +94,7 @@ def sampling_keys(key: Key[Array, ""], sample_index: Array) -> tuple[Array, Arra
 def extract_features(
     variables: Tree, model_state: Tree, images: Array, image_hw: Array, *, model: nn.Module
 ) -> tuple[tuple[Array, ...], Tree]:
-    """Returns P2..P6 in training mode and the model state with updated batch statistics, if the norm has any."""
+    """Returns the maps in training mode and the model state with updated batch statistics, if the norm has any."""
     if "batch_stats" not in model_state:
         return model.apply(variables, images, image_hw, method=model.extract_features), model_state
     pyramid, updates = model.apply(
@@ -118,11 +121,11 @@ def rpn_losses(
 
 
 def box_head_losses(
-    variables: Tree, pyramid: tuple[Array, ...], roi_targets: RoiTargets, *, model: nn.Module, targets: TargetsConfig
+    variables: Tree, maps: tuple[Array, ...], roi_targets: RoiTargets, *, model: nn.Module, targets: TargetsConfig
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each image over its N RoIs."""
     config = model.config
-    features = pool_rois(pyramid, roi_targets.rois, output_size=config.box_pool_size, config=config)
+    features = pool_rois(maps, roi_targets.rois, output_size=config.box_pool_size, config=config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
@@ -140,7 +143,7 @@ def box_head_losses(
 
 def mask_head_loss(
     variables: Tree,
-    pyramid: tuple[Array, ...],
+    maps: tuple[Array, ...],
     roi_targets: RoiTargets,
     ground_truth: GroundTruth,
     *,
@@ -150,7 +153,7 @@ def mask_head_loss(
     """Returns L_mask of each image over its foreground RoIs: the first F slots hold them all."""
     config = model.config
     foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
-    features = pool_rois(pyramid, foreground.rois, output_size=config.mask_pool_size, config=config)
+    features = pool_rois(maps, foreground.rois, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
 
     def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:

@@ -8,22 +8,22 @@ from mrcnn_jax.ops.roi_align import align_rois, assign_levels
 
 
 def pool_rois(
-    pyramid: tuple[Array, ...], rois: Float[Array, "b n 4"], *, output_size: int, config: ModelConfig
+    maps: tuple[Array, ...], rois: Float[Array, "b n 4"], *, output_size: int, config: ModelConfig
 ) -> Float[Array, "bn S S D"]:
     """Returns features [B * N, S, S, D] of the RoIs, image by image."""
     strides = config.roi_strides
-    levels = pyramid[: len(strides)]
 
-    def pool_image(levels: tuple[Array, ...], rois: Array) -> Array:
+    def pool_image(maps: tuple[Array, ...], rois: Array) -> Array:
+        eps = {"eps_in_log": config.level_eps_in_log, "eps_after_log": config.level_eps_after_log}
         return align_rois(
-            levels,
+            maps,
             rois,
-            assign_levels(rois, len(strides)),
+            assign_levels(rois, len(strides), **eps),
             strides=strides,
             output_size=output_size,
             sampling_ratio=config.sampling_ratio,
             aligned=config.roi_align_aligned,
         )
 
-    pooled = jax.vmap(pool_image)(levels, rois)  # [B, N, S, S, D]
+    pooled = jax.vmap(pool_image)(maps[: len(strides)], rois)  # [B, N, S, S, D]
     return pooled.reshape(-1, *pooled.shape[2:])

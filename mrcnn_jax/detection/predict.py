@@ -1,4 +1,4 @@
-"""How images become detections: proposals, the box head on them, NMS per class, masks for what is left
+"""How images become detections: proposals, the box head on them, NMS per class, masks and keypoints for what is left
 (paper section 3.1, "Inference"). Shapes: B images, P proposals, K candidates, D detections, C classes.
 """
 
@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.detection.anchors import make_anchors
@@ -21,22 +21,29 @@ from mrcnn_jax.structures import Detections, Proposals
 
 def predict(
     variables: dict[str, Any],
-    images: UInt8[Array, "b h w 3"],
+    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
     image_hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
     config: TestConfig,
 ) -> Detections:
-    """Returns the detections of each picture, in pixels of the network input; none for pictures of size (0, 0)."""
-    pyramid = model.apply(variables, images, image_hw, method=model.extract_features)
-    proposals = propose_batch(variables, pyramid, image_hw, canvas=images.shape[1:3], model=model, config=config)
-    detections = classify_proposals(variables, pyramid, proposals, image_hw, model=model, config=config)
-    return add_masks(variables, pyramid, detections, model=model)
+    """Returns the detections of each picture, in pixels of the network input; none for pictures of size (0, 0).
+
+    `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
+    """
+    maps = model.apply(variables, images, image_hw, method=model.extract_features)
+    proposals = propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    detections = classify_proposals(variables, maps, proposals, image_hw, model=model, config=config)
+    if model.config.masks:
+        detections = add_masks(variables, maps, detections, model=model)
+    if model.config.num_keypoints:
+        detections = add_heat_maps(variables, maps, detections, model=model)
+    return detections
 
 
 def propose_batch(
     variables: dict[str, Any],
-    pyramid: tuple[Array, ...],
+    maps: tuple[Array, ...],
     image_hw: Array,
     *,
     canvas: tuple[int, ...],
@@ -44,7 +51,7 @@ def propose_batch(
     config: TestConfig,
 ) -> Proposals:
     """Returns the best `config.post_nms_top_n` proposals of each picture."""
-    logits, deltas = model.apply(variables, pyramid, method=model.score_anchors)
+    logits, deltas = model.apply(variables, maps, method=model.score_anchors)
 
     def one(logits: Any, deltas: Any, image_hw: Array) -> Proposals:
         return propose(
@@ -55,6 +62,8 @@ def propose_batch(
             pre_nms_top_n=config.pre_nms_top_n,
             post_nms_top_n=config.post_nms_top_n,
             nms_threshold=config.rpn_nms_threshold,
+            min_side=model.config.min_proposal_side,
+            score=model.config.proposal_score,
         )
 
     return jax.vmap(one)(logits, deltas, image_hw)
@@ -62,16 +71,16 @@ def propose_batch(
 
 def classify_proposals(
     variables: dict[str, Any],
-    pyramid: tuple[Array, ...],
+    maps: tuple[Array, ...],
     proposals: Proposals,
     image_hw: Array,
     *,
     model: nn.Module,
     config: TestConfig,
 ) -> Detections:
-    """Returns each picture's detections without masks ([B, D, 0, 0])."""
+    """Returns each picture's detections without masks and keypoints."""
     pool_size = model.config.box_pool_size
-    features = pool_rois(pyramid, proposals.boxes, output_size=pool_size, config=model.config)
+    features = pool_rois(maps, proposals.boxes, output_size=pool_size, config=model.config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)
     shape = proposals.valid.shape  # [B, P]
 
@@ -103,7 +112,7 @@ def select_detections(
     proposal, label = top // num_classes, top % num_classes + 1  # [K]
     boxes = decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
     boxes = clip_boxes(boxes, image_hw)
-    valid = (top_scores >= 0.0) & is_nonempty(boxes)
+    valid = (top_scores >= 0.0) & is_nonempty(boxes, config.min_detection_side)
     kept = suppress_overlaps(
         jnp.where(valid[:, None], boxes, 0.0),
         top_scores,
@@ -117,17 +126,30 @@ def select_detections(
         scores=jnp.where(kept.valid, top_scores[kept.indices], 0.0),
         labels=jnp.where(kept.valid, label[kept.indices], 0),
         masks=jnp.zeros((config.max_detections, 0, 0), jnp.float32),
+        heat_maps=jnp.zeros((config.max_detections, 0, 0, 0), jnp.float32),
         valid=kept.valid,
     )
 
 
 def add_masks(
-    variables: dict[str, Any], pyramid: tuple[Array, ...], detections: Detections, *, model: nn.Module
+    variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, *, model: nn.Module
 ) -> Detections:
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
     config = model.config
-    features = pool_rois(pyramid, detections.boxes, output_size=config.mask_pool_size, config=config)
+    features = pool_rois(maps, detections.boxes, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, detections.labels.reshape(-1), method=model.predict_masks)
     masks = jax.nn.sigmoid(logits).reshape(*detections.valid.shape, config.mask_size, config.mask_size)
     masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
     return dataclasses.replace(detections, masks=masks)
+
+
+def add_heat_maps(
+    variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, *, model: nn.Module
+) -> Detections:
+    """Returns the detections with their keypoints' heat maps [B, D, K, h, h], logits (paper section 5)."""
+    config = model.config
+    features = pool_rois(maps, detections.boxes, output_size=config.keypoint_pool_size, config=config)
+    logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*D, h, h, K]
+    heat_maps = logits.transpose(0, 3, 1, 2).reshape(*detections.valid.shape, -1, *logits.shape[1:3])
+    heat_maps = jnp.where(detections.valid[..., None, None, None], heat_maps, 0.0)
+    return dataclasses.replace(detections, heat_maps=heat_maps)

@@ -1,5 +1,7 @@
 """From the RPN's outputs to proposals, for one image (Faster R-CNN, section 3.1; FPN, section 4.1)."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,11 +23,14 @@ def propose(
     pre_nms_top_n: int,
     post_nms_top_n: int,
     nms_threshold: float,
+    min_side: float = 0.0,
+    score: Literal["logit", "probability"] = "logit",
 ) -> Proposals:
     """Returns the `post_nms_top_n` best proposals of all levels.
 
     Per level the `pre_nms_top_n` highest logits are decoded, clipped to the picture, and suppressed among themselves.
-    Proposals carry no gradient.
+    Boxes with a side of 0 or below `min_side` pixels are dropped. Levels are merged by `score`: probabilities that
+    round to the same float32 are ties, and the finer level wins. Proposals carry no gradient.
     """
     boxes, scores, valid, groups = [], [], [], []
     for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
@@ -34,12 +39,13 @@ def propose(
         top_logits, top = jax.lax.top_k(jnp.where(usable, level_logits, -jnp.inf), top_n)
         decoded = decode_boxes(level_deltas[top], level_anchors.boxes[top], RPN_DELTA_WEIGHTS)
         clipped = clip_boxes(decoded, image_hw)
-        level_valid = usable[top] & is_nonempty(clipped)
+        level_valid = usable[top] & is_nonempty(clipped, min_side)
         boxes.append(jnp.where(level_valid[:, None], clipped, 0.0))
         scores.append(jnp.where(level_valid, top_logits, 0.0))
         valid.append(level_valid)
         groups.append(jnp.full(top_n, level, jnp.int32))
-    all_boxes, all_scores, all_valid = (jnp.concatenate(parts) for parts in (boxes, scores, valid))
+    all_boxes, all_logits, all_valid = (jnp.concatenate(parts) for parts in (boxes, scores, valid))
+    all_scores = all_logits if score == "logit" else 1.0 / (1.0 + jnp.exp(-all_logits))
     kept = suppress_overlaps(
         all_boxes,
         all_scores,
@@ -50,7 +56,7 @@ def propose(
     )
     proposals = Proposals(
         boxes=jnp.where(kept.valid[:, None], all_boxes[kept.indices], 0.0),
-        scores=jnp.where(kept.valid, all_scores[kept.indices], 0.0),
+        scores=jnp.where(kept.valid, all_logits[kept.indices], 0.0),
         valid=kept.valid,
     )
     return jax.lax.stop_gradient(proposals)

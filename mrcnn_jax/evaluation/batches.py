@@ -16,7 +16,7 @@ from mrcnn_jax.data.transforms import fit_size, resize_image
 from mrcnn_jax.structures import Detections
 
 PredictFn = Callable[[np.ndarray, np.ndarray], Detections]
-"""images uint8 [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device."""
+"""images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class InputBatch:
     """Network input for the pictures of these indices, in the first slots; the slots after them are filler."""
 
     indices: tuple[int, ...]
-    images: np.ndarray  # [B, H, W, 3] uint8
+    images: np.ndarray  # [B, H, W, 3] uint8, float32 with the resize "float"
     image_hw: np.ndarray  # [B, 2] int32, 0 for filler
 
 
@@ -40,7 +40,9 @@ def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_
     """Batches of up to `batch_size` pictures that share a canvas, in the order in which their first pictures come."""
     by_canvas: dict[Canvas, list[int]] = {}
     for index, (height, width) in enumerate(sizes):
-        _, canvas = fit_size((int(height), int(width)), test.short_side, test.max_side, test.canvases)
+        _, canvas = fit_size(
+            (int(height), int(width)), test.short_side, test.max_side, test.canvases, test.size_rounding
+        )
         by_canvas.setdefault(canvas, []).append(index)
     batches = [
         PlannedBatch(canvas, tuple(indices[start : start + batch_size]))
@@ -54,12 +56,12 @@ def assemble_batch(
     indices: Sequence[int], pictures: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
 ) -> InputBatch:
     """Pictures, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`."""
-    images = np.zeros((batch_size, *canvas, 3), np.uint8)
+    images = np.zeros((batch_size, *canvas, 3), np.float32 if test.resize == "float" else np.uint8)
     image_hw = np.zeros((batch_size, 2), np.int32)
     for slot, picture in enumerate(pictures):
         height, width = picture.shape[:2]
-        new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases)
-        images[slot, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw)
+        new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases, test.size_rounding)
+        images[slot, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw, test.resize)
         image_hw[slot] = new_hw
     return InputBatch(tuple(indices), images, image_hw)
 

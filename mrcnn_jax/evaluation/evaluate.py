@@ -76,7 +76,7 @@ def evaluate(
             resized_hw,
             (height, width),
             categories=dataset.categories,
-            mask_threshold=test.mask_threshold,
+            test=test,
         )
         results[index] = restored.coco_results(int(dataset.image_ids[index]))
         if progress is not None:

@@ -1,17 +1,20 @@
 """Box-relative mask probabilities become masks of the picture (NumPy float32).
 
-The grid of m x m probabilities spans its box; a pixel takes the bilinear value at its centre, zero beyond the grid,
-and belongs to the object from the threshold on. Interpolation is separable, so one mask is two small matrix products
-over the box's window of pixels. One detection at a time: a run-length code never needs a whole mask of the picture.
+"grid": the grid of m x m probabilities spans its box; a pixel takes the bilinear value at its centre, zero beyond the
+grid, and belongs to the object from the threshold on, as in Detectron2. "integer_box": the grid with a border of zeros
+is resized to the box in whole pixels, and a pixel belongs to the object above the threshold, as in torchvision.
+Interpolation is separable, so one mask is two small matrix products over the box's window of pixels. One detection at
+a time: a run-length code never needs a whole mask of the picture.
 
 Shapes: n detections, m mask side, H W picture, h w window.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+Method = Literal["grid", "integer_box"]
 Window = tuple[int, int, int, int]
 """Rows y0 to y1 and columns x0 to x1 of a picture, half-open: (y0, y1, x0, x1)."""
 
@@ -29,12 +32,19 @@ def interpolation_matrix(start: float, stop: float, size: int, first: int, last:
 
 
 def paste_window(
-    mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float
+    mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> tuple[np.ndarray, Window]:
     """The object's pixels, bool [h, w], in the window of pixels that the box touches, clipped to the picture.
 
     mask: [m, m] probabilities; box: x0, y0, x1, y1 in pixels of the picture. An empty box gives an empty window.
     """
+    paste = _paste_grid if method == "grid" else _paste_integer_box
+    return paste(mask.astype(np.float32), box, image_hw, threshold)
+
+
+def _paste_grid(
+    mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float
+) -> tuple[np.ndarray, Window]:
     height, width = image_hw
     x0, y0, x1, y1 = (float(side) for side in box)
     rows = max(math.floor(y0), 0), min(math.ceil(y1), height)
@@ -43,25 +53,54 @@ def paste_window(
         return np.zeros((0, 0), dtype=bool), (0, 0, 0, 0)
     in_y = interpolation_matrix(y0, y1, mask.shape[0], *rows)  # [h, m]
     in_x = interpolation_matrix(x0, x1, mask.shape[1], *columns)  # [w, m]
-    probabilities = in_y @ mask.astype(np.float32) @ in_x.T  # [h, w]
-    return probabilities >= threshold, (*rows, *columns)
+    return in_y @ mask @ in_x.T >= threshold, (*rows, *columns)
 
 
-def paste_masks(masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float) -> np.ndarray:
+def _paste_integer_box(
+    mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float
+) -> tuple[np.ndarray, Window]:
+    padded = np.pad(mask, 1)
+    box = np.asarray(box, np.float32)
+    centre, half = (box[:2] + box[2:]) * np.float32(0.5), (box[2:] - box[:2]) * np.float32(0.5)
+    half = half * np.float32(len(padded) / len(mask))
+    start = (centre - half).astype(np.int64)  # truncated towards zero
+    stop = np.maximum((centre + half).astype(np.int64) + 1, start + 1)
+    (x0, y0), (x1, y1) = np.maximum(start, 0).tolist(), np.minimum(stop, image_hw[::-1]).tolist()
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((0, 0), dtype=bool), (0, 0, 0, 0)
+    in_x, in_y = (
+        _resize_matrix(int(stop[axis] - start[axis]), len(padded), first - int(start[axis]), last - int(start[axis]))
+        for axis, first, last in ((0, x0, x1), (1, y0, y1))
+    )
+    return in_y @ padded @ in_x.T > threshold, (y0, y1, x0, x1)
+
+
+def _resize_matrix(length: int, size: int, first: int, last: int) -> np.ndarray:
+    """Weights [last - first, size] of pixels first..last-1 where `size` cells are resized to `length`, bilinearly."""
+    scale = np.float32(size / length)
+    positions = (np.arange(first, last, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    positions = np.clip(positions, np.float32(0.0), np.float32(size - 1))
+    distance = np.abs(positions[:, None] - np.arange(size, dtype=np.float32))
+    return np.maximum(np.float32(1.0) - distance, np.float32(0.0))
+
+
+def paste_masks(
+    masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
+) -> np.ndarray:
     """Masks of the picture, bool [n, H, W], from [n, m, m] probabilities and [n, 4] boxes in pixels of the picture."""
     pasted = np.zeros((len(boxes), *image_hw), dtype=bool)
     for canvas, mask, box in zip(pasted, masks, boxes, strict=True):
-        window, (y0, y1, x0, x1) = paste_window(mask, box, image_hw, threshold)
+        window, (y0, y1, x0, x1) = paste_window(mask, box, image_hw, threshold, method)
         canvas[y0:y1, x0:x1] = window
     return pasted
 
 
 def encode_masks(
-    masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float
+    masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> list[dict[str, Any]]:
     """Compressed COCO run-length codes {"size": [H, W], "counts": str} of what `paste_masks` would return."""
     return [
-        encode_window(*paste_window(mask, box, image_hw, threshold), image_hw)
+        encode_window(*paste_window(mask, box, image_hw, threshold, method), image_hw)
         for mask, box in zip(masks, boxes, strict=True)
     ]
 

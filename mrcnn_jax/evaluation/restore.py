@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.errors import NumericalError
-from mrcnn_jax.evaluation.paste_masks import encode_masks, paste_masks
+from mrcnn_jax.evaluation.keypoints import decode_keypoints
+from mrcnn_jax.evaluation.paste_masks import Method, encode_masks, paste_masks
 from mrcnn_jax.structures import Category, Detections
 
 
@@ -26,9 +28,11 @@ class PictureDetections:
     labels: np.ndarray
     """[n] int64, data-set category ids."""
     mask_probabilities: np.ndarray
-    """[n, m, m] float32, each spread over its box."""
+    """[n, m, m] float32, each spread over its box; m is 0 if the model has no mask head."""
+    keypoints: np.ndarray
+    """[n, K, 3] float32: x, y in pixels of the picture, score; K is 0 if the model has no keypoint head."""
     image_hw: ImageHW
-    mask_threshold: float
+    test: TestConfig
     categories: tuple[Category, ...]
 
     def __len__(self) -> int:
@@ -36,13 +40,14 @@ class PictureDetections:
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """[n, H, W] bool, made at the first use: n times as many bytes as the picture has pixels."""
-        return paste_masks(self.mask_probabilities, self.boxes, self.image_hw, self.mask_threshold)
+        """[n, H, W] bool, made at the first use: n bytes for each pixel. [n, 0, 0] without mask head."""
+        if not self.mask_probabilities.shape[-1]:
+            return np.zeros((len(self), 0, 0), bool)
+        return paste_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
 
     @property
-    def keypoints(self) -> np.ndarray:
-        """[n, K, 3] float32: x, y, score. K is 0: the model has no keypoint head."""
-        return np.zeros((len(self), 0, 3), np.float32)
+    def _paste(self) -> tuple[float, Method]:
+        return self.test.mask_threshold, self.test.mask_paste
 
     @property
     def category_names(self) -> list[str]:
@@ -52,31 +57,34 @@ class PictureDetections:
 
     def select(self, keep: np.ndarray) -> "PictureDetections":
         """The detections where `keep`, bool [n] or indices, says so."""
-        fields = ("boxes", "scores", "labels", "mask_probabilities")
+        fields = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
         return replace(self, **{name: getattr(self, name)[keep] for name in fields})
 
     def resized(self, image_hw: ImageHW) -> "PictureDetections":
         """The same detections for the picture resized to `image_hw`."""
         scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
         scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
-        return replace(self, boxes=self.boxes * scale, image_hw=image_hw)
+        keypoints = self.keypoints * np.array([scale_x, scale_y, 1.0], np.float32)
+        return replace(self, boxes=self.boxes * scale, keypoints=keypoints, image_hw=image_hw)
 
     def coco_results(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id, bbox [x, y, width, height], score, segmentation as compressed RLE.
+        """COCO results: image_id, category_id, bbox [x, y, width, height], score; with the heads, segmentation as
+        compressed RLE and keypoints [x, y, score, ...].
 
         Needs the memory of one mask at a time, not of `masks`.
         """
-        codes = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, self.mask_threshold)
         x0, y0, x1, y1 = self.boxes.astype(np.float64).T
-        columns = zip(
-            self.labels.tolist(),
-            np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist(),
-            self.scores.tolist(),
-            codes,
-            strict=True,
-        )
-        names = ("category_id", "bbox", "score", "segmentation")
-        return [{"image_id": image_id, **dict(zip(names, row, strict=True))} for row in columns]
+        columns: dict[str, list[Any]] = {
+            "category_id": self.labels.tolist(),
+            "bbox": np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist(),
+            "score": self.scores.tolist(),
+        }
+        if self.mask_probabilities.shape[-1]:
+            columns["segmentation"] = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
+        if self.keypoints.shape[1]:
+            columns["keypoints"] = self.keypoints.astype(np.float64).reshape(len(self), -1).tolist()
+        rows = zip(*columns.values(), strict=True)
+        return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 
 
 def restore_detections(
@@ -85,7 +93,7 @@ def restore_detections(
     image_hw: ImageHW,
     *,
     categories: tuple[Category, ...],
-    mask_threshold: float,
+    test: TestConfig,
 ) -> PictureDetections:
     """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the picture.
 
@@ -94,14 +102,15 @@ def restore_detections(
     valid = np.asarray(detections.valid)
     boxes, scores = np.asarray(detections.boxes)[valid], np.asarray(detections.scores)[valid]
     labels, masks = np.asarray(detections.labels)[valid], np.asarray(detections.masks)[valid]
-    if not all(np.isfinite(values).all() for values in (boxes, scores, masks)):
+    heat_maps = np.asarray(detections.heat_maps)[valid]
+    if not all(np.isfinite(values).all() for values in (boxes, scores, masks, heat_maps)):
         raise NumericalError("The model's detections are not finite: its weights are damaged or its training diverged.")
+    keypoints = decode_keypoints(heat_maps, boxes, test.keypoint_score)
     scale_y, scale_x = image_hw[0] / resized_hw[0], image_hw[1] / resized_hw[1]
+    keypoints = (keypoints * [scale_x, scale_y, 1.0]).astype(np.float32)
     boxes = boxes.astype(np.float64) * [scale_x, scale_y, scale_x, scale_y]
     boxes = np.clip(boxes, 0.0, [image_hw[1], image_hw[0], image_hw[1], image_hw[0]]).astype(np.float32)
     x0, y0, x1, y1 = boxes.T
-    keep = (x1 > x0) & (y1 > y0)
     category_ids = np.array([0, *(category.id for category in categories)], np.int64)
-    return PictureDetections(
-        boxes[keep], scores[keep], category_ids[labels[keep]], masks[keep], image_hw, mask_threshold, categories
-    )
+    found = PictureDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test, categories)
+    return found.select((x1 > x0) & (y1 > y0))

@@ -87,7 +87,7 @@ class Predictor:
                 resized_hw,
                 sizes[index],
                 categories=self.categories,
-                mask_threshold=self.test_config.mask_threshold,
+                test=self.test_config,
             )
             for index, resized_hw, detections in predict_pictures(self._run, batches)
         }

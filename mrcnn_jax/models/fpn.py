@@ -4,12 +4,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.layers import Array, Conv, GroupNorm, Initializer, lecun_uniform, make_extent, zero_outside
+from mrcnn_jax.models.layers import (
+    Array,
+    Conv,
+    FrozenBatchNorm,
+    GroupNorm,
+    Initializer,
+    lecun_uniform,
+    make_extent,
+    zero_outside,
+)
 from mrcnn_jax.models.resnet import compute_dtype
 
 
 class HeadConv(nn.Module):
-    """Convolution of the FPN and the mask head: with bias, or without it and group norm."""
+    """Convolution of the FPN and of box and mask head: with bias, or without it and the heads' normalisation."""
 
     config: ModelConfig
     features: int
@@ -18,17 +27,18 @@ class HeadConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, extent: Array | None = None) -> Array:
-        normed = self.config.head_norm == "group_norm"
-        dtype = compute_dtype(self.config)
+        config = self.config
         x = Conv(
             self.features,
             self.kernel_size,
-            use_bias=not normed,
+            use_bias=config.head_norm == "none",
             kernel_init=self.kernel_init,
-            dtype=dtype,
+            dtype=compute_dtype(config),
             name="conv",
         )(x)
-        return GroupNorm(self.config.norm_eps, name="norm")(x, extent) if normed else x
+        if config.head_norm == "group_norm":
+            return GroupNorm(config.norm_eps, name="norm")(x, extent)
+        return FrozenBatchNorm(config.norm_eps, name="norm")(x) if config.head_norm == "frozen_bn" else x
 
 
 class FeaturePyramid(nn.Module):
@@ -38,16 +48,16 @@ class FeaturePyramid(nn.Module):
 
     @nn.compact
     def __call__(self, body_maps: tuple[Array, ...], image_hw: Array) -> tuple[Array, ...]:
-        channels = self.config.fpn_channels
+        config, channels = self.config, self.config.fpn_channels
         pyramid: list[Array] = []
         top_down = None
         for index in reversed(range(len(body_maps))):
             body_map = body_maps[index]
-            extent = make_extent(image_hw, body_map.shape[1:3], self.config.pyramid_strides[index])
-            lateral = HeadConv(self.config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
+            extent = make_extent(image_hw, body_map.shape[1:3], config.map_strides[index], config.size_divisor)
+            lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
             merged = lateral if top_down is None else lateral + _upsample_nearest(top_down)
             top_down = zero_outside(merged, extent)
-            output = HeadConv(self.config, channels, 3, lecun_uniform, name=f"output{index + 2}")(top_down, extent)
+            output = HeadConv(config, channels, 3, lecun_uniform, name=f"output{index + 2}")(top_down, extent)
             pyramid.insert(0, zero_outside(output, extent))
         return (*pyramid, pyramid[-1][:, ::2, ::2])
 

@@ -1,20 +1,24 @@
-"""The three heads: RPN on the pyramid, box head and mask head on RoIs (paper section 3, figure 4 right)."""
+"""The heads: RPN on the maps; box, mask and keypoint head on RoIs (paper section 3, figure 4; section 5 for keypoints).
+
+Shapes: n RoIs, S side of the RoI features, D their channels, C classes, K keypoints.
+"""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fpn import HeadConv
 from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel
-from mrcnn_jax.models.resnet import compute_dtype
+from mrcnn_jax.models.resnet import apply_stage, compute_dtype
 
 normal_001 = nn.initializers.normal(0.01)
 
 
 class RpnHead(nn.Module):
-    """One level of the pyramid [B, H, W, D] to objectness logits [B, H*W*A] and deltas [B, H*W*A, 4], float32.
+    """One map [B, H, W, D] to objectness logits [B, H*W*A] and deltas [B, H*W*A, 4], float32.
 
-    A anchors a cell; the order is row, column, ratio, as `ops.anchors` makes them. All levels share the weights.
+    A anchors a cell; the order is row, column, size, ratio, as `ops.anchors` makes them. All levels share the weights.
     """
 
     config: ModelConfig
@@ -22,36 +26,62 @@ class RpnHead(nn.Module):
     @nn.compact
     def __call__(self, feature: Array) -> tuple[Array, Array]:
         config = self.config
-        batch, num_anchors = feature.shape[0], len(config.anchor_ratios)
-        dtype = compute_dtype(config)
-        x = nn.relu(Conv(config.fpn_channels, 3, kernel_init=normal_001, dtype=dtype, name="conv")(feature))
+        batch, num_anchors = feature.shape[0], config.anchors_per_cell
+        x, dtype = feature, compute_dtype(config)
+        for index in range(config.rpn_convs):
+            name = "conv" if index == 0 else f"conv{index + 1}"
+            x = nn.relu(Conv(config.map_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
         logits = Conv(num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="objectness")(x)
         deltas = Conv(4 * num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="deltas")(x)
         return logits.astype(jnp.float32).reshape(batch, -1), deltas.astype(jnp.float32).reshape(batch, -1, 4)
 
 
-class BoxHead(nn.Module):
-    """RoI features [n, 7, 7, D] to class logits [n, C + 1] (0 is background) and deltas [n, C + 1, 4], float32."""
+class Res5(nn.Module):
+    """RoI features [n, S, S, D] to [n, S / 2, S / 2, 2 D]: the last stage, which with C4 belongs to the heads."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, roi_features: Array) -> tuple[Array, Array]:
+    def __call__(self, roi_features: Array) -> Array:
+        everywhere = jnp.ones((1, 1, 1, 1), bool)
+        x = roi_features.astype(compute_dtype(self.config))
+        return apply_stage(self.config, 3, x, everywhere, everywhere, stride=2, train=False, axis_name=None)
+
+
+class BoxHead(nn.Module):
+    """RoI features [n, S, S, D] to hidden features [n, box_head_dim] and what the last two layers make of them: class
+    logits [n, C + 1] (0 is background) and deltas [n, C + 1, 4], all float32.
+
+    Hidden layers are convolutions and fully connected layers; with C4, whose RoIs went through res5, the mean.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, roi_features: Array) -> tuple[Array, Array, Array]:
         config = self.config
         num_logits, dtype = config.num_classes + 1, compute_dtype(config)
-        x = roi_features.reshape(roi_features.shape[0], -1)
-        for name in ("fc1", "fc2"):
-            x = nn.relu(nn.Dense(config.box_head_dim, kernel_init=lecun_uniform, dtype=dtype, name=name)(x))
+        x = roi_features
+        if config.neck == "c4":
+            x = x.mean(axis=(1, 2))
+        else:
+            for index in range(config.box_head_convs):
+                x = nn.relu(HeadConv(config, config.box_head_conv_dim, 3, he_normal, name=f"conv{index + 1}")(x))
+            x = x.reshape(x.shape[0], -1)
+            for index in range(config.box_head_fcs):
+                fc = nn.Dense(config.box_head_dim, kernel_init=lecun_uniform, dtype=dtype, name=f"fc{index + 1}")
+                x = nn.relu(fc(x))
         logits = nn.Dense(num_logits, kernel_init=normal_001, dtype=dtype, name="logits")(x)
         deltas = nn.Dense(4 * num_logits, kernel_init=nn.initializers.normal(0.001), dtype=dtype, name="deltas")(x)
-        return logits.astype(jnp.float32), deltas.astype(jnp.float32).reshape(-1, num_logits, 4)
+        hidden, logits, deltas = (output.astype(jnp.float32) for output in (x, logits, deltas))
+        return hidden, logits, deltas.reshape(-1, num_logits, 4)
 
 
 class MaskHead(nn.Module):
-    """RoI features [n, 14, 14, D] and labels [n] to the mask logits [n, 28, 28] of each RoI's label, float32.
+    """RoI features [n, S, S, D] and labels [n] to the mask logits [n, 2 S, 2 S] of each RoI's label, float32.
 
     The fully convolutional head of figure 4. Of the last 1x1 convolution only the row of the RoI's own class is
-    applied: the same numbers as computing all C + 1 maps and picking one.
+    applied: the same numbers as computing all C + 1 maps and picking one. With C4 res5 stands before the deconvolution.
     """
 
     config: ModelConfig
@@ -60,9 +90,9 @@ class MaskHead(nn.Module):
     def __call__(self, roi_features: Array, labels: Array) -> Array:
         config = self.config
         x, dtype = roi_features, compute_dtype(config)
-        for index in range(config.mask_head_convs):
+        for index in range(0 if config.neck == "c4" else config.mask_head_convs):
             x = nn.relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
-        x = nn.relu(Upconv(config.mask_head_dim, dtype, name="upconv")(x))  # [n, 28, 28, D]
+        x = nn.relu(Upconv(config.mask_head_dim, dtype, name="upconv")(x))  # [n, 2 S, 2 S, D]
         shape = (config.mask_head_dim, config.num_classes + 1)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
@@ -84,3 +114,33 @@ class Upconv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x = jnp.einsum("nhwc,abcd->nhawbd", x.astype(self.dtype), kernel.astype(self.dtype))
         return x.reshape(batch, 2 * height, 2 * width, self.features) + per_channel(bias.astype(self.dtype))
+
+
+class KeypointHead(nn.Module):
+    """RoI features [n, S, S, D] to the heat maps' logits [n, 4 S, 4 S, K], float32 (section 5).
+
+    3x3 convolutions, a transposed 4x4 convolution of stride 2, and a bilinear doubling.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, roi_features: Array) -> Array:
+        config = self.config
+        x, dtype = roi_features, compute_dtype(config)
+        for index in range(config.keypoint_head_convs):
+            conv = Conv(config.keypoint_head_dim, 3, kernel_init=he_normal, dtype=dtype, name=f"conv{index + 1}")
+            x = nn.relu(conv(x))
+        kernel = self.param("kernel", he_normal, (4, 4, x.shape[-1], config.num_keypoints), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (config.num_keypoints,), jnp.float32)
+        x = jax.lax.conv_general_dilated(
+            x.astype(dtype),
+            kernel.astype(dtype),
+            (1, 1),
+            [(2, 2)] * 2,
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # [n, 2 S, 2 S, K]
+        x = x.astype(jnp.float32) + per_channel(bias)
+        shape = (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3])
+        return jax.image.resize(x, shape, "linear")

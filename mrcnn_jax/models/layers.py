@@ -1,7 +1,7 @@
 """Building blocks: convolutions, normalisation, and the mask that keeps padding out of features.
 
 Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the picture's
-own size rounded up to a multiple of 32 pixels: outside of it every map is zero, as if the canvas were that small.
+own size rounded up as `size_divisor` says: outside of it every map is zero, as if the canvas were that small.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.config import extent_in_cells
+from mrcnn_jax.config.model import extent_in_cells
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -19,9 +19,9 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def make_extent(image_hw: Array, feature_hw: tuple[int, ...], stride: int) -> Array:
+def make_extent(image_hw: Array, feature_hw: tuple[int, ...], stride: int, divisor: int) -> Array:
     """Returns the [B, H, W, 1] extent at one stride of pictures of size `image_hw` [B, 2] in pixels."""
-    cells = extent_in_cells(image_hw, stride)  # [B, 2]
+    cells = extent_in_cells(image_hw, stride, divisor)  # [B, 2]
     rows = jnp.arange(feature_hw[0])[None, :] < cells[:, :1]
     columns = jnp.arange(feature_hw[1])[None, :] < cells[:, 1:]
     return (rows[:, :, None] & columns[:, None, :])[..., None]
@@ -38,11 +38,13 @@ def per_channel(values: Array) -> Array:
 
 
 class Conv(nn.Module):
-    """Convolution with symmetric padding (kernel - 1) // 2, as PyTorch pads; 1x1 is written as a matrix product."""
+    """Convolution with symmetric padding, as PyTorch pads; 1x1 is written as a matrix product."""
 
     features: int
     kernel_size: int = 3
     stride: int = 1
+    dilation: int = 1
+    groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = he_normal
     dtype: jnp.dtype = jnp.float32
@@ -50,14 +52,21 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         size, stride = self.kernel_size, self.stride
-        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
+        shape = (size, size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if size == 1:
             x = jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
         else:
-            padding = (size - 1) // 2
+            padding = self.dilation * (size - 1) // 2
             x = jax.lax.conv_general_dilated(
-                x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x,
+                kernel,
+                (stride, stride),
+                [(padding, padding)] * 2,
+                rhs_dilation=(self.dilation, self.dilation),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
             )
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fpn import FeaturePyramid
-from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead
+from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead, Res5, RpnHead
 from mrcnn_jax.models.layers import Array, per_channel
 from mrcnn_jax.models.resnet import ResNet, compute_dtype
 
@@ -17,9 +17,10 @@ Variables = dict[str, Any]
 
 
 class MaskRCNN(nn.Module):
-    """Mask R-CNN with an FPN body. Call the parts through `model.apply(variables, ..., method=model.PART)`.
+    """Mask R-CNN. Call the parts through `model.apply(variables, ..., method=model.PART)`.
 
-    Shapes: B images, H x W canvas in pixels, D pyramid channels, n RoIs, C classes.
+    Shapes: B images, H x W canvas in pixels, D channels of the maps, n RoIs, S side of their features, C classes,
+    K keypoints.
     """
 
     config: ModelConfig
@@ -27,45 +28,82 @@ class MaskRCNN(nn.Module):
     """Mesh axis over which sync_bn sums its statistics in training; None outside of a mesh."""
 
     def setup(self) -> None:
-        self.backbone = ResNet(self.config, self.axis_name)
-        self.fpn = FeaturePyramid(self.config)
-        self.rpn_head = RpnHead(self.config)
-        self.box_head = BoxHead(self.config)
-        self.mask_head = MaskHead(self.config)
+        config = self.config
+        self.backbone = ResNet(config, self.axis_name)
+        if config.neck == "fpn":
+            self.fpn = FeaturePyramid(config)
+        if config.neck == "c4":
+            self.res5 = Res5(config)
+        self.rpn_head = RpnHead(config)
+        self.box_head = BoxHead(config)
+        if config.masks:
+            self.mask_head = MaskHead(config)
+        if config.num_keypoints:
+            self.keypoint_head = KeypointHead(config)
 
-    def extract_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
-        """Returns P2..P6, each [B, H / stride, W / stride, D], zero outside the picture's own 32-multiple extent.
+    def normalise(self, images: Array, image_hw: Array) -> Array:
+        """Returns the network's input [B, H, W, 3] float32: pixels minus mean over std, zero outside the pictures.
 
-        `images` [B, H, W, 3] uint8 RGB, `image_hw` [B, 2] int32. With `train` sync_bn uses the batch's statistics.
+        `images` [B, H, W, 3] uint8 or float32 RGB in 0..255, `image_hw` [B, 2] int32.
         """
         config = self.config
         mean, std = per_channel(jnp.asarray(config.pixel_mean)), per_channel(jnp.asarray(config.pixel_std))
         inside = _inside_picture(images.shape[1:3], image_hw)
-        pixels = jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0).astype(compute_dtype(config))
-        return self.fpn(self.backbone(pixels, image_hw, train), image_hw)
+        return jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0)
 
-    def score_anchors(self, pyramid: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
-        """Returns per level objectness logits [B, H*W*A] and deltas [B, H*W*A, 4]."""
-        scored = [self.rpn_head(feature) for feature in pyramid]
+    def extract_body(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
+        """Returns C2..C5 (with C4 as neck C2..C4), each zero outside the picture's own extent."""
+        pixels = self.normalise(images, image_hw).astype(compute_dtype(self.config))
+        return self.backbone(pixels, image_hw, train)
+
+    def extract_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
+        """Returns the maps that RPN and RoIs see, each [B, H / stride, W / stride, D]: P2..P6, or the last of the body.
+
+        They are zero outside the picture's own extent. `images` [B, H, W, 3] uint8 or float32 RGB, `image_hw` [B, 2]
+        int32. With `train` sync_bn uses the batch's statistics.
+        """
+        body_maps = self.extract_body(images, image_hw, train)
+        return self.fpn(body_maps, image_hw) if self.config.neck == "fpn" else body_maps[-1:]
+
+    def score_anchors(self, maps: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
+        """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W*A, 4]."""
+        scored = [self.rpn_head(feature) for feature in maps]
         return [logits for logits, _ in scored], [deltas for _, deltas in scored]
 
+    def extract_boxes(self, roi_features: Array) -> Array:
+        """Returns the box head's hidden features [n, box_head_dim] of features [n, S, S, D]."""
+        return self.box_head(self._to_heads(roi_features))[0]
+
     def classify_rois(self, roi_features: Array) -> tuple[Array, Array]:
-        """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] of features [n, 7, 7, D]."""
-        return self.box_head(roi_features)
+        """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] of features [n, S, S, D]."""
+        return self.box_head(self._to_heads(roi_features))[1:]
 
     def predict_masks(self, roi_features: Array, labels: Array) -> Array:
-        """Returns the mask logits [n, 28, 28] of each RoI's own label, from features [n, 14, 14, D]."""
-        return self.mask_head(roi_features, labels)
+        """Returns the mask logits [n, m, m] of each RoI's own label, from features [n, S, S, D]."""
+        return self.mask_head(self._to_heads(roi_features), labels)
+
+    def predict_keypoints(self, roi_features: Array) -> Array:
+        """Returns the keypoints' heat maps [n, 4 S, 4 S, K], logits, from features [n, S, S, D]."""
+        return self.keypoint_head(roi_features)
+
+    def _to_heads(self, roi_features: Array) -> Array:
+        return self.res5(roi_features) if self.config.neck == "c4" else roi_features
 
     def __call__(self, images: Array, image_hw: Array) -> tuple[Array, ...]:
-        """Touches every parameter once, for initialisation; returns P2..P6."""
+        """Touches every parameter once, for initialisation; returns the maps."""
         config = self.config
-        pyramid = self.extract_features(images, image_hw)
-        self.score_anchors(pyramid)
-        self.classify_rois(jnp.zeros((1, config.box_pool_size, config.box_pool_size, config.fpn_channels)))
-        side = config.mask_pool_size
-        self.predict_masks(jnp.zeros((1, side, side, config.fpn_channels)), jnp.zeros(1, jnp.int32))
-        return pyramid
+        maps = self.extract_features(images, image_hw)
+        self.score_anchors(maps)
+
+        def zeros(side: int) -> Array:
+            return jnp.zeros((1, side, side, config.map_channels))
+
+        self.classify_rois(zeros(config.box_pool_size))
+        if config.masks:
+            self.predict_masks(zeros(config.mask_pool_size), jnp.zeros(1, jnp.int32))
+        if config.num_keypoints:
+            self.predict_keypoints(zeros(config.keypoint_pool_size))
+        return maps
 
 
 def _inside_picture(canvas: tuple[int, ...], image_hw: Array) -> Array:

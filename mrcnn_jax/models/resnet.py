@@ -1,4 +1,10 @@
-"""ResNet bodies (arXiv 1512.03385), stride in the 3x3 convolution, returning C2..C5 (strides 4, 8, 16, 32)."""
+"""ResNet and ResNeXt bodies (arXiv 1512.03385, 1611.05431): C2..C5 of strides 4, 8, 16, 32.
+
+A stage is a function of its own, because with C4 the last one is not in the body: it is the box head (section 3,
+"Network Architecture").
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +19,11 @@ STAGE_BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
+    "resnext50_32x4d": (3, 4, 6, 3),
+    "resnext101_32x8d": (3, 4, 23, 3),
+    "resnext101_64x4d": (3, 4, 23, 3),
 }
-BASIC_BLOCK_BODIES = ("resnet18", "resnet34")
+BASIC_BLOCK_BODIES: tuple[Backbone, ...] = ("resnet18", "resnet34")
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
@@ -31,14 +40,22 @@ class ConvNorm(nn.Module):
     stride: int
     train: bool
     axis_name: str | None
+    dilation: int = 1
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array, extent: Array) -> Array:
         config = self.config
-        conv = Conv(
-            self.features, self.kernel_size, self.stride, use_bias=False, dtype=compute_dtype(config), name="conv"
-        )
-        x = conv(x)
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.groups,
+            use_bias=False,
+            dtype=compute_dtype(config),
+            name="conv",
+        )(x)
         if config.norm == "frozen_bn":
             return FrozenBatchNorm(config.norm_eps, name="norm")(x)
         if config.norm == "group_norm":
@@ -50,33 +67,59 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions (ResNet-18, -34) or the 1x1, 3x3, 1x1 bottleneck, with a projection where shapes change."""
 
     config: ModelConfig
-    width: int
+    stage: int
     stride: int
     train: bool
     axis_name: str | None
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Array, extent_in: Array, extent: Array) -> Array:
-        def conv_norm(name: str, features: int, kernel_size: int, stride: int) -> ConvNorm:
-            return ConvNorm(self.config, features, kernel_size, stride, self.train, self.axis_name, name=name)
+        config, stride = self.config, self.stride
+        width, features = config.stage_width(self.stage), config.stage_channels(self.stage)
 
-        width, stride = self.width, self.stride
-        if self.config.backbone in BASIC_BLOCK_BODIES:
-            features = width
+        def conv_norm(name: str, features: int, kernel_size: int, stride: int, **choices: int) -> ConvNorm:
+            return ConvNorm(config, features, kernel_size, stride, self.train, self.axis_name, name=name, **choices)
+
+        if config.backbone in BASIC_BLOCK_BODIES:
             residual = zero_outside(nn.relu(conv_norm("conv1", width, 3, stride)(x, extent)), extent)
             residual = conv_norm("conv2", features, 3, 1)(residual, extent)
         else:
-            features = 4 * width
-            residual = zero_outside(nn.relu(conv_norm("conv1", width, 1, 1)(x, extent_in)), extent_in)
-            residual = nn.relu(conv_norm("conv2", width, 3, stride)(residual, extent))
+            first, second, extent1 = (stride, 1, extent) if config.stride_in_1x1 else (1, stride, extent_in)
+            residual = zero_outside(nn.relu(conv_norm("conv1", width, 1, first)(x, extent1)), extent1)
+            conv2 = conv_norm("conv2", width, 3, second, dilation=self.dilation, groups=config.groups)
+            residual = nn.relu(conv2(residual, extent))
             residual = conv_norm("conv3", features, 1, 1)(residual, extent)
         if stride != 1 or x.shape[-1] != features:
             x = conv_norm("downsample", features, 1, stride)(x, extent)
         return zero_outside(nn.relu(x + residual), extent)
 
 
+def apply_stage(
+    config: ModelConfig,
+    stage: int,
+    x: Array,
+    extent_in: Array,
+    extent: Array,
+    *,
+    stride: int,
+    dilation: int = 1,
+    **mode: Any,
+) -> Array:
+    """Returns the map after the residual blocks of a stage (0 is res2), made inside the calling module.
+
+    `extent_in` is that of x, `extent` that of the map returned; `mode` is `train` and `axis_name`.
+    """
+    for block in range(STAGE_BLOCKS[config.backbone][stage]):
+        name = f"layer{stage + 1}_{block}"
+        x = ResidualBlock(config, stage, stride if block == 0 else 1, dilation=dilation, name=name, **mode)(
+            x, extent_in if block == 0 else extent, extent
+        )
+    return x
+
+
 class ResNet(nn.Module):
-    """Normalised images to (C2, C3, C4, C5); `freeze_at` stages pass no gradient on."""
+    """Normalised images to (C2, C3, C4, C5), with C4 as neck without C5; `freeze_at` stages pass no gradient on."""
 
     config: ModelConfig
     axis_name: str | None = None
@@ -88,28 +131,29 @@ class ResNet(nn.Module):
         canvas_h, canvas_w = images.shape[1:3]
 
         def extent_at(stride: int) -> Array:
-            return make_extent(image_hw, (canvas_h // stride, canvas_w // stride), stride)
+            return make_extent(image_hw, (canvas_h // stride, canvas_w // stride), stride, config.size_divisor)
 
         stem = ConvNorm(config, config.body_width, 7, 2, train, self.axis_name, name="stem")
         x = zero_outside(nn.relu(stem(images, extent_at(2))), extent_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_outside(x, extent_at(4))  # the window reaches one cell outside
         x = self._freeze(x, stage=1)
-        maps = []
-        for stage, num_blocks in enumerate(STAGE_BLOCKS[config.backbone]):
-            for block in range(num_blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                extent = extent_at(4 * 2**stage)
-                extent_in = extent_at(2 * 2**stage) if stride == 2 else extent
-                residual_block = ResidualBlock(
-                    config,
-                    config.body_width * 2**stage,
-                    stride,
-                    train,
-                    self.axis_name,
-                    name=f"layer{stage + 1}_{block}",
-                )
-                x = residual_block(x, extent_in, extent)
+        maps, stride = [], 4
+        for stage in range(3 if config.neck == "c4" else 4):
+            is_dilated = config.neck == "dc5" and stage == 3
+            step = 1 if stage == 0 or is_dilated else 2
+            x = apply_stage(
+                config,
+                stage,
+                x,
+                extent_at(stride),
+                extent_at(stride * step),
+                stride=step,
+                dilation=2 if is_dilated else 1,
+                train=train,
+                axis_name=self.axis_name,
+            )
+            stride *= step
             x = self._freeze(x, stage=stage + 2)
             maps.append(x)
         return tuple(maps)

@@ -1,25 +1,34 @@
-"""Anchors of the feature pyramid: constants of the canvas, made with NumPy (Faster R-CNN, section 3.1.1; FPN, 4.1)."""
+"""Anchors of a feature map (Faster R-CNN, section 3.1.1; FPN, 4.1). Shapes: h x w the map, R anchors a cell."""
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 
-def make_cell_anchors(size: float, ratios: tuple[float, ...]) -> np.ndarray:
-    """Returns [R, 4] float32 anchors around the origin: area size**2, ratio = height / width."""
+def make_cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], *, rounded: bool = False) -> np.ndarray:
+    """Returns [S * R, 4] float32 anchors around the origin, by size, then ratio: area size**2, ratio = height / width.
+
+    `rounded` rounds the corners to whole pixels, halves to even, as torchvision does.
+    """
     anchors = []
-    for ratio in ratios:
-        width = np.sqrt(size * size / ratio)
-        height = ratio * width
-        anchors.append([-width / 2, -height / 2, width / 2, height / 2])
-    return np.asarray(anchors, np.float32)
+    for size in sizes:
+        for ratio in ratios:
+            width = np.sqrt(size * size / ratio)
+            height = ratio * width
+            anchors.append([-width / 2, -height / 2, width / 2, height / 2])
+    return np.asarray(np.round(anchors) if rounded else anchors, np.float32)
 
 
-def make_level_anchors(feature_hw: tuple[int, int], stride: int, size: float, ratios: tuple[float, ...]) -> np.ndarray:
-    """Returns [h * w * R, 4] float32 anchors of one level, in the order row, column, ratio.
+def make_level_anchors(
+    feature_hw: tuple[int, int], stride_yx: Int[Array, "2"], cell_anchors: Float[np.ndarray, "r 4"]
+) -> Float[Array, "a 4"]:
+    """Returns the [h * w * R, 4] anchors of one map, in the order row, column, cell anchor [R, 4].
 
     The anchors of cell (0, 0) are centred on the picture's corner (0, 0), as in torchvision and Detectron2.
     """
     feature_h, feature_w = feature_hw
-    y, x = np.meshgrid(np.arange(feature_h) * stride, np.arange(feature_w) * stride, indexing="ij")
-    shifts = np.stack([x, y, x, y], axis=-1).astype(np.float32)  # [h, w, 4]
-    anchors = shifts[:, :, None, :] + make_cell_anchors(size, ratios)  # [h, w, R, 4]
+    y, x = jnp.arange(feature_h) * stride_yx[0], jnp.arange(feature_w) * stride_yx[1]
+    y, x = jnp.broadcast_to(y[:, None], feature_hw), jnp.broadcast_to(x[None, :], feature_hw)
+    shifts = jnp.stack([x, y, x, y], axis=-1).astype(jnp.float32)  # [h, w, 4]
+    anchors = shifts[:, :, None, :] + jnp.asarray(cell_anchors)[None, None]  # [h, w, R, 4]
     return anchors.reshape(-1, 4)

@@ -84,6 +84,7 @@ def clip_boxes(boxes: Float[Array, "*n 4"], image_hw: Int[Array, "2"]) -> Float[
 
 
 def is_nonempty(boxes: Float[Array, "*n 4"], min_side: float = 0.0) -> Bool[Array, "*n"]:
-    """Returns whether both sides are longer than `min_side` pixels; False for boxes with NaN."""
+    """Returns whether both sides are positive and at least `min_side` pixels long; False for boxes with NaN."""
     width, height = box_sides(boxes)
-    return (width > min_side) & (height > min_side)
+    shorter = jnp.minimum(width, height)
+    return (shorter > 0.0) & (shorter >= min_side)

@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.ops.boxes import box_areas, split_boxes
 
+CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 2
+"""A RoI of this side, in pixels, belongs to P4, the level of this index."""
+
 CPU_CHUNK = 128
 """RoIs gathered at a time on a CPU, where every gather is materialised; accelerators fuse one gather of all."""
 
@@ -25,11 +28,14 @@ GATHER_COST = 20
 
 
 def assign_levels(
-    rois: Float[Array, "n 4"], num_levels: int, canonical_size: float = 224.0, canonical_level: int = 2
+    rois: Float[Array, "n 4"], num_levels: int, *, eps_in_log: float = 1e-8, eps_after_log: float = 0.0
 ) -> Int[Array, "n"]:
-    """Returns the pyramid level of each RoI, 0 for the finest: floor(canonical_level + log2(sqrt(area) / 224))."""
+    """Returns the pyramid level of each RoI, 0 for P2, the finest: floor(2 + log2(sqrt(area) / 224)).
+
+    The two eps, inside and outside of the logarithm, decide RoIs of exactly 112, 224 or 448 pixels.
+    """
     side = jnp.sqrt(jnp.maximum(box_areas(rois), 1e-12))
-    level = jnp.floor(canonical_level + jnp.log2(side / canonical_size + 1e-8))
+    level = jnp.floor(CANONICAL_LEVEL + jnp.log2(side / CANONICAL_SIZE + eps_in_log) + eps_after_log)
     return jnp.clip(level, 0, num_levels - 1).astype(jnp.int32)
 
 

@@ -37,7 +37,8 @@ def test_each_picture_gets_its_own_detections_with_one_batch_ahead():
         events.append("predict")
         first = images[:, 0, 0, 0].astype(np.float32)[:, None]  # [B, 1]
         zeros = np.zeros((len(images), 1, 4), np.float32)
-        return Detections(zeros, first, first.astype(np.int32), zeros[..., None], first > 0)
+        heat_maps = np.zeros((len(images), 1, 0, 0, 0), np.float32)
+        return Detections(zeros, first, first.astype(np.int32), zeros[..., None], heat_maps, first > 0)
 
     pictures = [np.full((64, 96, 3), value, np.uint8) for value in (10, 20, 30)]
     groups = [((0, 1), pictures[:2]), ((2,), pictures[2:])]

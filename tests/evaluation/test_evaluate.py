@@ -84,6 +84,7 @@ class RectangleFinder:
             scores=np.zeros((count, SLOTS), np.float32),
             labels=np.zeros((count, SLOTS), np.int32),
             masks=np.zeros((count, SLOTS, MASK_SIDE, MASK_SIDE), np.float32),
+            heat_maps=np.zeros((count, SLOTS, 0, 0, 0), np.float32),
             valid=np.zeros((count, SLOTS), bool),
         )
         for slot, (image, (height, width)) in enumerate(zip(images, image_hw, strict=True)):
@@ -160,7 +161,8 @@ def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):
         boxes = jnp.concatenate([0 * sides, sides], -1)[:, None]
         masks = jnp.ones((len(images), 1, MASK_SIDE, MASK_SIDE))
         scores = images[:, 0, 0, :1] / 255.0
-        return Detections(boxes, scores, jnp.ones(scores.shape, jnp.int32), masks, image_hw[:, :1] > 0)
+        heat_maps = jnp.zeros((len(images), 1, 0, 0, 0))
+        return Detections(boxes, scores, jnp.ones(scores.shape, jnp.int32), masks, heat_maps, image_hw[:, :1] > 0)
 
     monkeypatch.setattr(evaluate_module, "predict", predict)
     variables = {"params": {"gain": np.float32(1.0)}}

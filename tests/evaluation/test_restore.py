@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import NumericalError
 from mrcnn_jax.evaluation.restore import restore_detections
 from mrcnn_jax.structures import Category, Detections
@@ -17,12 +18,13 @@ def device_detections(boxes, labels, valid=None, mask_value=1.0):
         scores=np.linspace(0.9, 0.1, count, dtype=np.float32),
         labels=np.array(labels, np.int32),
         masks=np.full((count, 28, 28), mask_value, np.float32),
+        heat_maps=np.zeros((count, 0, 0, 0), np.float32),
         valid=np.ones(count, bool) if valid is None else np.array(valid),
     )
 
 
 def restore(detections, resized_hw=(100, 200), image_hw=(50, 400)):
-    return restore_detections(detections, resized_hw, image_hw, categories=CATEGORIES, mask_threshold=0.5)
+    return restore_detections(detections, resized_hw, image_hw, categories=CATEGORIES, test=TestConfig())
 
 
 def test_boxes_scale_by_axis_and_labels_become_category_ids():

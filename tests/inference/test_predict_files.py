@@ -34,8 +34,9 @@ class Stub:
                 scores=np.array([image[0, 0, 0] / 256], np.float32),
                 labels=np.array([5]),
                 mask_probabilities=np.ones((1, 28, 28), np.float32),
+                keypoints=np.zeros((1, 0, 3), np.float32),
                 image_hw=image.shape[:2],
-                mask_threshold=0.5,
+                test=TestConfig(),
                 categories=CATEGORIES,
             )
             for image in images

@@ -44,6 +44,7 @@ def traced(monkeypatch):
             scores=brightness[:, None],
             labels=1 + (brightness > 0.5).astype(jnp.int32)[:, None],
             masks=jnp.ones((len(images), 1, 28, 28)),
+            heat_maps=jnp.zeros((len(images), 1, 0, 0, 0)),
             valid=(height > 0)[:, None],
         )
 

@@ -65,11 +65,12 @@ def test_rpn_head_order_is_row_column_ratio():
 def test_box_head_equals_matrix_products():
     features, head = random_array(3, 2, 2, 6), BoxHead(CONFIG)
     variables = random_variables(head, features)
-    logits, deltas = head.apply(variables, features)
+    hidden, logits, deltas = head.apply(variables, features)
     x = np.asarray(features, np.float64).reshape(3, -1)
     for name in ("fc1", "fc2"):
         kernel, bias = parts(variables, name)
         x = np.maximum(x @ kernel + bias, 0)
+    np.testing.assert_allclose(hidden, x, rtol=1e-4, atol=1e-5)
     (kernel, bias), (delta_kernel, delta_bias) = parts(variables, "logits"), parts(variables, "deltas")
     np.testing.assert_allclose(logits, x @ kernel + bias, rtol=1e-4, atol=1e-5)
     expected = (x @ delta_kernel + delta_bias).reshape(3, 4, 4)  # class by class

@@ -49,13 +49,13 @@ def test_extent_golden():
     image_hw = jnp.array([[33, 60], [0, 0], [96, 96]])
     for stride, cells in ((4, 16), (32, 2), (64, 1)):
         side = -(-96 // stride)
-        extent = np.asarray(make_extent(image_hw, (side, side), stride))[..., 0]
+        extent = np.asarray(make_extent(image_hw, (side, side), stride, 32))[..., 0]
         expected = np.zeros((side, side), bool)
         expected[:cells, :cells] = True
         np.testing.assert_array_equal(extent[0], expected)
         assert not extent[1].any() and extent[2].all()
     # 96 pixels are one and a half cells of stride 64: two cells, as the map of a canvas of 96 has.
-    np.testing.assert_array_equal(make_extent(image_hw[2:], (3, 3), 64)[0, :, 0, 0], [True, True, False])
+    np.testing.assert_array_equal(make_extent(image_hw[2:], (3, 3), 64, 32)[0, :, 0, 0], [True, True, False])
 
 
 def test_zero_outside_removes_whatever_was_there():

@@ -1,5 +1,6 @@
 """Anchors: numbers worked out by hand, and a loop over cells."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors
 
 def test_cell_anchors_golden():
     # Area 32 x 32; ratio is height / width, so 0.5 is the wide one: 45.25 x 22.63.
-    wide, square, high = make_cell_anchors(32.0, (0.5, 1.0, 2.0))
+    wide, square, high = make_cell_anchors((32.0,), (0.5, 1.0, 2.0))
     np.testing.assert_allclose(wide, [-22.627417, -11.313708, 22.627417, 11.313708], rtol=1e-6)
     np.testing.assert_allclose(square, [-16, -16, 16, 16])
     np.testing.assert_allclose(high, [-11.313708, -22.627417, 11.313708, 22.627417], rtol=1e-6)
@@ -16,7 +17,7 @@ def test_cell_anchors_golden():
 
 def test_level_anchors_golden():
     # Two rows and three columns of cells 8 px apart: row, column, ratio.
-    anchors = make_level_anchors((2, 3), 8, 16.0, (1.0, 4.0))
+    anchors = make_level_anchors((2, 3), jnp.array([8, 8]), make_cell_anchors((16.0,), (1.0, 4.0)))
     assert anchors.shape == (12, 4) and anchors.dtype == np.float32
     np.testing.assert_array_equal(anchors[0], [-8, -8, 8, 8])  # cell (0, 0), centred on the corner
     np.testing.assert_array_equal(anchors[1], [-4, -16, 4, 16])
@@ -35,5 +36,25 @@ def test_level_anchors_equal_loop(feature_hw):
                 width, height = size / np.sqrt(ratio), size * np.sqrt(ratio)
                 x, y = column * stride, row * stride
                 expected.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
-    anchors = make_level_anchors(feature_hw, stride, size, ratios)
+    anchors = make_level_anchors(feature_hw, jnp.full(2, stride), make_cell_anchors((size,), ratios))
     np.testing.assert_allclose(anchors, np.array(expected).reshape(-1, 4), rtol=1e-6, atol=1e-4)
+
+
+def test_several_sizes_on_one_map():
+    # C4: fifteen anchors a cell, sizes outside, ratios inside.
+    sizes, ratios = (32.0, 64.0), (0.5, 1.0, 2.0)
+    anchors = make_cell_anchors(sizes, ratios)
+    np.testing.assert_array_equal(anchors[:3], make_cell_anchors((32.0,), ratios))
+    np.testing.assert_array_equal(anchors[3:], make_cell_anchors((64.0,), ratios))
+
+
+def test_rounded_corners():
+    # torchvision: 22.627 and 11.314 become 23 and 11; halves go to the even number.
+    np.testing.assert_array_equal(make_cell_anchors((32.0,), (0.5,), rounded=True), [[-23, -11, 23, 11]])
+    np.testing.assert_array_equal(make_cell_anchors((5.0,), (1.0,), rounded=True), [[-2, -2, 2, 2]])
+
+
+def test_strides_differ_by_axis():
+    anchors = make_level_anchors((2, 2), jnp.array([64, 58]), make_cell_anchors((2.0,), (1.0,)))
+    np.testing.assert_array_equal(anchors[:, 0] + 1, [0, 58, 0, 58])
+    np.testing.assert_array_equal(anchors[:, 1] + 1, [0, 0, 64, 64])

@@ -125,5 +125,6 @@ def test_areas_and_emptiness():
     boxes = jnp.array([[1, 2, 4, 7], [0, 0, 0, 5], [5, 5, 4, 9], [0, 0, 2, 2]], jnp.float32)
     np.testing.assert_array_equal(box_areas(boxes), [15, 0, -4, 4])
     np.testing.assert_array_equal(is_nonempty(boxes), [True, False, False, True])
-    np.testing.assert_array_equal(is_nonempty(boxes, min_side=2.0), [True, False, False, False])
+    np.testing.assert_array_equal(is_nonempty(boxes, min_side=2.0), [True, False, False, True])
+    np.testing.assert_array_equal(is_nonempty(boxes, min_side=2.01), [True, False, False, False])
     assert not is_nonempty(jnp.array([0.0, 0.0, jnp.nan, 5.0]))

@@ -1,0 +1,185 @@
+"""The network: body, neck, heads, and the conventions that weights were trained with."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from mrcnn_jax.config.checks import require
+
+Backbone = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+]
+
+GROUPS: dict[str, tuple[int, int]] = {
+    "resnext50_32x4d": (32, 4),
+    "resnext101_32x8d": (32, 8),
+    "resnext101_64x4d": (64, 4),
+}
+"""Groups of the 3x3 convolutions and channels of each in the first stage (arXiv 1611.05431); others have one group."""
+
+_Sizes = TypeVar("_Sizes")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and conventions; a weights folder carries its own."""
+
+    backbone: Backbone = "resnet50"
+    """ResNet or ResNeXt body."""
+    neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    """What RPN and RoIs see: the feature pyramid; C4, with res5 as the box head; or C5 dilated to stride 16."""
+    body_width: int = 64
+    """Channels of the stem and of the first stage's 3x3 convolutions; later stages double it."""
+    num_classes: int = 80
+    """Object classes without background; 0 takes the number from the training data."""
+    norm: Literal["frozen_bn", "group_norm", "sync_bn"] = "frozen_bn"
+    """Of the body: frozen_bn to fine-tune, group_norm to train from scratch, sync_bn likewise in large batches."""
+    head_norm: Literal["none", "group_norm", "frozen_bn"] = "none"
+    """Normalisation of the FPN and of the convolutions of box and mask head."""
+    norm_eps: float = 1e-5
+    """Added to the variance."""
+    freeze_at: int = 2
+    """Stages that are not trained: 0 none, 1 the stem, 2 the stem and res2, and so on."""
+    stride_in_1x1: bool = False
+    """Bottlenecks halve the map in their first 1x1 convolution (MSRA's ResNets) instead of the 3x3 (torchvision)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the convolutions; parameters, boxes, scores and losses stay float32."""
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """RGB, 0..255, subtracted on the device."""
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """RGB, 0..255, divides on the device."""
+    size_divisor: int = 32
+    """The network sees each picture as if padded to a multiple of this; 1 is no padding (Detectron2's C4 and DC5)."""
+    fpn_channels: int = 256
+    """Channels of P2..P6."""
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    """Sides of square anchors, in pixels of the network input: one for each of P2..P6, without FPN all on one map."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height divided by width."""
+    anchors_rounded: bool = False
+    """Anchor corners around the cell are rounded to whole pixels, half to even (torchvision)."""
+    anchor_stride: Literal["nominal", "fitted"] = "nominal"
+    """Pixels between anchors: the map's stride, or the padded picture's side divided by the map's (torchvision): less
+    than 64 on P6 where the side is no multiple of 64."""
+    rpn_convs: int = 1
+    """3x3 convolutions of the RPN before its two outputs."""
+    proposal_score: Literal["logit", "probability"] = "logit"
+    """What proposals of different maps are ranked by; probabilities of sure ones tie in float32 (torchvision)."""
+    min_proposal_side: float = 0.0
+    """Proposals with a shorter side, in pixels of the network input, are dropped, as are empty ones."""
+    box_pool_size: int = 7
+    """RoIAlign output side for the box head."""
+    mask_pool_size: int = 14
+    """RoIAlign output side for the mask head."""
+    keypoint_pool_size: int = 14
+    """RoIAlign output side for the keypoint head; heat maps are four times as large."""
+    sampling_ratio: int = 2
+    """RoIAlign samples per bin and axis; 0 is adaptive, ceil(RoI side / output side)."""
+    roi_align_aligned: bool = True
+    """Shift RoIs by half a pixel of the feature map, so that pixel centres are at +0.5."""
+    level_eps_in_log: float = 1e-8
+    """A RoI's level is floor(4 + log2(side / 224 + this) + level_eps_after_log) (Detectron2)."""
+    level_eps_after_log: float = 0.0
+    """See level_eps_in_log; torchvision's is 1e-6."""
+    box_head_convs: int = 0
+    """3x3 convolutions of the box head before its fully connected layers."""
+    box_head_conv_dim: int = 256
+    """Their width."""
+    box_head_fcs: int = 2
+    """Fully connected layers of the box head."""
+    box_head_dim: int = 1024
+    """Their width."""
+    masks: bool = True
+    """Has a mask head."""
+    mask_head_dim: int = 256
+    """Width of the mask head's convolutions."""
+    mask_head_convs: int = 4
+    """3x3 convolutions before the mask head's deconvolution."""
+    num_keypoints: int = 0
+    """Keypoints of an object; 0: no keypoint head."""
+    keypoint_head_dim: int = 512
+    """Width of the keypoint head's convolutions."""
+    keypoint_head_convs: int = 8
+    """3x3 convolutions before the keypoint head's deconvolution."""
+    box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """Scale of (dx, dy, dw, dh) of the box head; the RPN's is 1."""
+
+    def __post_init__(self) -> None:
+        require(self.num_classes >= 0, f"model.num_classes: expected 0 or more, got {self.num_classes}.")
+        require(0 <= self.freeze_at <= 5, f"model.freeze_at: expected 0 to 5, got {self.freeze_at}.")
+        if self.neck == "fpn":
+            count = len(self.anchor_sizes)
+            require(count == 5, f"model.anchor_sizes: expected 5 (P2..P6), got {count}.")
+        require(self.sampling_ratio >= 0, f"model.sampling_ratio: expected 0 or more, got {self.sampling_ratio}.")
+        require(min(self.pixel_std) > 0, f"model.pixel_std: expected positive values, got {self.pixel_std}.")
+        require(self.norm_eps >= 0, f"model.norm_eps: expected 0 or more, got {self.norm_eps}.")
+        require(self.rpn_convs > 0, f"model.rpn_convs: expected 1 or more, got {self.rpn_convs}.")
+        require(self.num_keypoints >= 0, f"model.num_keypoints: expected 0 or more, got {self.num_keypoints}.")
+        require(self.size_divisor in (1, 32), f"model.size_divisor: expected 1 or 32, got {self.size_divisor}.")
+        widths = (self.box_head_convs, self.box_head_fcs, self.mask_head_convs, self.keypoint_head_convs)
+        require(min(widths) >= 0, "model: numbers of layers are 0 or more.")
+
+    @property
+    def groups(self) -> int:
+        """Groups of the body's 3x3 convolutions."""
+        return GROUPS.get(self.backbone, (1, 64))[0]
+
+    def stage_width(self, stage: int) -> int:
+        """Channels inside the residual blocks of a stage, 0 for res2."""
+        groups, channels = GROUPS.get(self.backbone, (1, 64))
+        return self.body_width * channels * groups // 64 * 2**stage
+
+    def stage_channels(self, stage: int) -> int:
+        """Channels that a stage puts out, 0 for res2."""
+        is_basic = self.backbone in ("resnet18", "resnet34")
+        return self.body_width * 2**stage * (1 if is_basic else 4)
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the maps that RPN and RoIs see."""
+        return self.fpn_channels if self.neck == "fpn" else self.stage_channels(2 if self.neck == "c4" else 3)
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Strides of the maps that the RPN sees: P2..P6, or the one map."""
+        return (4, 8, 16, 32, 64) if self.neck == "fpn" else (16,)
+
+    @property
+    def roi_strides(self) -> tuple[int, ...]:
+        """Strides of the maps that RoIs are pooled from: P2..P5, or the one map. P6 is for the largest anchors only."""
+        return self.map_strides[:4]
+
+    @property
+    def anchor_sizes_by_map(self) -> tuple[tuple[float, ...], ...]:
+        """Anchor sizes on each of the maps that the RPN sees."""
+        return tuple((size,) for size in self.anchor_sizes) if self.neck == "fpn" else (self.anchor_sizes,)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        """Anchors at each cell of a map."""
+        return len(self.anchor_sizes_by_map[0]) * len(self.anchor_ratios)
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the predicted masks: the deconvolution doubles the RoI's, after res5 has halved it with C4."""
+        return self.mask_pool_size if self.neck == "c4" else 2 * self.mask_pool_size
+
+    @property
+    def heat_map_size(self) -> int:
+        """Side of the keypoints' heat maps: a deconvolution and a bilinear step double it twice."""
+        return 4 * self.keypoint_pool_size
+
+
+def extent_in_cells(image_hw: _Sizes, stride: int, divisor: int) -> _Sizes:
+    """Returns the extent of pictures of size `image_hw` (an integer array, pixels) in cells of a feature map.
+
+    A picture's own extent is its size rounded up to a multiple of `divisor`, and halved, rounding up, by each stride.
+    """
+    padded = -(-image_hw // divisor) * divisor  # type: ignore[operator]
+    return -(-padded // stride)

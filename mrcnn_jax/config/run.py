@@ -1,0 +1,177 @@
+"""How a model is trained and tested: targets, test procedure, data, optimisation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mrcnn_jax.config.checks import Canvas, check_canvases, require
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Which anchors and RoIs are trained on what, and the box losses (paper section 3.1)."""
+
+    rpn_foreground_iou: float = 0.7
+    """An anchor is foreground from this IoU on (and the best one of each object is, whatever its IoU)."""
+    rpn_background_iou: float = 0.3
+    """An anchor is background below this IoU."""
+    rpn_samples: int = 256
+    """Anchors sampled per image."""
+    rpn_foreground_fraction: float = 0.5
+    """Largest share of foreground among them."""
+    rpn_loss_beta: float = 1.0 / 9.0
+    """Where smooth L1 turns linear, RPN; 0 is L1."""
+    pre_nms_top_n: int = 2000
+    """Proposals kept per level before NMS."""
+    post_nms_top_n: int = 1000
+    """Proposals kept per image after NMS."""
+    rpn_nms_threshold: float = 0.7
+    """IoU above which the lower-scored proposal is dropped."""
+    roi_foreground_iou: float = 0.5
+    """A RoI is foreground from this IoU on, else background."""
+    roi_samples: int = 512
+    """RoIs sampled per image."""
+    roi_foreground_fraction: float = 0.25
+    """Largest share of foreground among them: 1:3."""
+    box_loss_beta: float = 1.0
+    """Where smooth L1 turns linear, box head; 0 is L1."""
+
+    def __post_init__(self) -> None:
+        for name in ("rpn_foreground_fraction", "roi_foreground_fraction"):
+            value = getattr(self, name)
+            require(0.0 < value <= 1.0, f"targets.{name}: expected a value in (0, 1], got {value}.")
+        require(
+            self.rpn_background_iou <= self.rpn_foreground_iou, "targets.rpn_background_iou is above foreground_iou."
+        )
+
+    @property
+    def num_foreground_rois(self) -> int:
+        """Quota of foreground RoIs per image; the mask head runs on these slots only."""
+        return int(self.roi_samples * self.roi_foreground_fraction)
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """How pictures are prepared and detections chosen at test time."""
+
+    __test__ = False  # not a test class of pytest
+
+    short_side: int = 800
+    """Pictures are resized to this short side, in pixels,"""
+    max_side: int = 1333
+    """unless the long side would exceed this."""
+    canvases: tuple[Canvas, ...] = ((800, 1344), (1344, 800))
+    """Padded sizes; one compilation each."""
+    resize: Literal["opencv", "pillow", "float"] = "opencv"
+    """Bilinear, by: opencv, bytes, area averages beyond half size; pillow, bytes, antialiased (Detectron2); float,
+    float32, not antialiased (torchvision; four times the bytes go to the device)."""
+    size_rounding: Literal["nearest", "floor"] = "nearest"
+    """Of the resized sides; floor is torchvision's."""
+    batch_size: int = 1
+    """Pictures per device and call."""
+    pre_nms_top_n: int = 1000
+    """Proposals kept per level before NMS."""
+    post_nms_top_n: int = 1000
+    """Proposals kept per image after NMS."""
+    rpn_nms_threshold: float = 0.7
+    """IoU above which the lower-scored proposal is dropped."""
+    score_threshold: float = 0.05
+    """Detections need a score above this."""
+    min_detection_side: float = 0.0
+    """Detections with a shorter side, in pixels of the network input, are dropped, as are empty ones."""
+    nms_threshold: float = 0.5
+    """Per-class IoU above which the lower-scored detection is dropped."""
+    max_detections: int = 100
+    """Detections kept per image; the mask head runs on these."""
+    max_candidates: int = 4096
+    """Highest-scored (box, class) pairs that enter NMS."""
+    mask_threshold: float = 0.5
+    """Mask probability from which on a pixel belongs to the object."""
+    mask_paste: Literal["grid", "integer_box"] = "grid"
+    """Masks are sampled at pixel centres in the float box, or resized to the box in whole pixels (torchvision)."""
+    keypoint_score: Literal["softmax", "logit"] = "softmax"
+    """Score of a keypoint: its share of the heat map (Detectron2) or the logit itself (torchvision)."""
+
+    def __post_init__(self) -> None:
+        check_canvases("test.canvases", self.canvases)
+        require(self.short_side > 0 and self.max_side >= self.short_side, "test.max_side is below test.short_side.")
+        require(self.max_detections > 0, f"test.max_detections: expected 1 or more, got {self.max_detections}.")
+        require(self.batch_size > 0, f"test.batch_size: expected 1 or more, got {self.batch_size}.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training and validation data and how training pictures are prepared."""
+
+    train: str = ""
+    """Prepared folder to train on, DIR or DIR:SPLIT."""
+    val: str = ""
+    """Prepared folder to evaluate on; empty: no evaluation."""
+    canvases: tuple[Canvas, ...] = ((800, 1344), (1344, 800))
+    """Padded sizes; one compilation each."""
+    short_sides: tuple[int, ...] = (800,)
+    """One of these short sides is drawn per picture."""
+    max_side: int = 1333
+    """Upper bound of the long side."""
+    flip_probability: float = 0.5
+    """Probability of a horizontal flip."""
+    max_objects: int = 100
+    """Objects per picture; with more, the largest are kept and the rest is counted."""
+    mask_size: int = 112
+    """Side of the box-relative ground-truth bitmaps."""
+    num_threads: int = 4
+    """Threads that read and decode."""
+    prefetch: int = 4
+    """Batches prepared ahead."""
+    max_skip_fraction: float = 0.01
+    """A run stops when more than this share of pictures or objects is skipped as bad."""
+
+    def __post_init__(self) -> None:
+        check_canvases("data.canvases", self.canvases)
+        require(len(self.short_sides) > 0, "data.short_sides: at least one is needed.")
+        require(0.0 <= self.flip_probability <= 1.0, "data.flip_probability: expected 0 to 1.")
+        require(self.max_objects > 0, "data.max_objects: expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation and bookkeeping of a training run."""
+
+    num_steps: int = 90_000
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Images per step over all devices."""
+    learning_rate: float = 0.02
+    """Peak rate, for this batch size."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float = 1e-4
+    """L2, on all trained parameters but normalisation and biases."""
+    warmup_steps: int = 1000
+    """Linear warm-up from warmup_factor of the rate."""
+    warmup_factor: float = 0.001
+    """Share of the rate at step 0."""
+    decay_steps: tuple[int, ...] = (60_000, 80_000)
+    """Steps at which the rate is multiplied by decay_factor."""
+    decay_factor: float = 0.1
+    """See decay_steps."""
+    seed: int = 0
+    """Of initial weights, order, augmentation and sampling."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 5000
+    """Steps between two evaluations on data.val; 0: only at the end."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, beside the best one."""
+    num_pictures: int = 8
+    """Validation pictures drawn beside their ground truth at each evaluation."""
+    init_from: str = ""
+    """Weights to start from: a weights folder, or an ImageNet body as .npz."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) > 0, f"train.{name}: expected 1 or more, got {getattr(self, name)}.")
+        require(self.learning_rate > 0, f"train.learning_rate: expected a positive value, got {self.learning_rate}.")
+        require(self.seed >= 0, f"train.seed: expected 0 or more, got {self.seed}.")
+        require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")

@@ -1,0 +1,180 @@
+"""A pickle's values without unpickling: a small stack machine over an allow-list of opcodes and names.
+
+A name that a pickle mentions never becomes a Python object. It is looked up in a table of our own functions, which
+build arrays, tensors and containers; a name outside of the table, and every opcode that could call anything else, is
+refused. So nothing of the file ever runs. `pickletools.genops`, which only splits the bytes, reads the opcodes.
+"""
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Buildable, Global
+from mrcnn_jax.weights.files.tensors import FileError, require
+
+MAX_OPCODES = 300_000
+"""Real checkpoints have some 20,000, with an optimizer three times as many; hostile ones shall end within a second."""
+
+Persistent = Callable[[Any], Any]
+
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_LITERALS = frozenset(
+    ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+    + ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+    + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+)
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_KEY_TYPES = (str, bytes, int, float, bool, type(None))
+
+
+@dataclass
+class Machine:
+    """State of the machine while one pickle is read."""
+
+    persistent: Persistent | None
+    """What a persistent id stands for; None: the format has none."""
+
+    def __post_init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, file: BinaryIO) -> Any:
+        """The value of the pickle that starts at the file's position; FileError for anything that is not allowed."""
+        position = 0
+        try:
+            for count, (opcode, argument, start) in enumerate(pickletools.genops(file)):
+                position = start or 0
+                require(count < MAX_OPCODES, f"more than {MAX_OPCODES} opcodes")
+                if opcode.name == "STOP":
+                    return self.pop()
+                self.step(opcode.name, argument)
+        except FileError as error:
+            raise FileError(f"{error} (byte {position} of the pickle)") from error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
+            raise FileError(f"damaged pickle after byte {position}: {error}") from error
+        raise FileError("the pickle has no end")
+
+    def step(self, name: str, argument: Any) -> None:
+        """One opcode."""
+        if name in _LITERALS:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            self.stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            self.stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[name])])))
+        elif name in _STEPS:
+            _STEPS[name](self, argument)
+        else:
+            raise FileError(f"opcode {name} is not allowed")
+
+    def pop(self) -> Any:
+        """The top of the stack, which is no mark."""
+        require(bool(self.stack) and self.stack[-1] is not _MARK, "damaged pickle: the stack is empty")
+        return self.stack.pop()
+
+    def pop_to_mark(self) -> list[Any]:
+        """Everything above the last mark, which goes, too."""
+        items = []
+        while self.stack and self.stack[-1] is not _MARK:
+            items.append(self.stack.pop())
+        require(bool(self.stack), "damaged pickle: a mark is missing")
+        self.stack.pop()
+        return items[::-1]
+
+    def top(self, kind: type) -> Any:
+        """The top of the stack, which has to be of this type."""
+        require(bool(self.stack) and type(self.stack[-1]) is kind, f"damaged pickle: expected a {kind.__name__}")
+        return self.stack[-1]
+
+    def put_items(self, flat: list[Any]) -> None:
+        """Adds key, value, key, value, ... to the dict on top."""
+        target = self.top(dict)
+        require(len(flat) % 2 == 0, "damaged pickle: a key without value")
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
+            # Hashing a nest of tuples takes time without bound.
+            require(isinstance(key, _KEY_TYPES), f"a {type(key).__name__} as key is not allowed")
+            target[key] = value
+
+    def find_global(self, module: Any, name: Any) -> None:
+        """Puts an allowed name on the stack, as no more than a name."""
+        found = Global(str(module), str(name))
+        allowed = found in REDUCTIONS or (found.module == "torch" and found.name in STORAGE_NAMES)
+        require(allowed or found.is_inert, f"it asks for {found.module}.{found.name}, which is not allowed")
+        self.stack.append(found)
+
+    def reduce(self) -> None:
+        """Calls one of our functions in the place of what the pickle names."""
+        arguments, function = self.pop(), self.pop()
+        require(isinstance(function, Global) and isinstance(arguments, tuple), "it calls something that is no name")
+        require(function in REDUCTIONS, f"it calls {function.module}.{function.name}, which is not allowed")
+        self.stack.append(REDUCTIONS[function](*arguments))
+
+    def build(self) -> None:
+        """Gives the object on top its state, if it is one of ours that takes one."""
+        state, target = self.pop(), self.pop()
+        if isinstance(target, Buildable):
+            target.build(state)
+        else:  # an OrderedDict's attributes, such as torch's _metadata, are of no use here
+            require(type(target) is dict, f"a {type(target).__name__} takes no state")
+        self.stack.append(target)
+
+    def load_persistent(self) -> None:
+        """Puts what a persistent id stands for on the stack."""
+        require(self.persistent is not None, "persistent ids are not allowed in this format")
+        assert self.persistent is not None
+        self.stack.append(self.persistent(self.pop()))
+
+
+def _append(machine: Machine, items: list[Any]) -> None:
+    machine.top(list).extend(items)
+
+
+def _add_items(machine: Machine, items: list[Any]) -> None:
+    require(all(isinstance(item, _KEY_TYPES) for item in items), "a set of containers is not allowed")
+    machine.top(set).update(items)
+
+
+_STEPS: dict[str, Callable[[Machine, Any], Any]] = {
+    "PROTO": lambda machine, version: require(version <= 5, f"pickle protocol {version} is unknown"),
+    "FRAME": lambda machine, length: None,
+    "MARK": lambda machine, _: machine.stack.append(_MARK),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "LIST": lambda machine, _: machine.stack.append(machine.pop_to_mark()),
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
+    "APPEND": lambda machine, _: _append(machine, [machine.pop()]),
+    "APPENDS": lambda machine, _: _append(machine, machine.pop_to_mark()),
+    "ADDITEMS": lambda machine, _: _add_items(machine, machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: machine.put_items([machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine, _: machine.put_items(machine.pop_to_mark()),
+    "GET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "PUT": lambda machine, index: machine.memo.__setitem__(index, machine.stack[-1]),
+    "MEMOIZE": lambda machine, _: machine.memo.__setitem__(len(machine.memo), machine.stack[-1]),
+    "GLOBAL": lambda machine, names: machine.find_global(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.find_global(*[machine.pop(), machine.pop()][::-1]),
+    "REDUCE": lambda machine, _: machine.reduce(),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": lambda machine, _: machine.load_persistent(),
+}
+
+
+def _build_dict(machine: Machine, _: Any) -> None:
+    flat = machine.pop_to_mark()
+    machine.stack.append({})
+    machine.put_items(flat)
+
+
+_STEPS["DICT"] = _build_dict
+for _alias, _name in (("BINGET", "GET"), ("LONG_BINGET", "GET"), ("BINPUT", "PUT"), ("LONG_BINPUT", "PUT")):
+    _STEPS[_alias] = _STEPS[_name]
+
+
+def read_pickle(file: BinaryIO, persistent: Persistent | None = None) -> Any:
+    """The value of the pickle at the file's position: plain containers, arrays, and tensors over their storages."""
+    return Machine(persistent).run(file)

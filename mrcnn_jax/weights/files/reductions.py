@@ -1,0 +1,156 @@
+"""What the names that a checkpoint's pickle may mention stand for: our own functions, which check their arguments.
+
+torch's and NumPy's pickles build arrays by calling a few functions of theirs. Each has its stand-in here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn_jax.weights.files.tensors import (
+    STORAGE_DTYPES,
+    FileError,
+    Storage,
+    Tensor,
+    check_dtype,
+    count_elements,
+    require,
+)
+
+STORAGE_NAMES = frozenset(STORAGE_DTYPES)
+INERT = frozenset({("numpy", "ndarray"), ("torch", "device"), ("torch", "Size")})
+"""Names that are passed on and mean nothing by themselves."""
+
+
+class Global(NamedTuple):
+    """A name of the pickle: two strings, never the object."""
+
+    module: str
+    name: str
+
+    @property
+    def is_inert(self) -> bool:
+        """Whether it may be mentioned without being called."""
+        return self in INERT
+
+
+class Buildable:
+    """An object that the pickle completes by the opcode BUILD."""
+
+    def build(self, state: Any) -> None:
+        """Takes the state; FileError if it is not as NumPy writes it."""
+        raise NotImplementedError
+
+
+class Dtype(Buildable):
+    """A NumPy type: plain numbers and bools only."""
+
+    def __init__(self, code: Any) -> None:
+        require(isinstance(code, str) and len(code) <= 4, f"the array type {code!r} is not allowed")
+        try:
+            self.dtype = np.dtype(code)
+        except TypeError:
+            raise FileError(f"the array type {code!r} is unknown") from None
+        check_dtype(self.dtype, "an array")
+
+    def build(self, state: Any) -> None:
+        is_plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])
+        require(is_plain, "an array type has fields, which is not allowed")
+        require(state[1] in ("<", ">", "|", "="), f"the byte order {state[1]!r} is unknown")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class PendingArray(Buildable):
+    """A NumPy array that waits for its content."""
+
+    def __init__(self) -> None:
+        self.array: np.ndarray | None = None
+
+    def build(self, state: Any) -> None:
+        require(isinstance(state, tuple) and len(state) in (4, 5), "an array has no proper state")
+        shape, dtype, is_fortran, data = state[-4:]
+        self.array = _filled(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _filled(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    require(isinstance(dtype, Dtype), "an array has no proper type")
+    if isinstance(data, str):  # bytes of Python 2
+        data = data.encode("latin-1")
+    require(isinstance(data, (bytes, bytearray)), "an array holds objects, which is not allowed")
+    count = count_elements(shape, "an array")
+    expected = count * dtype.dtype.itemsize
+    require(len(data) == expected, f"an array has {len(data)} bytes, {expected} are claimed")
+    return np.frombuffer(data, dtype.dtype).reshape(tuple(shape), order=order)  # type: ignore[call-overload]
+
+
+def _reconstruct(kind: Any, shape: Any, typecode: Any) -> PendingArray:
+    require(kind == Global("numpy", "ndarray"), "an array is of another class than numpy.ndarray")
+    return PendingArray()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    require(order in ("C", "F"), "an array has no proper order")
+    return _filled(data, dtype, shape, order)
+
+
+def _scalar(dtype: Any, data: Any) -> np.ndarray:
+    return _filled(data, dtype, (), "C")
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    require(isinstance(text, str) and encoding in ("latin1", "latin-1"), "bytes are not written as Python does")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    require(isinstance(storage, Storage), "a tensor has no storage")
+    require(isinstance(size, tuple) and isinstance(stride, tuple), "a tensor has no proper shape")
+    return Tensor(storage, offset, size, stride)
+
+
+def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
+    require(isinstance(tensor, Tensor), "a parameter is no tensor")
+    return tensor
+
+
+def _make_dict(items: Any = ()) -> dict[Any, Any]:
+    pairs = isinstance(items, list) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], (str, int)) for pair in items
+    )
+    require(pairs or items == (), "an OrderedDict is not written as Python does")
+    return {key: value for key, value in items}
+
+
+def _make_set(items: Any = ()) -> set[Any]:
+    is_plain = isinstance(items, (list, tuple)) and all(isinstance(item, (str, int, float)) for item in items)
+    require(is_plain, "a set is not of plain values")
+    return set(items)
+
+
+def _ignore(*_: Any) -> None:
+    """What says where tensors were, which is nowhere here."""
+
+
+REDUCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _make_dict,
+    ("builtins", "set"): _make_set,
+    ("__builtin__", "set"): _make_set,
+    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("_codecs", "encode"): _encode,
+    ("torch", "Size"): lambda sides=(): tuple(sides) if isinstance(sides, (list, tuple)) else (),
+    ("torch", "device"): _ignore,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("numpy", "dtype"): lambda code, *_: Dtype(code),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+}
+"""Allowed names by module and name."""

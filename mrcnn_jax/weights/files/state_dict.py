@@ -1,0 +1,105 @@
+"""The arrays of a checkpoint file by name, whatever library wrote it; the format shows in its first bytes.
+
+torch's zip and older files, Detectron2's and Caffe2's pickles, safetensors, NumPy's .npz. Weights that lie beside other
+things (an optimizer, a step count) are found under `model`, `state_dict` or `blobs`.
+"""
+
+import mmap
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mrcnn_jax.errors import DataError
+from mrcnn_jax.weights.files.npz import read_npz
+from mrcnn_jax.weights.files.pickle_machine import read_pickle
+from mrcnn_jax.weights.files.reductions import PendingArray
+from mrcnn_jax.weights.files.safetensors import read_safetensors
+from mrcnn_jax.weights.files.tensors import Budget, FileError, Tensor, as_plain, check_dtype, require
+from mrcnn_jax.weights.files.torch import LEGACY_START, is_torch_zip, read_torch_legacy, read_torch_zip
+
+NESTED = ("model", "state_dict", "model_state_dict", "blobs")
+"""Keys under which weights lie beside other things."""
+
+PICKLE_STARTS = (b"\x80", b"(", b"}", b"]", b"c")
+"""First bytes of pickles: of protocol 2 and later, and of older ones that hold a container."""
+
+SLACK = 2**20
+"""Bytes of arrays beyond twice the file's size (float16 doubles) that are still plausible."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Content of a checkpoint file."""
+
+    arrays: dict[str, np.ndarray]
+    """By the file's names; floats as float32, others as they are."""
+    format: str
+    """For people."""
+
+
+def read_state_dict(path: Path) -> Checkpoint:
+    """Reads a checkpoint. Nothing that the file says is run; what it claims is checked against its size.
+
+    Raises DataError for a file that cannot be read, is damaged, or asks for more than arrays.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            kind, value = _read(file, data)
+            arrays = _find_arrays(value, Budget(2 * len(data) + SLACK))
+            return Checkpoint(arrays, kind)
+    except (FileError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{path}: {error}. It is damaged or no checkpoint: download it again.") from error
+    except ValueError as error:  # mmap of an empty file
+        raise DataError(f"{path}: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _read(file: BinaryIO, data: mmap.mmap) -> tuple[str, Any]:
+    """The format and the value that the file holds."""
+    start = data[:16]
+    if start.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(file) as archive:
+            return ("torch zip", read_torch_zip(archive)) if is_torch_zip(archive) else ("npz", read_npz(archive))
+    if start.startswith(LEGACY_START):
+        return "torch before 1.6", read_torch_legacy(data)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= len(data) - 8:
+        return "safetensors", read_safetensors(data)
+    require(start.startswith(PICKLE_STARTS), "its first bytes are those of no known format")
+    value = read_pickle(data)  # type: ignore[arg-type]
+    caffe2 = isinstance(value, dict) and "blobs" in value
+    return "pickle (Caffe2)" if caffe2 else "pickle (Detectron2)", value
+
+
+def _find_arrays(value: Any, budget: Budget) -> dict[str, np.ndarray]:
+    require(isinstance(value, dict), f"it holds a {type(value).__name__}, no table of arrays")
+    for key in NESTED:
+        if isinstance(value.get(key), dict):
+            value = value[key]
+            break
+    arrays = {}
+    for name, item in value.items():
+        if isinstance(name, str) and isinstance(item, (Tensor, PendingArray, np.ndarray)):
+            array = _as_array(item, name)
+            budget.spend(array.nbytes)
+            arrays[name] = as_plain(array)
+    require(bool(arrays), "it holds no arrays by name")
+    return _without_prefix(arrays)
+
+
+def _as_array(item: Tensor | PendingArray | np.ndarray, name: str) -> np.ndarray:
+    array = item if isinstance(item, np.ndarray) else item.array() if isinstance(item, Tensor) else item.array
+    if array is None:
+        raise FileError(f"{name} has no content")
+    check_dtype(array.dtype, name)
+    return array
+
+
+def _without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names without `module.`, which torch's data-parallel wrapper puts before all of them."""
+    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
+    return {name.removeprefix(prefix): array for name, array in arrays.items()}

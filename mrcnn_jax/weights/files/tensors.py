@@ -1,0 +1,136 @@
+"""Arrays as foreign files describe them, checked before a byte of theirs is touched."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MAX_DIMENSIONS = 32
+
+STORAGE_DTYPES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
+    "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+}
+"""torch's storage classes."""
+
+
+class FileError(Exception):
+    """What is wrong with a file; the reader adds which file."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises FileError with the message unless the condition holds."""
+    if not condition:
+        raise FileError(message)
+
+
+def is_count(value: Any) -> bool:
+    """Whether the value is a whole number from 0 on."""
+    return type(value) is int and value >= 0
+
+
+def count_elements(shape: Sequence[int], what: str) -> int:
+    """The product of the sides; FileError for a shape that is none."""
+    is_shape = isinstance(shape, (tuple, list)) and len(shape) <= MAX_DIMENSIONS and all(map(is_count, shape))
+    require(is_shape, f"{what} has no proper shape")
+    return math.prod(shape)
+
+
+def raw_itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def array_of(data: Any, dtype: str, what: str) -> np.ndarray:
+    """A flat array over the bytes, without a copy where NumPy knows the type."""
+    require(len(data) % raw_itemsize(dtype) == 0, f"{what} has {len(data)} bytes, no multiple of its element's")
+    if dtype != "bfloat16":
+        return np.frombuffer(data, dtype)
+    return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")  # the upper half of a float32
+
+
+def as_plain(array: np.ndarray) -> np.ndarray:
+    """The array in the machine's byte order, floats as float32."""
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # a float64 out of range becomes infinite, which the importer reports
+            return array.astype(np.float32, copy=False)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def check_dtype(dtype: np.dtype, what: str) -> None:
+    """FileError unless elements are plain numbers or bools."""
+    require(dtype.kind in "fiub" and dtype.itemsize <= 8, f"{what} holds {dtype} elements: only plain numbers are read")
+
+
+@dataclass
+class Budget:
+    """Bytes that arrays may still take, so that many views of few bytes cannot fill the memory."""
+
+    left: int
+
+    def spend(self, num_bytes: int) -> None:
+        """Takes bytes; FileError if there are not so many."""
+        self.left -= num_bytes
+        require(self.left >= 0, "its arrays are larger than the file")
+
+
+@dataclass
+class Storage:
+    """A run of elements that tensors are views of; read at the first use."""
+
+    dtype: str
+    numel: int
+    what: str
+    read: Callable[[], Any] | None = None
+    """Returns the bytes."""
+    _array: np.ndarray | None = field(default=None, repr=False)
+
+    def array(self) -> np.ndarray:
+        """All elements."""
+        if self._array is None:
+            require(self.read is not None, f"{self.what} is not in the file")
+            assert self.read is not None
+            data = self.read()
+            expected = self.numel * raw_itemsize(self.dtype)
+            require(len(data) == expected, f"{self.what} has {len(data)} bytes, {expected} are claimed")
+            self._array = array_of(data, self.dtype, self.what)
+        return self._array
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A strided view of a storage."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        what = f"a tensor in {self.storage.what}"
+        count = count_elements(self.size, what)
+        is_strided = isinstance(self.stride, tuple) and len(self.stride) == len(self.size)
+        require(is_strided and all(map(is_count, self.stride)), f"{what} has strides {self.stride}")
+        require(is_count(self.offset), f"{what} starts at {self.offset}")
+        last = self.offset + sum((side - 1) * step for side, step in zip(self.size, self.stride, strict=True))
+        fits = last < self.storage.numel and count <= self.storage.numel
+        require(count == 0 or fits, f"{what} reaches beyond it")
+
+    def array(self) -> np.ndarray:
+        """The elements, [*size]."""
+        if 0 in self.size:
+            return np.zeros(self.size, np.float32)
+        flat = self.storage.array()
+        strides = [step * flat.itemsize for step in self.stride]
+        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.size, strides, writeable=False)
+        return view if view.flags.c_contiguous else np.ascontiguousarray(view)

@@ -1,0 +1,95 @@
+"""torch's checkpoint files: a zip archive since torch 1.6, a row of pickles and raw bytes before."""
+
+import io
+import zipfile
+from typing import Any
+
+from mrcnn_jax.weights.files.pickle_machine import Persistent, read_pickle
+from mrcnn_jax.weights.files.reductions import STORAGE_NAMES, Global
+from mrcnn_jax.weights.files.tensors import STORAGE_DTYPES, FileError, Storage, is_count, raw_itemsize, require
+from mrcnn_jax.weights.files.zips import read_entry, stored_entries
+
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickle of torch's magic number."""
+LEGACY_PROTOCOL = 1001
+
+MAX_STRUCTURE = 64 * 2**20
+"""Bytes of the pickle beside the tensors."""
+
+
+def is_torch_zip(archive: zipfile.ZipFile) -> bool:
+    """Whether torch wrote the archive."""
+    return any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+
+
+def read_torch_zip(archive: zipfile.ZipFile) -> Any:
+    """What `torch.save` was given, tensors as views of the archive's entries."""
+    entries = stored_entries(archive)
+    roots = [name.removesuffix("data.pkl") for name in entries if name.rpartition("/")[2] == "data.pkl"]
+    require(len(roots) == 1, "the archive has several data.pkl")
+    root = roots[0]
+    require(entries[f"{root}data.pkl"].file_size <= MAX_STRUCTURE, "data.pkl is too large")
+    if f"{root}byteorder" in entries:
+        require(read_entry(archive, entries[f"{root}byteorder"]) == b"little", "the byte order is not little")
+    storages: dict[str, Storage] = {}
+
+    def add(key: str, dtype: str, numel: int) -> Storage:
+        name = f"{root}data/{key}"
+        require(name in entries, f"the storage {key} is missing")
+        entry = entries[name]
+        claimed = numel * raw_itemsize(dtype)
+        require(entry.file_size == claimed, f"storage {key} has {entry.file_size} bytes, {claimed} are claimed")
+        return Storage(dtype, numel, f"storage {key}", lambda: read_entry(archive, entry))
+
+    structure = io.BytesIO(read_entry(archive, entries[f"{root}data.pkl"]))
+    value = read_pickle(structure, _persistent(storages, add))
+    for storage in storages.values():  # the archive closes
+        storage.array()
+    return value
+
+
+def read_torch_legacy(data: Any) -> Any:
+    """What `torch.save` was given; `data` is a mapped file."""
+    storages: dict[str, Storage] = {}
+    data.seek(len(LEGACY_START))
+    require(read_pickle(data) == LEGACY_PROTOCOL, "torch's protocol version is unknown")
+    system = read_pickle(data)
+    require(isinstance(system, dict) and system.get("little_endian") is True, "the byte order is not little")
+
+    def add(key: str, dtype: str, numel: int) -> Storage:
+        require(numel * raw_itemsize(dtype) <= len(data), f"storage {key} is larger than the file")
+        return Storage(dtype, numel, f"storage {key}")
+
+    value = read_pickle(data, _persistent(storages, add))
+    keys = read_pickle(data)
+    require(isinstance(keys, list) and all(isinstance(key, str) for key in keys), "the list of storages is damaged")
+    for key in keys:
+        require(key in storages, f"storage {key} belongs to no tensor")
+        storage = storages[key]
+        head = data.read(8)
+        require(int.from_bytes(head, "little") == storage.numel, f"storage {key} has another size than claimed")
+        content = data.read(storage.numel * raw_itemsize(storage.dtype))
+        storage.read = lambda content=content: content
+        storage.array()
+    return value
+
+
+def _persistent(storages: dict[str, Storage], add: Any) -> Persistent:
+    """What a persistent id stands for: ("storage", type, key, device, number of elements, view of another or None)."""
+
+    def load(identity: Any) -> Storage:
+        is_storage = isinstance(identity, tuple) and len(identity) in (5, 6) and identity[0] == "storage"
+        require(is_storage, "a persistent id is no storage")
+        kind, key, _, numel = identity[1:5]
+        is_known = isinstance(kind, Global) and kind.module == "torch" and kind.name in STORAGE_NAMES
+        require(is_known and isinstance(key, str) and is_count(numel), "a storage is not described as torch does")
+        if len(identity) == 6 and identity[5] is not None:
+            raise FileError(f"storage {key} is a view of another, which is not supported")
+        dtype = STORAGE_DTYPES[kind.name]
+        if key not in storages:
+            storages[key] = add(key, dtype, numel)
+        found = storages[key]
+        require((found.dtype, found.numel) == (dtype, numel), f"storage {key} is described in two ways")
+        return found
+
+    return load

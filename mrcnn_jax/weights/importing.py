@@ -1,0 +1,90 @@
+"""Published checkpoints become a model of ours: read, recognise, map, and account for every array."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.leaves import named_leaves, replace_leaves
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.weights import detectron2, torchvision
+from mrcnn_jax.weights.families import Arrays, Family, Recognised
+from mrcnn_jax.weights.files import read_state_dict
+from mrcnn_jax.weights.mapping import Mapped, apply_rows
+
+FAMILIES = (torchvision.FAMILY, detectron2.FAMILY)
+MAX_PROBLEMS = 40
+"""Problems that an error lists; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint file whose family is known."""
+
+    path: Path
+    format: str
+    family: Family
+    arrays: Arrays
+    """By today's names."""
+    recognised: Recognised
+
+
+def open_source(path: Path, family_name: str = "") -> Source:
+    """Reads a checkpoint and recognises the model; `family_name` (torchvision, detectron2) settles doubt.
+
+    Raises DataError for a file that cannot be read or recognised, ConfigError for an unknown family.
+    """
+    checkpoint = read_state_dict(path)
+    family = _find_family(path, checkpoint.arrays, family_name)
+    arrays = family.rename(checkpoint.arrays)
+    try:
+        return Source(path, checkpoint.format, family, arrays, family.recognise(arrays))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
+    if name:
+        named = [family for family in FAMILIES if family.name == name]
+        if not named:
+            known = ", ".join(family.name for family in FAMILIES)
+            raise ConfigError(f"--source {name}: expected one of {known}.")
+        return named[0]
+    matching = [family for family in FAMILIES if family.matches(arrays)]
+    if len(matching) != 1:
+        found = " and ".join(family.name for family in matching) or "neither torchvision's nor Detectron2's detectors"
+        shown = ", ".join(list(arrays)[:3])
+        raise DataError(f"{path}: names are of {found} ({shown}, ...). Say which with --source, or use another file.")
+    return matching[0]
+
+
+def import_variables(source: Source, model: ModelConfig) -> tuple[dict[str, Any], Mapped]:
+    """The variables (NumPy leaves) of `model` filled from the source, and what became of its arrays.
+
+    DataError that lists everything that does not fit: missing, surplus, of another shape, not finite.
+    """
+    template = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
+    shapes = {name: leaf.shape for name, leaf in named_leaves(template).items()}
+    rows = source.family.table(model, source.arrays)
+    mapped = apply_rows(rows, source.arrays, shapes, is_surplus=source.family.is_surplus)
+    if mapped.problems:
+        shown = "; ".join(mapped.problems[:MAX_PROBLEMS])
+        more = len(mapped.problems) - MAX_PROBLEMS
+        rest = f"; and {more} more" if more > 0 else ""
+        raise DataError(f"{source.path} does not fit {source.recognised.name}: {shown}{rest}.")
+    return replace_leaves(template, mapped.leaves), mapped
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """DataError unless the file's SHA-256 starts with `expected`, at least 8 hexadecimal digits."""
+    expected = expected.strip().lower()
+    if len(expected) < 8 or set(expected) - set("0123456789abcdef"):
+        raise ConfigError(f"--sha256 {expected}: expected 8 to 64 hexadecimal digits.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(expected):
+        raise DataError(f"{path} has the SHA-256 {found}, not {expected}. Download it again.")

@@ -1,0 +1,156 @@
+"""torchvision's names: `maskrcnn_resnet50_fpn`, its `_v2`, `keypointrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn` and
+models with other ResNet and ResNeXt bodies.
+
+Files written before torchvision 0.13 name some layers otherwise; they are renamed first. The first COCO checkpoints
+(frozen batch norm, without `num_batches_tracked`) are loaded by torchvision with eps 0, not the 1e-5 that they were
+trained with; batch norm that counts its batches keeps 1e-5. Classes are COCO's 91 ids with gaps, background is 0.
+"""
+
+import re
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.config.conventions import TORCHVISION
+from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES, STAGE_BLOCKS
+from mrcnn_jax.weights.families import Arrays, Family, Recognised, body_of, count_blocks, need
+from mrcnn_jax.weights.mapping import (
+    Row,
+    conv_kernel,
+    dense_kernel,
+    flipped_upconv_kernel,
+    keep,
+    module,
+    norm,
+    roi_dense,
+    squeeze_1x1,
+    stem_kernel,
+    upconv_kernel,
+)
+
+OLD_NAMES = (
+    (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"^roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$", lambda match: _mask_fcn(match)),
+)
+"""Patterns of names from before torchvision 0.13, and what they are called now."""
+
+
+def _mask_fcn(match: re.Match[str]) -> str:
+    return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+
+
+def is_surplus(name: str) -> bool:
+    """Whether an array of this name may be left over: a counter that nothing is computed from."""
+    return name.endswith(".num_batches_tracked")
+
+
+def rename(arrays: Arrays) -> dict[str, np.ndarray]:
+    """The arrays under today's names."""
+    renamed = {}
+    for name, array in arrays.items():
+        for pattern, new in OLD_NAMES:
+            name = re.sub(pattern, new, name)
+        renamed[name] = array
+    return renamed
+
+
+def recognise(arrays: Arrays) -> Recognised:
+    """The configuration behind these names (today's) and shapes."""
+    body = "backbone.body."
+    blocks = tuple(count_blocks(arrays, rf"{re.escape(body)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    backbone = body_of(
+        blocks, need(arrays, f"{body}layer1.0.conv1.weight"), need(arrays, f"{body}layer1.0.conv2.weight")
+    )
+    keypoints = arrays.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")
+    masks = "roi_heads.mask_predictor.conv5_mask.weight" in arrays
+    counts_batches = f"{body}bn1.num_batches_tracked" in arrays
+    convs = count_blocks(arrays, r"roi_heads\.box_head\.(\d)\.1\.weight")
+    fields: dict[str, Any] = TORCHVISION.model | {
+        "backbone": backbone,
+        "num_classes": need(arrays, "roi_heads.box_predictor.cls_score.weight").shape[0] - 1,
+        "norm_eps": 1e-5 if counts_batches else 0.0,
+        "head_norm": "frozen_bn" if "backbone.fpn.inner_blocks.0.1.running_mean" in arrays else "none",
+        "rpn_convs": count_blocks(arrays, r"rpn\.head\.conv\.(\d)\.0\.weight"),
+        "box_head_convs": convs,
+        "box_head_fcs": 1 if convs else 2,
+        "masks": masks,
+        "num_keypoints": 0 if keypoints is None else keypoints.shape[1],
+    }
+    model = ModelConfig(**fields)
+    kind = "Keypoint R-CNN" if model.num_keypoints else "Mask R-CNN" if masks else "Faster R-CNN"
+    version = " v2" if convs else ""
+    name = f"torchvision {kind}{version}, {backbone} FPN, {model.num_classes + 1} classes with background"
+    return Recognised(name, model, TestConfig(**TORCHVISION.test))
+
+
+def body_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
+    """Rows of the body in torchvision's names."""
+    trained = config.norm == "sync_bn"
+    rows = module(f"{prefix}conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
+    rows += norm(f"{prefix}bn1", f"{target}/stem/norm", trained=trained)
+    num_convs = 2 if config.backbone in BASIC_BLOCK_BODIES else 3
+    for stage, blocks in enumerate(STAGE_BLOCKS[config.backbone]):
+        for block in range(blocks):
+            theirs, ours = f"{prefix}layer{stage + 1}.{block}", f"{target}/layer{stage + 1}_{block}"
+            for index in range(1, num_convs + 1):
+                rows += module(f"{theirs}.conv{index}", f"{ours}/conv{index}/conv", conv_kernel, bias=False)
+                rows += norm(f"{theirs}.bn{index}", f"{ours}/conv{index}/norm", trained=trained)
+            if block == 0 and (stage > 0 or num_convs == 3):
+                rows += module(f"{theirs}.downsample.0", f"{ours}/downsample/conv", conv_kernel, bias=False)
+                rows += norm(f"{theirs}.downsample.1", f"{ours}/downsample/norm", trained=trained)
+    return rows
+
+
+def head_conv(config: ModelConfig, source: str, target: str) -> list[Row]:
+    """Rows of a convolution of FPN, box or mask head: with bias, or with batch norm."""
+    if config.head_norm == "none":
+        return module(f"{source}.0", f"{target}/conv", conv_kernel)
+    return module(f"{source}.0", f"{target}/conv", conv_kernel, bias=False) + norm(f"{source}.1", f"{target}/norm")
+
+
+def table(config: ModelConfig, arrays: Arrays) -> list[Row]:
+    """All rows of a model."""
+    rows = body_rows(config, "backbone.body.", "backbone")
+    for index in range(4):
+        rows += head_conv(config, f"backbone.fpn.inner_blocks.{index}", f"fpn/lateral{index + 2}")
+        rows += head_conv(config, f"backbone.fpn.layer_blocks.{index}", f"fpn/output{index + 2}")
+    for index in range(config.rpn_convs):
+        rows += module(f"rpn.head.conv.{index}.0", f"rpn_head/conv{index + 1 if index else ''}", conv_kernel)
+    rows += module("rpn.head.cls_logits", "rpn_head/objectness", conv_kernel)
+    rows += module("rpn.head.bbox_pred", "rpn_head/deltas", conv_kernel)
+    if config.box_head_convs:
+        for index in range(config.box_head_convs):
+            rows += head_conv(config, f"roi_heads.box_head.{index}", f"box_head/conv{index + 1}")
+        flat = config.box_head_convs + 1  # behind torch's Flatten
+        rows += module(f"roi_heads.box_head.{flat}", "box_head/fc1", roi_dense(config.box_head_conv_dim))
+    else:
+        rows += module("roi_heads.box_head.fc6", "box_head/fc1", roi_dense(config.fpn_channels))
+        rows += module("roi_heads.box_head.fc7", "box_head/fc2", dense_kernel)
+    rows += module("roi_heads.box_predictor.cls_score", "box_head/logits", dense_kernel)
+    rows += module("roi_heads.box_predictor.bbox_pred", "box_head/deltas", dense_kernel)
+    if config.masks:
+        for index in range(config.mask_head_convs):
+            rows += head_conv(config, f"roi_heads.mask_head.{index}", f"mask_head/conv{index + 1}")
+        rows += module("roi_heads.mask_predictor.conv5_mask", "mask_head/upconv", upconv_kernel)
+        rows += [
+            Row("roi_heads.mask_predictor.mask_fcn_logits.weight", "params/mask_head/kernel", squeeze_1x1),
+            Row("roi_heads.mask_predictor.mask_fcn_logits.bias", "params/mask_head/bias", keep),
+        ]
+    if config.num_keypoints:
+        for index in range(config.keypoint_head_convs):
+            rows += module(f"roi_heads.keypoint_head.{2 * index}", f"keypoint_head/conv{index + 1}", conv_kernel)
+        rows += module("roi_heads.keypoint_predictor.kps_score_lowres", "keypoint_head", flipped_upconv_kernel)
+    return rows
+
+
+FAMILY = Family(
+    name="torchvision",
+    prefixes=("backbone.body.", "backbone.fpn.", "rpn."),
+    rename=rename,
+    recognise=recognise,
+    table=table,
+    is_surplus=is_surplus,
+)

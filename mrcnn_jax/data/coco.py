@@ -41,6 +41,23 @@ class CocoFile:
 
 def read_coco(path: Path) -> CocoFile:
     """The annotation file, with every id checked. DataError for anything that is no COCO file."""
+    data, content = _load(path)
+    categories = _read_categories(path, content)
+    annotations = _read_annotations(path, content, {category.id for category in categories})
+    images = tuple(_read_images(path, content, annotations))
+    if annotations:
+        image_id, (first, *_) = next(iter(annotations.items()))
+        raise DataError(f"{path}: annotation {first['id']} names image {image_id}, which is not among its images.")
+    return CocoFile(path, hashlib.sha256(data).hexdigest(), categories, images)
+
+
+def read_categories(path: Path) -> tuple[Category, ...]:
+    """The categories of an annotation file, by ascending id. DataError for anything that is no COCO file."""
+    return _read_categories(path, _load(path)[1])
+
+
+def _load(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The file's bytes and the JSON object in them."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -51,13 +68,7 @@ def read_coco(path: Path) -> CocoFile:
         raise DataError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}.") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} is no COCO file: expected a JSON object with images, annotations and categories.")
-    categories = _read_categories(path, content)
-    annotations = _read_annotations(path, content, {category.id for category in categories})
-    images = tuple(_read_images(path, content, annotations))
-    if annotations:
-        image_id, (first, *_) = next(iter(annotations.items()))
-        raise DataError(f"{path}: annotation {first['id']} names image {image_id}, which is not among its images.")
-    return CocoFile(path, hashlib.sha256(data).hexdigest(), categories, images)
+    return data, content
 
 
 def _entries(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:

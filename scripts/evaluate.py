@@ -46,7 +46,14 @@ def main() -> None:
     devices = jax.local_devices()
     predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices)
     with show_progress("evaluated") as progress:
-        evaluation = evaluate(dataset, predict_fn, test=arguments.test, num_devices=len(devices), progress=progress)
+        evaluation = evaluate(
+            dataset,
+            predict_fn,
+            test=arguments.test,
+            num_devices=len(devices),
+            progress=progress,
+            categories=weights.categories,
+        )
     print(evaluation.table)
     if evaluation.metrics["skipped"]:
         print(f"Skipped pictures: {evaluation.metrics['skipped']}")

@@ -47,11 +47,7 @@ def main() -> None:
     """Reads, recognises, maps and writes."""
     source = peek()
     recognised = source.recognised if source else None
-    defaults = (
-        Arguments(model=recognised.model, test=recognised.test)  # type: ignore[call-arg]
-        if recognised
-        else Arguments()  # type: ignore[call-arg]
-    )
+    defaults = Arguments(model=recognised.model, test=recognised.test) if recognised else Arguments()
     arguments = _cli.parse(defaults, "Turns a published checkpoint into a weights folder.")
     assert source is not None and recognised is not None, "the parser requires SOURCE"
     if arguments.sha256:
@@ -64,14 +60,16 @@ def main() -> None:
     categories = choose_categories(arguments)
     save_weights(arguments.to, variables, model=arguments.model, test=arguments.test, categories=categories)
     print(describe(mapped))
-    print(f"Wrote {arguments.to}. Next: python scripts/predict.py --weights {arguments.to} --output predictions PICTURES")
+    print(f"Wrote {arguments.to}")
+    print(f"Next: python scripts/predict.py --weights {arguments.to} --output predictions PICTURES")
 
 
 def peek() -> Source | None:
     """The checkpoint that the command line names, read before the options whose defaults it decides."""
     words = sys.argv[1:]
-    option_before = ["", *(word if word.startswith("--") and "=" not in word else "" for word in words)]
-    paths = [word for word, option in zip(words, option_before, strict=False) if not word.startswith("-") and not option]
+    takes_next = [word.startswith("--") and "=" not in word for word in words]
+    paths = [word for word, is_value in zip(words, [False, *takes_next], strict=False) if not is_value]
+    paths = [word for word in paths if not word.startswith("-")]
     if {"-h", "--help"} & set(words) or not paths:
         return None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -90,9 +88,13 @@ def changed_fields(before: ModelConfig, after: ModelConfig) -> list[str]:
 
 def choose_categories(arguments: Arguments) -> tuple[Category, ...]:
     """The categories of the file that was named, else COCO's where their number fits."""
-    if arguments.categories is not None:
-        return read_categories(arguments.categories)
-    return default_categories(arguments.model.num_classes, arguments.model.num_keypoints)
+    if arguments.categories is None:
+        return default_categories(arguments.model.num_classes, arguments.model.num_keypoints)
+    categories = read_categories(arguments.categories)
+    if len(categories) != arguments.model.num_classes:
+        wanted = arguments.model.num_classes
+        raise ConfigError(f"{arguments.categories} has {len(categories)} categories, the checkpoint {wanted} classes.")
+    return categories
 
 
 def describe(mapped: Mapped) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 from mrcnn_jax.data.annotations import decode_counts, find_fault
 from mrcnn_jax.errors import DataError
 
+COCO_KEYPOINTS = 17
+"""Of a person; their tolerances are built into the libraries."""
+
 
 def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     """A copy in COCO annotation format whose objects the libraries can take: sound, and numbered from 1.
@@ -21,6 +24,8 @@ def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
         _check_ids(given, sizes, category_ids, where)
         annotation = {key: given.get(key) for key in ("image_id", "category_id", "area", "segmentation")}
         annotation |= {"id": index + 1, "bbox": _as_list(given.get("bbox")), "iscrowd": int(given.get("iscrowd", 0))}
+        if "keypoints" in given:
+            annotation |= {key: given[key] for key in ("keypoints", "num_keypoints")}
         fault = find_fault(annotation, sizes[given["image_id"]]) or ("no area" if given.get("area") is None else None)
         if fault:
             raise DataError(f"{where}: {fault}. Prepare the data set again.")
@@ -35,7 +40,9 @@ def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+def check_results(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_types: Sequence[str] = ("bbox", "segm")
+) -> None:
     """Raises DataError, naming the first of the COCO results that is malformed or of no picture or category here."""
     sizes, category_ids = _known(ground_truth)
     for index, result in enumerate(results):
@@ -46,9 +53,11 @@ def check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str
             raise DataError(f"{where}: expected bbox as x, y, width, height, all finite, got {result.get('bbox')!r}.")
         if not _is_finite(result.get("score")):
             raise DataError(f"{where}: expected a finite score, got {result.get('score')!r}.")
-        fault = _fault_of_code(result.get("segmentation"), sizes[result["image_id"]])
+        fault = _fault_of_code(result.get("segmentation"), sizes[result["image_id"]]) if "segm" in iou_types else None
         if fault:
             raise DataError(f"{where}: {fault}.")
+        if "keypoints" in iou_types and not _are_keypoints(result.get("keypoints")):
+            raise DataError(f"{where}: expected keypoints as 17 times x, y, score, all finite.")
 
 
 def _known(ground_truth: Mapping[str, Any]) -> tuple[dict[int, tuple[int, int]], set[int]]:
@@ -68,6 +77,10 @@ def _as_list(value: Any) -> Any:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, numbers.Real) and abs(float(value)) < float("inf")
+
+
+def _are_keypoints(values: Any) -> bool:
+    return isinstance(values, list) and len(values) == 3 * COCO_KEYPOINTS and all(map(_is_finite, values))
 
 
 def _fault_of_code(code: Any, image_hw: tuple[int, int]) -> str | None:

@@ -1,4 +1,4 @@
-"""COCO box and mask scores of a list of results, for any number of detections per picture.
+"""COCO box, mask and keypoint scores of a list of results, for any number of detections per picture.
 
 The library faster_coco_eval matches and accumulates (it equals pycocotools, and is faster); what is summarised from its
 arrays is stated here, because its own summary is made for 100 detections. Everything is checked before it reaches the
@@ -12,16 +12,24 @@ import numpy as np
 
 from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth
 
-IOU_TYPES = ("bbox", "segm")
+IOU_TYPES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+"""What is matched by which similarity, and its title in tables."""
 COCO_MAX_DETECTIONS = (1, 10, 100)
 AREA_RANGES = ("all", "small", "medium", "large")
+KEYPOINT_AREA_RANGES = ("all", "medium", "large")
+KEYPOINT_MAX_DETECTIONS = 20
+"""COCO's rule for keypoints: only so many people of a picture count, and no small ones are annotated."""
 
 Scores = dict[str, float | None]
 """Name of a number, such as AP50, to its value in 0..1; None where no object of the ground truth is in its range."""
 
 
 def score_results(
-    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    max_detections: int = 100,
+    iou_types: Sequence[str] = ("bbox", "segm"),
 ) -> dict[str, Any]:
     """COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
 
@@ -32,24 +40,29 @@ def score_results(
         ground_truth: data set in COCO annotation format; objects of pictures that were not evaluated must not be
             in it, they would count as missed.
         results: COCO results with image_id, category_id, bbox [x, y, width, height], score and segmentation, a
-            compressed run-length code.
+            compressed run-length code, and for iou_types "keypoints" x, y, score of each of COCO's 17.
+        iou_types: which scores to compute, of "bbox", "segm", "keypoints".
 
     Raises:
         DataError: the first malformed object or result, by index.
     """
     ground_truth = checked_ground_truth(ground_truth)
-    check_results(ground_truth, results)
+    check_results(ground_truth, results, iou_types)
     limits = sorted({*COCO_MAX_DETECTIONS, max(max_detections, COCO_MAX_DETECTIONS[-1])})
     scores: dict[str, Any] = {}
     per_category = {}
-    for iou_type in IOU_TYPES:
-        precision, recall = _accumulate(ground_truth, results, iou_type, limits)
-        scores[iou_type] = _summarise(precision, recall, limits)
+    for iou_type in iou_types:
+        of_points = iou_type == "keypoints"
+        some_limits = [KEYPOINT_MAX_DETECTIONS] if of_points else limits
+        precision, recall = _accumulate(ground_truth, results, iou_type, some_limits)
+        scores[iou_type] = (
+            _summarise_keypoints(precision, recall) if of_points else _summarise(precision, recall, limits)
+        )
         per_category[iou_type] = [_mean(precision[:, :, k, 0, -1]) for k in range(precision.shape[2])]
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     scores["categories"] = [
         {"id": category["id"], "name": category["name"]}
-        | {iou_type: per_category[iou_type][k] for iou_type in IOU_TYPES}
+        | {iou_type: per_category[iou_type][k] for iou_type in iou_types}
         for k, category in enumerate(categories)
     ]
     return scores
@@ -62,8 +75,8 @@ def _accumulate(
     from faster_coco_eval import COCO, COCOeval_faster
 
     # Without its box a result's area is that of its mask, as on COCO's server; with it, that of the box.
-    shape = "segmentation" if iou_type == "segm" else "bbox"
-    rows = [{key: result[key] for key in ("image_id", "category_id", "score", shape)} for result in results]
+    shapes = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints", "bbox")}[iou_type]
+    rows = [{key: result[key] for key in ("image_id", "category_id", "score", *shapes)} for result in results]
     annotations = COCO(ground_truth, use_deepcopy=True)
     evaluator = COCOeval_faster(annotations, annotations.loadRes(rows), iouType=iou_type)
     evaluator.params.maxDets = limits
@@ -81,24 +94,37 @@ def _summarise(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> 
     return scores
 
 
+def _summarise_keypoints(precision: np.ndarray, recall: np.ndarray) -> Scores:
+    scores = {"AP": _mean(precision[:, :, :, 0]), "AP50": _mean(precision[0, :, :, 0])}
+    scores |= {"AP75": _mean(precision[5, :, :, 0])}
+    scores |= {f"AP{area[0]}": _mean(precision[:, :, :, a]) for a, area in enumerate(KEYPOINT_AREA_RANGES) if a}
+    scores |= {"AR": _mean(recall[:, :, 0]), "AR50": _mean(recall[0, :, 0]), "AR75": _mean(recall[5, :, 0])}
+    return scores | {f"AR{area[0]}": _mean(recall[:, :, a]) for a, area in enumerate(KEYPOINT_AREA_RANGES) if a}
+
+
 def _mean(values: np.ndarray) -> float | None:
     present = values[values > -1]
     return float(present.mean()) if present.size else None
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
-    """The scores as the printable table of COCO's tools, one block for boxes and one for masks."""
+    """The scores as the printable table of COCO's tools, a block each for boxes, masks and keypoints."""
     blocks = []
-    for iou_type, title in zip(IOU_TYPES, ("boxes", "masks"), strict=True):
+    for iou_type, title in IOU_TYPES.items():
+        if iou_type not in scores:
+            continue
         numbers: Scores = scores[iou_type]
-        last = max(int(name[2:]) for name in numbers if name[2:].isdigit() and name.startswith("AR"))
+        of_points = iou_type == "keypoints"
+        counted = [int(name[2:]) for name in numbers if name[2:].isdigit() and name.startswith("AR")]
+        last = KEYPOINT_MAX_DETECTIONS if of_points else max(counted)
         lines = [f"{title} ({iou_type})"]
         for name, value in numbers.items():
             kind = "Average Precision  (AP)" if name.startswith("AP") else "Average Recall     (AR)"
             suffix = name[2:]
-            iou = {"50": "0.50", "75": "0.75"}.get(suffix, "0.50:0.95") if name.startswith("AP") else "0.50:0.95"
+            is_single = name.startswith("AP") or of_points
+            iou = {"50": "0.50", "75": "0.75"}.get(suffix, "0.50:0.95") if is_single else "0.50:0.95"
             area = next((area for area in AREA_RANGES[1:] if area[0] == suffix), "all")
-            limit = int(suffix) if name.startswith("AR") and suffix.isdigit() else last
+            limit = last if is_single or not suffix.isdigit() else int(suffix)
             shown = "  n/a" if value is None else f"{value:.3f}"
             lines.append(f" {kind} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>4} ] = {shown}")
         blocks.append("\n".join(lines))

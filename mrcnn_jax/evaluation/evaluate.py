@@ -24,8 +24,9 @@ from mrcnn_jax.evaluation.batches import (
     plan_batches,
     predict_pictures,
 )
+from mrcnn_jax.evaluation.coco_checks import COCO_KEYPOINTS
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
-from mrcnn_jax.evaluation.restore import restore_detections
+from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Category
 
@@ -53,6 +54,7 @@ def evaluate(
     num_devices: int = 1,
     progress: Callable[[int, int], None] | None = None,
     max_skip_fraction: float = DataConfig.max_skip_fraction,
+    categories: Sequence[Category] | None = None,
 ) -> Evaluation:
     """Predicts every picture of the data set and scores the detections in the pictures' own pixels.
 
@@ -63,29 +65,42 @@ def evaluate(
         predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each.
         progress: called with the number of pictures done and their total, after each picture.
         max_skip_fraction: more undecodable pictures than this raise DataError; fewer are counted and not scored.
+        categories: the model's; the data set's by default. Detections of others than the data set's are not scored.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no pictures to evaluate on. Choose another split.")
     ground_truth = dataset.coco_dict()
     reader = _Reader(dataset, test, test.batch_size * num_devices, max_skip_fraction)
     results: dict[int, list[dict[str, Any]]] = {}
+    labels = tuple(dataset.categories if categories is None else categories)
+    known_ids = {category.id for category in dataset.categories}
+    iou_types = ["bbox"]
     for index, resized_hw, detections in predict_pictures(predict_fn, reader.batches()):
         height, width = dataset.sizes[index].tolist()
         restored = restore_detections(
             detections,
             resized_hw,
             (height, width),
-            categories=dataset.categories,
+            categories=labels,
             test=test,
         )
-        results[index] = restored.coco_results(int(dataset.image_ids[index]))
+        found = restored.coco_results(int(dataset.image_ids[index]))
+        results[index] = [row for row in found if row["category_id"] in known_ids]
+        iou_types = iou_types_of(restored, dataset.categories)
         if progress is not None:
             progress(len(results) + sum(reader.skipped.values()), len(dataset))
     rows = [row for index in sorted(results) for row in results[index]]
     evaluated = {int(dataset.image_ids[index]) for index in results}
     ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
-    scores = score_results(ground_truth, rows, max_detections=test.max_detections)
+    scores = score_results(ground_truth, rows, max_detections=test.max_detections, iou_types=iou_types)
     return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, format_table(scores))
+
+
+def iou_types_of(detections: PictureDetections, categories: Sequence[Category]) -> list[str]:
+    """What can be scored: boxes, and masks and COCO's keypoints where the model has them."""
+    masks, num_keypoints = bool(detections.mask_probabilities.shape[-1]), detections.keypoints.shape[1]
+    of_people = num_keypoints == COCO_KEYPOINTS and all(len(c.keypoints) == COCO_KEYPOINTS for c in categories)
+    return ["bbox", *["segm"] * masks, *["keypoints"] * of_people]
 
 
 def make_predict_fn(
@@ -108,8 +123,12 @@ def make_predict_fn(
 
 
 def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:
-    """ConfigError unless the weights and the data set have the same category ids and names."""
-    ours, theirs = ({category.id: category.name for category in some} for some in (of_weights, of_data))
+    """ConfigError unless the weights know the data set's category ids by the same names, and no other real ones.
+
+    Weights may have outputs for ids that their data set does not use, as torchvision's have; they are named "N/A".
+    """
+    theirs = {category.id: category.name for category in of_data}
+    ours = {category.id: category.name for category in of_weights if category.id in theirs or category.name != "N/A"}
     if ours != theirs:
         different = sorted(id_ for id_ in ours.keys() | theirs.keys() if ours.get(id_) != theirs.get(id_))
         shown = "; ".join(f"id {id_}: {ours.get(id_, 'none')} and {theirs.get(id_, 'none')}" for id_ in different[:3])

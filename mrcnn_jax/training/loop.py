@@ -217,7 +217,9 @@ class Run:
                 return None
             self.line.say(evaluation.table)
             metrics = {"step": step} | evaluation.metrics
-            score = evaluation.metrics["segm"]["AP"]  # None without any ground truth
+            score = evaluation.metrics["segm" if self.config.model.masks else "bbox"][
+                "AP"
+            ]  # None without any ground truth
             write_json(self.workdir / "evaluation.json", metrics)
             (self.workdir / "evaluation.txt").write_text(evaluation.table + "\n")
             self.draw_pictures(self.val_data, evaluation)

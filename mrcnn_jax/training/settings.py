@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.structures import Category
 
-Settings = Mapping[str, Any]
+Settings = dict[str, Any]
 """Flat, of JSON values: `train.batch_size`, `dataset.fingerprint`, ..."""
 
 FIXED = (
@@ -42,6 +42,8 @@ def complete_config(
         )
     if val_categories is not None and tuple(val_categories) != tuple(categories):
         raise ConfigError(f"--data.val {config.data.val} has other categories than --data.train {config.data.train}.")
+    if config.model.num_keypoints:
+        raise ConfigError("--model.num-keypoints: the keypoint head cannot be trained yet. Set it to 0.")
     batch_size = config.train.batch_size
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices
@@ -61,6 +63,7 @@ def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Setti
 
 def check_settings(recorded: Settings, current: Settings, where: str) -> None:
     """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
+    recorded = run_settings(Config(), fingerprint="", num_records=0) | recorded  # older runs lack newer fields
     changed = [
         f"{name} {recorded.get(name, 'unset')} -> {current.get(name, 'unset')}"
         for name in sorted({*recorded, *current})

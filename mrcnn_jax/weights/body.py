@@ -1,75 +1,133 @@
-"""ImageNet bodies as .npz in torchvision's names, batch norm folded into the convolutions, for our ResNet.
+"""ImageNet bodies for our ResNet: torchvision's, MSRA's and FAIR's in Caffe2's names, and folded ones.
 
-Such a file holds `conv1.weight` [out, in, h, w], `conv1.bias` [out], `layer1.0.conv1.weight`, ...,
-`layer2.0.downsample.0.weight`, ...; y = conv(x, weight) + bias replaces convolution and norm. Stages may be missing.
+Folded files hold torchvision's names without batch norm: y = conv(x, weight) + bias replaces convolution and norm.
+Caffe2's bodies see BGR and, the ResNets, pixels that are not divided by their deviation; the first kernel takes up
+both. Stages may be missing.
 """
 
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.errors import DataError
+from mrcnn_jax.config.model import GROUPS
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES
+from mrcnn_jax.weights import detectron2, torchvision
+from mrcnn_jax.weights.files import read_state_dict
+from mrcnn_jax.weights.mapping import Row
 
-MAX_BYTES = 2**31
-"""Files that unpack to more are refused: the largest body has 240 MB."""
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""RGB, 0..255: what all these bodies subtract, and what torchvision's and FAIR's divide by."""
+
+SURPLUS = ("fc.", "fc1000", "pred_", "num_batches_tracked", "momentum", "lr", "weight_order")
+"""Parts of names of what an ImageNet file holds beside the body: its classifier, and how it was trained."""
+
+CAFFE2_NAMES = (
+    (r"_", "."),
+    (r"\.b$", ".bias"),
+    (r"\.w$", ".weight"),
+    (r"bn\.(?:s|gamma)$", "norm.weight"),
+    (r"bn\.(?:bias|beta)$", "norm.bias"),
+    (r"bn\.(?:rm|running\.mean)$", "norm.running_mean"),
+    (r"bn\.(?:riv|running\.var)$", "norm.running_var"),
+    (r"^res\.conv1\.norm\.", "conv1.norm."),
+    (r"^conv1\.", "stem.conv1."),
+    (r"\.branch1\.", ".shortcut."),
+    (r"\.branch2([abc])\.", lambda match: f".conv{'abc'.index(match[1]) + 1}."),
+)
+"""Patterns that turn Caffe2's names into Detectron2's, one after the other."""
 
 
 def read_body(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
-    """Leaves of our tree by name, from a file in torchvision's names.
+    """Leaves of our tree by name, from a body in one of the known naming schemes.
 
-    With frozen_bn the biases become the shift of a norm that changes nothing else, so that the body computes the same;
-    other norms take the kernels alone. Raises DataError for a file that is no such body.
+    frozen_bn and sync_bn take the norms' values, group_norm the kernels alone. Raises DataError for a file that is no
+    such body, ConfigError where the model would use it otherwise than it was trained.
     """
-    leaves: dict[str, np.ndarray] = {}
-    for source, array in _read_npz(path).items():
-        module, _, kind = source.rpartition(".")
-        name = _module_name(module)
-        if name is None or kind not in ("weight", "bias") or array.ndim != (4 if kind == "weight" else 1):
-            raise DataError(
-                f"{path}: {source} {list(array.shape)} is not part of a ResNet body with folded batch norm."
-            )
+    arrays = read_state_dict(path).arrays
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise DataError(f"{path}: {source} is not finite. Download the file again.")
-        array = array.astype(np.float32)
-        if kind == "weight":
-            leaves[f"params/backbone/{name}/conv/kernel"] = array.transpose(2, 3, 1, 0)  # [h, w, in, out]
-        elif model.norm == "frozen_bn":
-            leaves |= _shift_only(f"frozen/backbone/{name}/norm", array, model.norm_eps)
+            raise DataError(f"{path}: {name} is not finite. Download the file again.")
+    if any(re.match(r"(conv1|res\d_\d+_branch\w+)_w$", name) for name in arrays):
+        arrays = {_caffe2_name(name): array for name, array in arrays.items() if not _is_surplus(name)}
+        arrays = _with_statistics(arrays, model.norm_eps)
+        _check_caffe2(path, model)
+        rows: Sequence[Row] = detectron2.body_rows(model, "", "backbone", is_bgr=True)
+        rows = [*rows, *(detectron2.stage_rows(model, 3, "", "res5") if model.neck == "c4" else [])]
+        scale = np.asarray((1.0, 1.0, 1.0) if model.backbone in GROUPS else model.pixel_std, np.float32)
+    else:
+        is_folded = "conv1.bias" in arrays or any(name.endswith("conv1.bias") for name in arrays)
+        arrays = _unfolded(arrays, model.norm_eps) if is_folded else arrays
+        rows, scale = torchvision.body_rows(model, "", "backbone"), np.ones(3, np.float32)
+    return _apply(path, rows, arrays, model, scale)
+
+
+def _apply(
+    path: Path, rows: Sequence[Row], arrays: Mapping[str, np.ndarray], model: ModelConfig, scale: np.ndarray
+) -> dict[str, np.ndarray]:
+    by_source = {row.source: row for row in rows}
+    leaves = {}
+    for name, array in arrays.items():
+        if _is_surplus(name):
+            continue
+        row = by_source.get(name)
+        if row is None or array.ndim != (4 if row.target.endswith("kernel") else 1):
+            raise DataError(f"{path}: {name} {list(array.shape)} is not part of a {model.backbone} body.")
+        if model.norm == "group_norm" and not row.target.endswith("kernel"):
+            continue
+        leaf = row.convert(array)
+        leaves[row.target] = leaf * scale.reshape(-1, 1) if row.target.endswith("stem/conv/kernel") else leaf
     return leaves
 
 
-def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path} unpacks to {size} bytes, more than any body has.")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} is not readable as .npz: {reason}.") from error
+def _is_surplus(name: str) -> bool:
+    return any(part in name for part in SURPLUS)
 
 
-def _module_name(module: str) -> str | None:
-    """`conv1` -> `stem`, `layer2.0.conv1` -> `layer2_0/conv1`, `layer2.0.downsample.0` -> `layer2_0/downsample`."""
-    if module == "conv1":
-        return "stem"
-    match = re.fullmatch(r"(layer[1-4])\.(\d+)\.(conv[123]|downsample)(?:\.0)?", module)
-    return None if match is None else f"{match[1]}_{match[2]}/{match[3]}"
+def _unfolded(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
+    """The arrays with a norm that adds each convolution's bias and changes nothing else."""
+    unfolded = {}
+    for name, array in arrays.items():
+        module, _, kind = name.rpartition(".")
+        if kind != "bias" or module.startswith("fc"):
+            unfolded[name] = array
+            continue
+        norm = re.sub(r"downsample\.0$", "downsample.1", re.sub(r"conv(\d)$", r"bn\1", module))
+        if array.ndim != 1:
+            raise DataError(f"{name} {list(array.shape)} is not part of a ResNet body.")
+        unfolded |= {f"{norm}.weight": np.ones_like(array), f"{norm}.bias": array}
+    return _with_statistics(unfolded, eps)
 
 
-def _shift_only(norm: str, shift: np.ndarray, eps: float) -> dict[str, np.ndarray]:
-    """Constants of a frozen batch norm that computes x + shift."""
-    ones = np.ones_like(shift)
-    # The norm divides by sqrt(var + eps).
-    return {
-        f"{norm}/scale": ones,
-        f"{norm}/bias": shift,
-        f"{norm}/mean": 0 * ones,
-        f"{norm}/var": ones - np.float32(eps),
-    }
+def _with_statistics(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
+    """The arrays with mean 0 and variance 1 - eps for norms that are only a scale and a shift."""
+    full = dict(arrays)
+    for name, array in arrays.items():
+        norm = name.removesuffix(".bias")
+        if norm != name and array.ndim == 1 and re.search(r"(norm|bn\d|downsample\.1)$", norm):
+            full.setdefault(f"{norm}.running_mean", np.zeros_like(array))
+            full.setdefault(f"{norm}.running_var", np.full_like(array, 1 - np.float32(eps)))
+    return full
+
+
+def _caffe2_name(name: str) -> str:
+    for pattern, new in CAFFE2_NAMES:
+        name = re.sub(pattern, new, name)
+    return name
+
+
+def _check_caffe2(path: Path, model: ModelConfig) -> None:
+    """ConfigError unless the model strides and normalises as Caffe2's bodies do."""
+    if model.backbone in BASIC_BLOCK_BODIES:
+        raise DataError(f"{path} is a body with bottlenecks, {model.backbone} has none.")
+    needs_1x1 = model.backbone not in GROUPS
+    if model.stride_in_1x1 != needs_1x1:
+        option = "--model.stride-in-1x1" if needs_1x1 else "--model.no-stride-in-1x1"
+        raise ConfigError(f"{path} strides in its {1 if needs_1x1 else 3}x{1 if needs_1x1 else 3}: add {option}.")
+    if not np.allclose(model.pixel_mean, IMAGENET_MEAN, atol=1e-3):
+        raise ConfigError(f"{path} was trained with the pixel mean {IMAGENET_MEAN}: set --model.pixel-mean to it.")
+    if not needs_1x1 and not np.allclose(model.pixel_std, IMAGENET_STD, rtol=1e-3):
+        raise ConfigError(f"{path} was trained with the pixel deviation {IMAGENET_STD}: set --model.pixel-std to it.")

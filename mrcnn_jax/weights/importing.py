@@ -21,6 +21,10 @@ MAX_PROBLEMS = 40
 """Problems that an error lists; the rest is counted."""
 
 
+class UnknownNames(DataError):
+    """The names are those of no known family of detectors."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint file whose family is known."""
@@ -58,7 +62,7 @@ def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
     if len(matching) != 1:
         found = " and ".join(family.name for family in matching) or "neither torchvision's nor Detectron2's detectors"
         shown = ", ".join(list(arrays)[:3])
-        raise DataError(f"{path}: names are of {found} ({shown}, ...). Say which with --source, or use another file.")
+        raise UnknownNames(f"{path}: names are of {found} ({shown}, ...). Say which by --source, or take another.")
     return matching[0]
 
 

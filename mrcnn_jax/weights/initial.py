@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.errors import DataError
+from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.leaves import host_copies, named_leaves, replace_leaves
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.folder import load_weights
+from mrcnn_jax.weights.importing import UnknownNames, import_variables, open_source
+
+CONVENTIONS = ("stride_in_1x1", "pixel_mean", "pixel_std")
+"""Fields of ModelConfig in which starting weights and model have to agree."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,10 @@ class InitReport:
 def initialise(variables: Mapping[str, Any], source: str, model: ModelConfig) -> tuple[dict[str, Any], InitReport]:
     """`variables` with the leaves of `source` where name and shape agree, and what was done.
 
-    `source` is a weights folder, a workdir, or an ImageNet body as .npz. DataError if it cannot be read or does not fit
-    anywhere.
+    `source` is a weights folder, a workdir, or a file: a detector's checkpoint or an ImageNet body. DataError if it
+    cannot be read or does not fit anywhere.
     """
-    path = Path(source)
-    given = read_body(path, model) if path.suffix == ".npz" else host_copies(dict(load_weights(path).variables))
+    given = _read(Path(source), model)
     ours = named_leaves(dict(variables))
     taken = tuple(name for name in ours if name in given and given[name].shape == ours[name].shape)
     if not taken:
@@ -48,6 +53,27 @@ def initialise(variables: Mapping[str, Any], source: str, model: ModelConfig) ->
     return replace_leaves(
         dict(variables), {name: given[name] if name in taken else ours[name] for name in ours}
     ), report
+
+
+def _read(path: Path, model: ModelConfig) -> Mapping[str, np.ndarray]:
+    if not path.is_file():
+        weights = load_weights(path)
+        _check_conventions(path, weights.model, model)
+        return host_copies(dict(weights.variables))
+    try:
+        found = open_source(path)
+    except UnknownNames:
+        return read_body(path, model)
+    _check_conventions(path, found.recognised.model, model)
+    return named_leaves(import_variables(found, found.recognised.model)[0])
+
+
+def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
+    """ConfigError where the same parameters would compute something else in this model, without a trace in shapes."""
+    different = [name for name in CONVENTIONS if getattr(theirs, name) != getattr(ours, name)]
+    if different:
+        stated = "; ".join(f"model.{name} is {getattr(ours, name)}, not {getattr(theirs, name)}" for name in different)
+        raise ConfigError(f"{path} was trained with other conventions: {stated}. Set them to start from it.")
 
 
 def _modules(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:

@@ -230,11 +230,11 @@ def test_weights_of_another_task_keep_what_fits(tmp_path, variables):
     [
         (
             {"layer9.0.conv1.weight": np.zeros((1, 1, 1, 1))},
-            r"layer9\.0\.conv1\.weight .* is not part of a ResNet body",
+            r"layer9\.0\.conv1\.weight .* is not part of a",
         ),
         ({"conv1.weight": np.zeros((1, 1))}, r"conv1\.weight \[1, 1\] is not part"),
         ({"conv1.bias": np.array([np.inf])}, r"conv1\.bias is not finite"),
-        ({"conv1.weight": np.array({"a": 1}, object)}, "not readable as .npz"),
+        ({"conv1.weight": np.array({"a": 1}, object)}, "only plain numbers"),
         ({"conv1.weight": np.zeros((64, 3, 3, 3))}, "no array has the name and shape"),
     ],
 )
@@ -246,5 +246,5 @@ def test_files_that_are_no_body_are_refused(tmp_path, variables, arrays, message
 
 def test_a_file_that_is_no_zip_is_refused(tmp_path):
     (tmp_path / "body.npz").write_bytes(b"not a zip file")
-    with pytest.raises(DataError, match=r"not readable as \.npz"):
+    with pytest.raises(DataError, match="first bytes are those of no known format"):
         read_body(tmp_path / "body.npz", MODEL)

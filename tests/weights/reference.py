@@ -1,0 +1,187 @@
+"""Golden outputs of torchvision and Detectron2, and what our model computes from the same weights and picture.
+
+Weights are regenerated from parameter names (`tests/golden_weights.py`); `tests/golden` holds the originals' outputs.
+"""
+
+import functools
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.pooling import pool_rois
+from mrcnn_jax.detection.predict import predict, propose_batch
+from mrcnn_jax.evaluation.batches import InputBatch, assemble_batch, plan_batches
+from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.structures import Category, Detections
+from mrcnn_jax.weights.importing import FAMILIES, Source, import_variables
+from tests.golden_weights import adjust, weight
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+STATE_DICTS = json.loads((GOLDEN / "state_dicts.json").read_text())
+INFERENCE = sorted(path.stem for path in GOLDEN.glob("*fpn*.npz") if not path.stem.endswith("train"))
+INFERENCE = [*INFERENCE, "detectron2_r50_c4", "detectron2_r50_dc5"]
+CANVAS = (320, 416)
+
+
+def load_golden(name: str) -> dict[str, Any]:
+    """The arrays of a golden file, and its `meta`."""
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        golden = dict(arrays)
+    return golden | {"meta": json.loads(str(golden["meta"]))}
+
+
+def load_picture() -> np.ndarray:
+    """The picture that all golden outputs are of, [231, 300, 3] uint8 RGB."""
+    return np.asarray(Image.open(GOLDEN / "picture.png").convert("RGB"))
+
+
+def make_arrays(name: str, golden: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """The state dict behind a golden file."""
+    shapes = STATE_DICTS[name.removesuffix("_train")]
+    return {key: adjust(key, weight(key, tuple(shape), seed), golden) for key, shape in shapes.items()}
+
+
+def make_source(arrays: dict[str, np.ndarray], path: str = "checkpoint") -> Source:
+    """A source as if it had been read from a file."""
+    family = next(family for family in FAMILIES if family.matches(arrays))
+    renamed = family.rename(arrays)
+    return Source(Path(path), "memory", family, renamed, family.recognise(renamed))
+
+
+def categories_of(model: ModelConfig) -> tuple[Category, ...]:
+    """Categories whose ids are the labels."""
+    return tuple(Category(label, str(label)) for label in range(1, model.num_classes + 1))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A golden file, our model of the same weights, and its input."""
+
+    golden: dict[str, Any]
+    source: Source
+    model: MaskRCNN
+    test: TestConfig
+    variables: Any
+    batch: InputBatch
+
+    def jitted(self, method: str, *arguments: Any) -> Any:
+        """The output of one of the model's parts."""
+        return jax.jit(functools.partial(self.model.apply, method=method))(self.variables, *arguments)
+
+
+@functools.lru_cache(maxsize=1)
+def load_reference(name: str, canvas: tuple[int, int] = CANVAS) -> Reference:
+    """The reference of a golden file."""
+    golden = load_golden(name)
+    source = make_source(make_arrays(name, golden))
+    recognised = source.recognised
+    meta = golden["meta"]
+    test = replace(recognised.test, short_side=meta["min_size"], max_side=meta["max_size"], canvases=(canvas,))
+    variables = jax.tree.map(jnp.asarray, import_variables(source, recognised.model)[0])
+    picture = load_picture()
+    (plan,) = plan_batches([picture.shape[:2]], test, 1)
+    batch = assemble_batch((0,), [picture], plan.canvas, test, 1)
+    return Reference(golden, source, MaskRCNN(recognised.model), test, variables, batch)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What our model computes, stage by stage; the heads on the reference's own proposals."""
+
+    input: np.ndarray
+    body: list[np.ndarray]
+    maps: list[np.ndarray]
+    logits: list[np.ndarray]
+    deltas: list[np.ndarray]
+    anchors: np.ndarray
+    proposals: np.ndarray
+    roi_features: np.ndarray
+    hidden: np.ndarray
+    class_logits: np.ndarray
+    class_deltas: np.ndarray
+
+
+@functools.lru_cache(maxsize=1)
+def compute_stages(name: str) -> Stages:
+    """All stages up to the box head."""
+    reference = load_reference(name)
+    model, config, canvas = reference.model, reference.model.config, CANVAS
+    apply = functools.partial(model.apply)
+
+    @jax.jit
+    def run(variables: Any, images: Any, image_hw: Any, rois: Any) -> Any:
+        maps = apply(variables, images, image_hw, method="extract_features")
+        proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=reference.test)
+        features = pool_rois(maps, rois, output_size=config.box_pool_size, config=config)
+        return {
+            "input": apply(variables, images, image_hw, method="normalise"),
+            "body": apply(variables, images, image_hw, method="extract_body"),
+            "maps": maps,
+            "scores": apply(variables, maps, method="score_anchors"),
+            "proposals": proposals,
+            "features": features,
+            "hidden": apply(variables, features, method="extract_boxes"),
+            "classes": apply(variables, features, method="classify_rois"),
+        }
+
+    rois = jnp.asarray(reference.golden["proposals"][None, :64])
+    found = jax.device_get(run(reference.variables, reference.batch.images, reference.batch.image_hw, rois))
+    anchors = jax.device_get(make_anchors(canvas, jnp.asarray(reference.batch.image_hw[0]), config))
+    proposals = found["proposals"]
+    logits, deltas = found["scores"]
+    return Stages(
+        input=found["input"][0],
+        body=[body_map[0] for body_map in found["body"]],
+        maps=[one[0] for one in found["maps"]],
+        logits=[one[0].reshape(*m.shape[1:3], -1) for one, m in zip(logits, found["maps"], strict=True)],
+        deltas=[one[0].reshape(*m.shape[1:3], -1) for one, m in zip(deltas, found["maps"], strict=True)],
+        anchors=np.concatenate([level.boxes[level.valid] for level in anchors]),
+        proposals=proposals.boxes[0][proposals.valid[0]],
+        roi_features=found["features"],
+        hidden=found["hidden"],
+        class_logits=found["classes"][0],
+        class_deltas=found["classes"][1],
+    )
+
+
+def run_predict(reference: Reference, batch: InputBatch | None = None) -> Detections:
+    """The device's detections of a batch, as NumPy arrays."""
+    batch = batch or reference.batch
+    run = jax.jit(functools.partial(predict, model=reference.model, config=reference.test))
+    return jax.device_get(run(reference.variables, batch.images, batch.image_hw))
+
+
+def restore(reference: Reference, detections: Detections, index: int = 0) -> PictureDetections:
+    """Detections of one picture of a batch in its own pixels."""
+    height, width = reference.batch.image_hw[0].tolist()
+    return restore_detections(
+        jax.tree.map(lambda leaf: leaf[index], detections),
+        (height, width),
+        load_picture().shape[:2],
+        categories=categories_of(reference.model.config),
+        test=reference.test,
+    )
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the largest absolute value expected."""
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of [n, 4] and [m, 4] boxes, [n, m]."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    overlap = np.clip(high - low, 0, None).prod(axis=-1)
+    areas, other_areas = ((some[:, 2:] - some[:, :2]).prod(axis=-1) for some in (boxes, others))
+    return overlap / (areas[:, None] + other_areas[None] - overlap)

@@ -1,0 +1,128 @@
+"""Our models against torchvision and Detectron2 on the same weights and picture, stage by stage (float32, CPU).
+
+Differences of a stage are relative to its largest absolute value. Where they come from: sums in another order. The
+originals differ from a float64 run of themselves by up to 9e-5 absolute (`meta.float64_differences` of the files).
+"""
+
+import numpy as np
+import pytest
+
+from tests.weights.reference import (
+    INFERENCE,
+    Reference,
+    Stages,
+    compute_stages,
+    load_picture,
+    load_reference,
+    pairwise_iou,
+    relative_error,
+    restore,
+    run_predict,
+)
+
+IS_DETECTRON2 = "detectron2"
+
+
+@pytest.fixture(scope="module", params=INFERENCE)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def reference(name: str) -> Reference:
+    return load_reference(name)
+
+
+@pytest.fixture(scope="module")
+def stages(name: str) -> Stages:
+    return compute_stages(name)
+
+
+def test_input(name: str, reference: Reference, stages: Stages) -> None:
+    expected = reference.golden["input"]
+    np.testing.assert_array_equal(reference.batch.image_hw[0], reference.golden["image_size"])
+    if name.startswith(IS_DETECTRON2):
+        expected = expected[..., ::-1]  # BGR
+    np.testing.assert_allclose(stages.input, expected, atol=2e-4)
+
+
+def test_features(name: str, reference: Reference, stages: Stages) -> None:
+    golden = reference.golden
+    if name.startswith("torchvision"):
+        pairs = [(stages.maps[i], golden[f"fpn_{key}_slice"]) for i, key in enumerate(("0", "1", "2", "3", "pool"))]
+    else:
+        maps = dict(zip(("p2", "p3", "p4", "p5", "p6"), stages.maps, strict=False))
+        maps |= dict(zip(("res2", "res3", "res4", "res5"), stages.body, strict=False))
+        pairs = [(maps[key], golden[f"feature_{key}_slice"]) for key in maps if f"feature_{key}_slice" in golden]
+    assert len(pairs) >= 1
+    for found, expected in pairs:
+        step = next(step for step in (1, 2, 4, 8) if -(-found.shape[0] // step) == expected.shape[0])
+        assert relative_error(found[::step, ::step, :: found.shape[2] // expected.shape[2]], expected) <= 1e-4
+
+
+def test_rpn(reference: Reference, stages: Stages) -> None:
+    for level, (logits, deltas) in enumerate(zip(stages.logits, stages.deltas, strict=True)):
+        assert relative_error(logits[::2, ::2], reference.golden[f"rpn_objectness_{level}"]) <= 1e-4
+        assert relative_error(deltas[::4, ::4], reference.golden[f"rpn_deltas_{level}"]) <= 1e-4
+
+
+def test_anchors(reference: Reference, stages: Stages) -> None:
+    first, last = reference.golden["anchors_first"], reference.golden["anchors_last"]
+    assert len(stages.anchors) == reference.golden["num_anchors"]
+    np.testing.assert_array_equal(stages.anchors[: len(first)], first)
+    np.testing.assert_array_equal(stages.anchors[-len(last) :], last)
+
+
+def test_proposals(reference: Reference, stages: Stages) -> None:
+    expected = reference.golden["proposals"]
+    distance = np.abs(stages.proposals[:, None] - expected[None]).max(axis=-1).min(axis=0)
+    assert len(stages.proposals) == len(expected)
+    assert (distance < 0.1).mean() >= 0.99
+
+
+def test_box_head(name: str, reference: Reference, stages: Stages) -> None:
+    golden = reference.golden
+    expected = golden["box_roi_features_slice"]
+    step = stages.roi_features.shape[-1] // expected.shape[-1]
+    assert relative_error(stages.roi_features[:8, :, :, ::step], expected) <= 2e-4
+    logits, deltas = stages.class_logits, stages.class_deltas
+    if name.startswith(IS_DETECTRON2):  # background last, and no deltas for it
+        step = stages.hidden.shape[1] // golden["box_head_slice"].shape[1]
+        assert relative_error(stages.hidden[:, ::step], golden["box_head_slice"]) <= 2e-4
+        logits, deltas = np.roll(logits, -1, axis=1), deltas[:, 1:]
+    assert relative_error(logits, golden["box_logits"]) <= 2e-4
+    assert relative_error(deltas.reshape(len(deltas), -1), golden["box_deltas"]) <= 2e-4
+
+
+def test_detections(name: str, reference: Reference) -> None:
+    golden = reference.golden
+    found = restore(reference, run_predict(reference))
+    labels = golden["det_classes"] + 1 if name.startswith(IS_DETECTRON2) else golden["det_labels"]
+    iou = pairwise_iou(found.boxes, golden["det_boxes"]) * (found.labels[:, None] == labels[None])
+    match = iou.argmax(axis=0)
+    assert len(found) == len(labels) == 100
+    assert iou.max(axis=0).min() >= 0.99
+    np.testing.assert_allclose(found.scores[match], golden["det_scores"], atol=2e-3)
+    matched = found.select(match)
+    if reference.model.config.masks:
+        check_masks(golden, matched.mask_probabilities, matched.masks)
+    if reference.model.config.num_keypoints:
+        check_keypoints(golden, matched.keypoints)
+
+
+def check_masks(golden: dict, probabilities: np.ndarray, masks: np.ndarray) -> None:
+    expected = golden["det_mask_28"] if "det_mask_28" in golden else golden["det_mask_probs"]
+    np.testing.assert_allclose(probabilities[: len(expected)], expected, atol=2e-3)
+    width = load_picture().shape[1]
+    packed = np.unpackbits(golden["det_masks_packed"], axis=-1)[..., :width].astype(bool)
+    union = (masks[: len(packed)] | packed).sum(axis=(1, 2))
+    overlap = (masks[: len(packed)] & packed).sum(axis=(1, 2))
+    assert (overlap >= 0.99 * union).all()  # an empty mask equals an empty one
+    np.testing.assert_allclose(masks.sum(axis=(1, 2)), golden["det_mask_area"], rtol=0.01, atol=1)
+
+
+def check_keypoints(golden: dict, keypoints: np.ndarray) -> None:
+    distance = np.abs(keypoints[..., :2] - golden["det_keypoints"][..., :2]).max(axis=-1)
+    assert (distance < 0.6).mean() >= 0.99
+    scores = golden["det_keypoint_scores"] if "det_keypoint_scores" in golden else golden["det_keypoints"][..., 2]
+    np.testing.assert_allclose(keypoints[..., 2], scores, rtol=1e-2)

@@ -69,3 +69,13 @@ def mask_loss(
     logits = jnp.where(is_foreground[:, None, None], logits.astype(jnp.float32), 0.0)
     targets = jnp.where(is_foreground[:, None, None], targets, 0.0)
     return masked_mean(sigmoid_cross_entropy(logits, targets).mean(axis=(1, 2)), is_foreground)
+
+
+def keypoint_loss(
+    logits: Float[Array, "n K h h"], cells: Int[Array, "n K"], valid: Bool[Array, "n K"]
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy of the counted keypoints, each a softmax over its h * h cells (section 5)."""
+    flat = logits.astype(jnp.float32).reshape(*cells.shape, -1)
+    log_scores = jax.nn.log_softmax(jnp.where(valid[..., None], flat, 0.0), axis=-1)
+    chosen = jnp.take_along_axis(log_scores, jnp.where(valid, cells, 0)[..., None], axis=-1)[..., 0]
+    return masked_mean(-chosen, valid)

@@ -68,9 +68,9 @@ def compute_objective(
 
     rpn_targets, roi_targets = jax.vmap(choose_samples)(logits, deltas, image_hw, ground_truth, rpn_keys, roi_keys)
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
-    losses |= box_head_losses(variables, maps, roi_targets, model=model, targets=targets)
+    losses |= box_head_losses(variables, maps, roi_targets, image_hw, model=model, targets=targets)
     if config.masks:
-        losses |= mask_head_loss(variables, maps, roi_targets, ground_truth, model=model, targets=targets)
+        losses |= mask_head_loss(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
 
 
@@ -121,11 +121,17 @@ def rpn_losses(
 
 
 def box_head_losses(
-    variables: Tree, maps: tuple[Array, ...], roi_targets: RoiTargets, *, model: nn.Module, targets: TargetsConfig
+    variables: Tree,
+    maps: tuple[Array, ...],
+    roi_targets: RoiTargets,
+    image_hw: Array,
+    *,
+    model: nn.Module,
+    targets: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each image over its N RoIs."""
     config = model.config
-    features = pool_rois(maps, roi_targets.rois, output_size=config.box_pool_size, config=config)
+    features = pool_rois(maps, roi_targets.rois, image_hw, output_size=config.box_pool_size, config=config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
@@ -146,6 +152,7 @@ def mask_head_loss(
     maps: tuple[Array, ...],
     roi_targets: RoiTargets,
     ground_truth: GroundTruth,
+    image_hw: Array,
     *,
     model: nn.Module,
     targets: TargetsConfig,
@@ -153,7 +160,7 @@ def mask_head_loss(
     """Returns L_mask of each image over its foreground RoIs: the first F slots hold them all."""
     config = model.config
     foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
-    features = pool_rois(maps, foreground.rois, output_size=config.mask_pool_size, config=config)
+    features = pool_rois(maps, foreground.rois, image_hw, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
 
     def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:

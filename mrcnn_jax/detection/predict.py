@@ -35,9 +35,9 @@ def predict(
     proposals = propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
     detections = classify_proposals(variables, maps, proposals, image_hw, model=model, config=config)
     if model.config.masks:
-        detections = add_masks(variables, maps, detections, model=model)
+        detections = add_masks(variables, maps, detections, image_hw, model=model)
     if model.config.num_keypoints:
-        detections = add_heat_maps(variables, maps, detections, model=model)
+        detections = add_heat_maps(variables, maps, detections, image_hw, model=model)
     return detections
 
 
@@ -80,7 +80,7 @@ def classify_proposals(
 ) -> Detections:
     """Returns each picture's detections without masks and keypoints."""
     pool_size = model.config.box_pool_size
-    features = pool_rois(maps, proposals.boxes, output_size=pool_size, config=model.config)
+    features = pool_rois(maps, proposals.boxes, image_hw, output_size=pool_size, config=model.config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)
     shape = proposals.valid.shape  # [B, P]
 
@@ -132,11 +132,16 @@ def select_detections(
 
 
 def add_masks(
-    variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, *, model: nn.Module
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    detections: Detections,
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
 ) -> Detections:
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
     config = model.config
-    features = pool_rois(maps, detections.boxes, output_size=config.mask_pool_size, config=config)
+    features = pool_rois(maps, detections.boxes, image_hw, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, detections.labels.reshape(-1), method=model.predict_masks)
     masks = jax.nn.sigmoid(logits).reshape(*detections.valid.shape, config.mask_size, config.mask_size)
     masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
@@ -144,11 +149,16 @@ def add_masks(
 
 
 def add_heat_maps(
-    variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, *, model: nn.Module
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    detections: Detections,
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
 ) -> Detections:
     """Returns the detections with their keypoints' heat maps [B, D, K, h, h], logits (paper section 5)."""
     config = model.config
-    features = pool_rois(maps, detections.boxes, output_size=config.keypoint_pool_size, config=config)
+    features = pool_rois(maps, detections.boxes, image_hw, output_size=config.keypoint_pool_size, config=config)
     logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*D, h, h, K]
     heat_maps = logits.transpose(0, 3, 1, 2).reshape(*detections.valid.shape, -1, *logits.shape[1:3])
     heat_maps = jnp.where(detections.valid[..., None, None, None], heat_maps, 0.0)

@@ -1,8 +1,9 @@
 """RoIAlign over a feature pyramid (paper section 3) and the pyramid level of each RoI (FPN, equation 1).
 
 Every bin is the exact average of bilinear samples, as in torchvision and Detectron2: samples more than one cell outside
-the map count as 0, others are clamped to it. RoIs carry no gradient. Shapes: n RoIs, S output side, C channels,
-l levels, H x W the map of one level. Sizes in cells are pixels divided by the level's stride.
+the map count as 0, others are clamped to it. The map ends where the picture's own extent does: what lies beyond is
+padding. RoIs carry no gradient. Shapes: n RoIs, S output side, C channels, l levels, H x W the map of one level. Sizes
+in cells are pixels divided by the level's stride.
 """
 
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def align_rois(
     features: Sequence[Float[Array, "_ _ C"]],
     rois: Float[Array, "n 4"],
     levels: Int[Array, "n"],
+    extents: Int[Array, "l 2"] | None = None,
     *,
     strides: Sequence[int],
     output_size: int,
@@ -51,16 +53,20 @@ def align_rois(
 ) -> Float[Array, "n S S C"]:
     """Returns the pooled features of each RoI from its own level, in the features' dtype.
 
+    `extents` are the rows and columns of each level that belong to the picture; all by default.
+
     `sampling_ratio` samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI and axis.
     `aligned` shifts by half a cell so that pixel centres lie at +0.5; without it sides below one cell count as one.
     """
     rois = jax.lax.stop_gradient(rois)
     shapes = np.asarray([feature.shape[:2] for feature in features])
+    extents = jnp.asarray(shapes, jnp.int32) if extents is None else extents
     if sampling_ratio == 0 or _is_dense_cheaper(shapes, output_size, sampling_ratio):
         return align_rois_dense(
             features,
             rois,
             levels,
+            extents,
             strides=strides,
             output_size=output_size,
             sampling_ratio=sampling_ratio,
@@ -69,7 +75,7 @@ def align_rois(
     flat = jnp.concatenate([feature.reshape(-1, feature.shape[-1]) for feature in features])  # [sum HW, C]
     flat = flat.astype(jnp.float32)  # gradients of many RoIs add up in one cell: bfloat16 stops counting at 256
     starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
-    hw = jnp.asarray(shapes, jnp.int32)[levels]  # [n, 2]
+    widths = jnp.asarray(shapes[:, 1], jnp.int32)[levels]  # [n]
     first = jnp.asarray(np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]), jnp.int32)[levels]  # [n]
     gather = _Gather(output_size, sampling_ratio)
 
@@ -79,7 +85,9 @@ def align_rois(
     def at_once(flat: Array, *per_roi: Array) -> Array:
         return jax.vmap(lambda *row: gather(flat, *row))(*per_roi)
 
-    pooled = jax.lax.platform_dependent(flat, starts, sides, hw, first, cpu=in_chunks, default=at_once)
+    pooled = jax.lax.platform_dependent(
+        flat, starts, sides, extents[levels], widths, first, cpu=in_chunks, default=at_once
+    )
     return pooled.astype(features[0].dtype)
 
 
@@ -105,19 +113,19 @@ class _Gather:
     def __init__(self, output_size: int, sampling_ratio: int):
         self.output_size, self.sampling_ratio = output_size, sampling_ratio
 
-    def __call__(self, flat: Array, start: Array, side: Array, hw: Array, first: Array) -> Array:
-        low_y, high_y, weight_low_y, weight_high_y = self._corners(start[0], side[0], hw[0])  # each [S * r]
-        low_x, high_x, weight_low_x, weight_high_x = self._corners(start[1], side[1], hw[1])
+    def __call__(self, flat: Array, start: Array, side: Array, extent: Array, width: Array, first: Array) -> Array:
+        low_y, high_y, weight_low_y, weight_high_y = self._corners(start[0], side[0], extent[0])  # each [S * r]
+        low_x, high_x, weight_low_x, weight_high_x = self._corners(start[1], side[1], extent[1])
         total = jnp.float32(0.0)
         for y, weight_y in ((low_y, weight_low_y), (high_y, weight_high_y)):
             for x, weight_x in ((low_x, weight_low_x), (high_x, weight_high_x)):
-                cells = flat[first + y[:, None] * hw[1] + x[None, :]]  # [S * r, S * r, C]
+                cells = flat[first + y[:, None] * width + x[None, :]]  # [S * r, S * r, C]
                 total = total + cells * (weight_y[:, None] * weight_x[None, :])[:, :, None]
         size, ratio = self.output_size, self.sampling_ratio
         return total.reshape(size, ratio, size, ratio, -1).mean(axis=(1, 3))  # [S, S, C]
 
     def _corners(self, start: Array, side: Array, length: Array) -> tuple[Array, Array, Array, Array]:
-        count = self.output_size * self.sampling_ratio
+        count, length = self.output_size * self.sampling_ratio, jnp.maximum(length, 1)
         position = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * side / count
         inside = ((position >= -1.0) & (position <= length)).astype(jnp.float32)
         position = jnp.clip(position, 0.0, length - 1.0)
@@ -131,6 +139,7 @@ def align_rois_dense(
     features: Sequence[Float[Array, "_ _ C"]],
     rois: Float[Array, "n 4"],
     levels: Int[Array, "n"],
+    extents: Int[Array, "l 2"] | None = None,
     *,
     strides: Sequence[int],
     output_size: int,
@@ -150,8 +159,10 @@ def align_rois_dense(
         for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
             height, width, _ = feature.shape
             starts, sides = _roi_in_cells(roi[None], jnp.float32(1.0 / stride), aligned)
-            rows = interpolation_matrix(starts[:, 0], sides[:, 0], height, output_size, sampling_ratio)[0]  # [S, H]
-            columns = interpolation_matrix(starts[:, 1], sides[:, 1], width, output_size, sampling_ratio)[0]
+            ends = (height, width) if extents is None else (extents[index, 0], extents[index, 1])
+            start, side = (starts[:, 0], starts[:, 1]), (sides[:, 0], sides[:, 1])
+            rows = interpolation_matrix(start[0], side[0], height, output_size, sampling_ratio, ends[0])[0]  # [S, H]
+            columns = interpolation_matrix(start[1], side[1], width, output_size, sampling_ratio, ends[1])[0]  # [S, W]
             rows = rows * (level == index)
             partial = jnp.einsum("sh,hwc->swc", rows, feature.astype(jnp.float32), precision="highest")
             # The transposition makes the second product one plain matrix product, four times as fast on a CPU.
@@ -164,9 +175,14 @@ def align_rois_dense(
 
 
 def interpolation_matrix(
-    start: Float[Array, "n"], side: Float[Array, "n"], length: int, output_size: int, sampling_ratio: int
+    start: Float[Array, "n"],
+    side: Float[Array, "n"],
+    length: int,
+    output_size: int,
+    sampling_ratio: int,
+    end: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "n S L"]:
-    """Returns the weight of each of `length` cells in each of `output_size` bins along one axis.
+    """Returns the weight of each of `length` cells, of which `end` are not padding, in each of the bins along one axis.
 
     Bins divide [start, start + side), in cells; each averages its samples. `sampling_ratio` 0: ceil(side / S) of them.
     """
@@ -180,8 +196,9 @@ def interpolation_matrix(
     bins = jnp.arange(output_size, dtype=jnp.float32)[None, :, None]
     bin_side = (side / output_size)[:, None, None]
     position = start[:, None, None] + bins * bin_side + (sample + 0.5) * bin_side / safe_count  # [n, S, most]
-    inside = (position >= -1.0) & (position <= length) & (sample < count[:, None, None])
-    position = jnp.clip(position, 0.0, length - 1.0)
+    end = jnp.maximum(length if end is None else end, 1)
+    inside = (position >= -1.0) & (position <= end) & (sample < count[:, None, None])
+    position = jnp.clip(position, 0.0, end - 1.0)
     cells = jnp.arange(length, dtype=jnp.float32)[None, None, None, :]
     hat = jnp.maximum(1.0 - jnp.abs(position[..., None] - cells), 0.0)
     weights = jnp.where(inside[..., None], hat, 0.0).sum(axis=2)  # [n, S, L]

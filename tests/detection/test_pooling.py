@@ -26,11 +26,15 @@ def test_equals_loop(sampling_ratio):
     )
     config = replace(tiny.MODEL, sampling_ratio=sampling_ratio)
     pool = jax.jit(pool_rois, static_argnames=("output_size", "config"))
-    pooled = pool(tuple(jnp.asarray(p) for p in pyramid), jnp.asarray(rois), output_size=3, config=config)
+    maps = tuple(jnp.asarray(level) for level in pyramid)
+    sizes = jnp.array([[256, 512], [200, 300]])  # the second picture ends at 224 x 320 on its canvas
+    pooled = pool(maps, jnp.asarray(rois), sizes, output_size=3, config=config)
     assert pooled.shape == (6, 3, 3, 2)
     levels = [oracles.pyramid_level(roi) for roi in rois.reshape(-1, 4)]
     assert set(levels) == {0, 1, 2}
     for index, (roi, level) in enumerate(zip(rois.reshape(-1, 4), levels, strict=True)):
-        feature = pyramid[level][index // 3].astype(np.float64)
-        expected = oracles.roi_align(feature, roi, (4, 8, 16)[level], 3, sampling_ratio, aligned=True)
+        stride = (4, 8, 16)[level]
+        rows, columns = ((256, 512), (224, 320))[index // 3]
+        feature = pyramid[level][index // 3, : rows // stride, : columns // stride].astype(np.float64)
+        expected = oracles.roi_align(feature, roi, stride, 3, sampling_ratio, aligned=True)
         np.testing.assert_allclose(pooled[index], expected, atol=1e-5)

@@ -121,7 +121,7 @@ def compute_stages(name: str) -> Stages:
     def run(variables: Any, images: Any, image_hw: Any, rois: Any) -> Any:
         maps = apply(variables, images, image_hw, method="extract_features")
         proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=reference.test)
-        features = pool_rois(maps, rois, output_size=config.box_pool_size, config=config)
+        features = pool_rois(maps, rois, image_hw, output_size=config.box_pool_size, config=config)
         return {
             "input": apply(variables, images, image_hw, method="normalise"),
             "body": apply(variables, images, image_hw, method="extract_body"),

@@ -1,0 +1,43 @@
+"""The same picture on its exact canvas, on a large one, alone or in a batch: the same detections.
+
+What the convolutions' biases and ReLUs write into the padding is put back to zero after every layer, so a static shape
+gives what an exact one does; the weights are those of the golden files, so that there are detections everywhere.
+"""
+
+import numpy as np
+import pytest
+
+from mrcnn_jax.evaluation.batches import assemble_batch
+from mrcnn_jax.evaluation.restore import PictureDetections
+from tests.weights.reference import Reference, load_picture, load_reference, pairwise_iou, restore, run_predict
+
+
+def predict_on(reference: Reference, canvas: tuple[int, int], *, others: int) -> PictureDetections:
+    """Detections of the picture on this canvas, as the last of a batch with others."""
+    picture = load_picture()
+    pictures = [np.ascontiguousarray(picture[::-1])] * others + [picture]
+    batch = assemble_batch(range(len(pictures)), pictures, canvas, reference.test, len(pictures))
+    return restore(reference, run_predict(reference, batch), others)
+
+
+@pytest.mark.parametrize(
+    ("name", "canvas"),
+    [
+        ("torchvision_maskrcnn_resnet50_fpn", (800, 1344)),
+        # A minute each, of adaptive RoIAlign and of res5 on a thousand RoIs.
+        pytest.param("detectron2_r50_fpn", (800, 1344), marks=pytest.mark.slow),
+        pytest.param("detectron2_r50_c4", (384, 448), marks=pytest.mark.slow),
+    ],
+)
+def test_detections_do_not_depend_on_the_canvas(name: str, canvas: tuple[int, int]) -> None:
+    reference = load_reference(name)
+    exact = restore(reference, run_predict(reference))
+    for others in (0, 1):
+        found = predict_on(reference, canvas, others=others)
+        iou = pairwise_iou(found.boxes, exact.boxes) * (found.labels[:, None] == exact.labels[None])
+        assert len(found) == len(exact) == 100 and iou.max(axis=0).min() > 0.99
+        found = found.select(iou.argmax(axis=0))
+        np.testing.assert_allclose(found.boxes, exact.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, exact.scores, atol=1e-4)
+        overlap, union = (found.masks & exact.masks).sum(axis=(1, 2)), (found.masks | exact.masks).sum(axis=(1, 2))
+        assert (overlap >= 0.999 * union).all()

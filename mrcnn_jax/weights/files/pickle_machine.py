@@ -6,6 +6,7 @@ refused. So nothing of the file ever runs. `pickletools.genops`, which only spli
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -179,4 +180,6 @@ for _alias, _name in (("BINGET", "GET"), ("LONG_BINGET", "GET"), ("BINPUT", "PUT
 
 def read_pickle(file: BinaryIO, persistent: Persistent | None = None) -> Any:
     """The value of the pickle at the file's position: plain containers, arrays, and tensors over their storages."""
-    return Machine(persistent).run(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd escapes in Python 2's strings
+        return Machine(persistent).run(file)

@@ -31,6 +31,10 @@ SLACK = 2**20
 """Bytes of arrays beyond twice the file's size (float16 doubles) that are still plausible."""
 
 
+MAX_REASON = 300
+"""Characters of an error: a name or value of the file may be of any length."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Content of a checkpoint file."""
@@ -52,7 +56,8 @@ def read_state_dict(path: Path) -> Checkpoint:
             arrays = _find_arrays(value, Budget(2 * len(data) + SLACK))
             return Checkpoint(arrays, kind)
     except (FileError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"{path}: {error}. It is damaged or no checkpoint: download it again.") from error
+        reason = " ".join(str(error).split())[:MAX_REASON].rstrip(".")
+        raise DataError(f"{path}: {reason}. It is damaged or no checkpoint: download it again.") from error
     except ValueError as error:  # mmap of an empty file
         raise DataError(f"{path}: {error}.") from error
     except OSError as error:

@@ -52,7 +52,13 @@ def main() -> None:
 
     def draw(path: Path, image: np.ndarray, detections: PictureDetections) -> None:
         picture = draw_detections(
-            image, detections.boxes, detections.scores, detections.labels, detections.masks, detections.categories
+            image,
+            detections.boxes,
+            detections.scores,
+            detections.labels,
+            detections.masks,
+            detections.categories,
+            detections.keypoints,
         )
         save_picture(path, picture)
 

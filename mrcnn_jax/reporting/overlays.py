@@ -22,6 +22,8 @@ FILL_OPACITY = 0.4
 MAX_NAME_LENGTH = 24
 MANY_OBJECTS = 25
 """From so many objects on, labels wider than their object are left out: they would hide the picture."""
+KEYPOINT_SCORE = 0.05
+"""Keypoints with a lower score are left out: softmax scores of hidden ones are lower, and logits below zero."""
 
 Color = tuple[int, int, int]
 
@@ -40,6 +42,7 @@ def draw_detections(
     labels: np.ndarray,
     masks: np.ndarray | None,
     categories: Sequence[Category],
+    keypoints: np.ndarray | None = None,
 ) -> np.ndarray:
     """The picture with its objects drawn on it, uint8 RGB [k H, k W, 3] with k >= 1 the enlargement of small pictures.
 
@@ -49,13 +52,15 @@ def draw_detections(
         scores: [n], or None for ground truth.
         labels: [n] data-set category ids.
         masks: bool [n, H, W], or None.
-        categories: names of the ids; an id that is missing is shown as a number.
+        categories: names of the ids, and the skeletons; an id that is missing is shown as a number.
+        keypoints: [n, K, 3] x, y in pixels of the picture, score; or None.
 
     The best object is drawn last and keeps its label where labels collide. Colours go by rank, so that they are stable.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"Expected an image uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
     names = {category.id: category.name for category in categories}
+    skeletons = {category.id: category.skeleton for category in categories}
     factor = _enlargement(image.shape[0], image.shape[1])
     canvas = _enlarge(image, factor, cv2.INTER_CUBIC)
     line_width = max(2, round(min(canvas.shape[:2]) / 400))
@@ -65,9 +70,12 @@ def draw_detections(
     painting_order = [int(index) for index in (order if scores is None else order[::-1])]
     rectangles = [_rectangle(box, factor, canvas.shape) for box in np.asarray(boxes, np.float64).reshape(-1, 4)]
     for index in painting_order:
-        if masks is not None:
+        if masks is not None and masks.size:
             _draw_mask(canvas, np.asarray(masks[index], bool), factor, colors[index], line_width)
         _draw_box(canvas, rectangles[index], colors[index], line_width)
+        if keypoints is not None:
+            skeleton = skeletons.get(int(labels[index]), ())
+            _draw_skeleton(canvas, keypoints[index], skeleton, factor, colors[index], line_width)
     taken: list[_Rectangle] = []
     for index in reversed(painting_order):
         name = safe_name(names.get(int(labels[index]), f"category {int(labels[index])}"))
@@ -165,6 +173,26 @@ def _draw_mask(canvas: np.ndarray, mask: np.ndarray, factor: int, color: Color, 
 
 def _draw_box(canvas: np.ndarray, box: _Rectangle, color: Color, line_width: int) -> None:
     cv2.rectangle(canvas, (box.x0, box.y0), (box.x1, box.y1), color, max(1, line_width // 2))
+
+
+def _draw_skeleton(
+    canvas: np.ndarray,
+    keypoints: np.ndarray,
+    skeleton: Sequence[tuple[int, int]],
+    factor: int,
+    color: Color,
+    line_width: int,
+) -> None:
+    """Draws the bones between seen keypoints (the skeleton counts them from 1), and the keypoints on them."""
+    points = [(round(float(x) * factor), round(float(y) * factor)) for x, y, _ in keypoints]
+    seen = [bool(score > KEYPOINT_SCORE) for score in keypoints[:, 2]]
+    for first, second in skeleton:
+        if max(first, second) <= len(points) and seen[first - 1] and seen[second - 1]:
+            cv2.line(canvas, points[first - 1], points[second - 1], color, line_width, cv2.LINE_AA)
+    for point, is_seen in zip(points, seen, strict=True):
+        if is_seen:
+            cv2.circle(canvas, point, 2 * line_width, (255, 255, 255), cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(canvas, point, 2 * line_width, color, max(1, line_width // 2), cv2.LINE_AA)
 
 
 def _text_height(shape: tuple[int, ...]) -> int:

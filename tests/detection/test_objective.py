@@ -52,9 +52,10 @@ def run_heads(params: dict, rois: RoiTargets):
     """All that the network says: anchor logits and deltas, RoI logits and deltas, mask logits."""
     pyramid = apply(params, "extract_features", BATCH.images, BATCH.image_hw)
     logits, deltas = apply(params, "score_anchors", pyramid)
-    pool = partial(pool_rois, pyramid, config=tiny.MODEL)
-    roi_logits, roi_deltas = apply(params, "classify_rois", pool(rois.rois, output_size=tiny.MODEL.box_pool_size))
-    features = pool(rois.rois[:, :QUOTA], output_size=tiny.MODEL.mask_pool_size)
+    pool = partial(pool_rois, pyramid, image_hw=BATCH.image_hw, config=tiny.MODEL)
+    roi_features = pool(rois=rois.rois, output_size=tiny.MODEL.box_pool_size)
+    roi_logits, roi_deltas = apply(params, "classify_rois", roi_features)
+    features = pool(rois=rois.rois[:, :QUOTA], output_size=tiny.MODEL.mask_pool_size)
     masks = apply(params, "predict_masks", features, rois.labels[:, :QUOTA].reshape(-1))
     per_image = [leaf.reshape(3, -1, *leaf.shape[1:]) for leaf in (roi_logits, roi_deltas, masks)]
     return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1), *per_image

@@ -160,3 +160,14 @@ def test_pictures_are_saved_as_rgb(tmp_path: object) -> None:
     np.testing.assert_array_equal(read, image)
     with pytest.raises(StorageError, match="Cannot write the picture"):
         save_picture(f"{path}/inside_a_file.png", image)
+
+
+def test_skeletons_join_seen_keypoints_only() -> None:
+    category = Category(1, "stick", ("a", "b", "c"), ((1, 2), (2, 3)))
+    keypoints = np.array([[[100, 100, 0.9], [300, 100, 0.9], [300, 400, 0.01]]])
+    box = np.array([[90, 90, 310, 410]], np.float32)
+    drawn = draw_detections(
+        make_picture(500, 600), box, np.ones(1), np.ones(1, int), np.zeros((1, 0, 0), bool), (category,), keypoints
+    )
+    assert (drawn[100, 200] != GREY).any() and (drawn[100, 100] == 255).all()  # a bone, and a joint
+    assert (drawn[250, 300] == GREY).all() and (drawn[400, 300] == GREY).all()  # nothing to the unseen one

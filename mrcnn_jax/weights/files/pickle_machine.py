@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Buildable, Global
-from mrcnn_jax.weights.files.tensors import FileError, require
+from mrcnn_jax.weights.files.tensors import FileError, is_key, require
 
 MAX_OPCODES = 300_000
 """Real checkpoints have some 20,000, with an optimizer three times as many; hostile ones shall end within a second."""
+MAX_REPEATED = 2**16
+"""Items and bytes handed to functions, beyond twice what was read: the memo can hand over one list again and again."""
 
 Persistent = Callable[[Any], Any]
 
@@ -30,7 +32,6 @@ _LITERALS = frozenset(
 )
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_KEY_TYPES = (str, bytes, int, float, bool, type(None))
 
 
 @dataclass
@@ -43,21 +44,22 @@ class Machine:
     def __post_init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.position = 0
+        self.handed_over = 0
 
     def run(self, file: BinaryIO) -> Any:
         """The value of the pickle that starts at the file's position; FileError for anything that is not allowed."""
-        position = 0
         try:
             for count, (opcode, argument, start) in enumerate(pickletools.genops(file)):
-                position = start or 0
+                self.position = start or 0
                 require(count < MAX_OPCODES, f"more than {MAX_OPCODES} opcodes")
                 if opcode.name == "STOP":
                     return self.pop()
                 self.step(opcode.name, argument)
         except FileError as error:
-            raise FileError(f"{error} (byte {position} of the pickle)") from error
+            raise FileError(f"{error} (byte {self.position} of the pickle)") from error
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
-            raise FileError(f"damaged pickle after byte {position}: {error}") from error
+            raise FileError(f"damaged pickle after byte {self.position}: {error}") from error
         raise FileError("the pickle has no end")
 
     def step(self, name: str, argument: Any) -> None:
@@ -99,28 +101,40 @@ class Machine:
         target = self.top(dict)
         require(len(flat) % 2 == 0, "damaged pickle: a key without value")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            # Hashing a nest of tuples takes time without bound.
-            require(isinstance(key, _KEY_TYPES), f"a {type(key).__name__} as key is not allowed")
+            require(is_key(key), f"a {type(key).__name__} as key is not allowed")
             target[key] = value
 
     def find_global(self, module: Any, name: Any) -> None:
         """Puts an allowed name on the stack, as no more than a name."""
-        found = Global(str(module), str(name))
+        require(isinstance(module, str) and isinstance(name, str), "it asks for a name that is no text")
+        found = Global(module, name)
         allowed = found in REDUCTIONS or (found.module == "torch" and found.name in STORAGE_NAMES)
         require(allowed or found.is_inert, f"it asks for {found.module}.{found.name}, which is not allowed")
         self.stack.append(found)
+
+    def hand_over(self, values: tuple[Any, ...]) -> None:
+        """Counts what one of our functions will go through."""
+        self.handed_over += sum(len(value) for value in values if isinstance(value, (str, bytes, list, tuple)))
+        require(self.handed_over <= 2 * self.position + MAX_REPEATED, "it repeats itself without end")
+
+    def put(self, index: int) -> None:
+        """Remembers the top of the stack."""
+        require(0 <= index <= MAX_OPCODES, "a memo of this size is not plausible")
+        self.memo[index] = self.stack[-1]
 
     def reduce(self) -> None:
         """Calls one of our functions in the place of what the pickle names."""
         arguments, function = self.pop(), self.pop()
         require(isinstance(function, Global) and isinstance(arguments, tuple), "it calls something that is no name")
         require(function in REDUCTIONS, f"it calls {function.module}.{function.name}, which is not allowed")
+        self.hand_over(arguments)
         self.stack.append(REDUCTIONS[function](*arguments))
 
     def build(self) -> None:
         """Gives the object on top its state, if it is one of ours that takes one."""
         state, target = self.pop(), self.pop()
         if isinstance(target, Buildable):
+            self.hand_over(state if isinstance(state, tuple) else ())
             target.build(state)
         else:  # an OrderedDict's attributes, such as torch's _metadata, are of no use here
             require(type(target) is dict, f"a {type(target).__name__} takes no state")
@@ -138,7 +152,7 @@ def _append(machine: Machine, items: list[Any]) -> None:
 
 
 def _add_items(machine: Machine, items: list[Any]) -> None:
-    require(all(isinstance(item, _KEY_TYPES) for item in items), "a set of containers is not allowed")
+    require(all(map(is_key, items)), "a set of containers is not allowed")
     machine.top(set).update(items)
 
 
@@ -157,8 +171,8 @@ _STEPS: dict[str, Callable[[Machine, Any], Any]] = {
     "SETITEM": lambda machine, _: machine.put_items([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.put_items(machine.pop_to_mark()),
     "GET": lambda machine, index: machine.stack.append(machine.memo[index]),
-    "PUT": lambda machine, index: machine.memo.__setitem__(index, machine.stack[-1]),
-    "MEMOIZE": lambda machine, _: machine.memo.__setitem__(len(machine.memo), machine.stack[-1]),
+    "PUT": lambda machine, index: machine.put(index),
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
     "GLOBAL": lambda machine, names: machine.find_global(*names.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.find_global(*[machine.pop(), machine.pop()][::-1]),
     "REDUCE": lambda machine, _: machine.reduce(),

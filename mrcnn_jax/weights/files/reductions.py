@@ -15,6 +15,7 @@ from mrcnn_jax.weights.files.tensors import (
     Tensor,
     check_dtype,
     count_elements,
+    is_key,
     require,
 )
 
@@ -47,7 +48,7 @@ class Dtype(Buildable):
     """A NumPy type: plain numbers and bools only."""
 
     def __init__(self, code: Any) -> None:
-        require(isinstance(code, str) and len(code) <= 4, f"the array type {code!r} is not allowed")
+        require(isinstance(code, str) and len(code) <= 4, "an array has a type that is not allowed")
         try:
             self.dtype = np.dtype(code)
         except TypeError:
@@ -57,7 +58,7 @@ class Dtype(Buildable):
     def build(self, state: Any) -> None:
         is_plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])
         require(is_plain, "an array type has fields, which is not allowed")
-        require(state[1] in ("<", ">", "|", "="), f"the byte order {state[1]!r} is unknown")
+        require(isinstance(state[1], str) and state[1] in ("<", ">", "|", "="), "an array's byte order is unknown")
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
@@ -85,12 +86,14 @@ def _filled(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
 
 
 def _reconstruct(kind: Any, shape: Any, typecode: Any) -> PendingArray:
-    require(kind == Global("numpy", "ndarray"), "an array is of another class than numpy.ndarray")
+    require(
+        isinstance(kind, Global) and kind == ("numpy", "ndarray"), "an array is of another class than numpy.ndarray"
+    )
     return PendingArray()
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    require(order in ("C", "F"), "an array has no proper order")
+    require(isinstance(order, str) and order in ("C", "F"), "an array has no proper order")
     return _filled(data, dtype, shape, order)
 
 
@@ -99,7 +102,8 @@ def _scalar(dtype: Any, data: Any) -> np.ndarray:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    require(isinstance(text, str) and encoding in ("latin1", "latin-1"), "bytes are not written as Python does")
+    is_latin = isinstance(text, str) and isinstance(encoding, str) and encoding in ("latin1", "latin-1")
+    require(is_latin, "bytes are not written as Python does")
     return text.encode("latin-1")
 
 
@@ -120,14 +124,14 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
 
 def _make_dict(items: Any = ()) -> dict[Any, Any]:
     pairs = isinstance(items, list) and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], (str, int)) for pair in items
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and is_key(pair[0]) for pair in items
     )
-    require(pairs or items == (), "an OrderedDict is not written as Python does")
+    require(pairs or (isinstance(items, tuple) and not items), "an OrderedDict is not written as Python does")
     return {key: value for key, value in items}
 
 
 def _make_set(items: Any = ()) -> set[Any]:
-    is_plain = isinstance(items, (list, tuple)) and all(isinstance(item, (str, int, float)) for item in items)
+    is_plain = isinstance(items, (list, tuple)) and all(map(is_key, items))
     require(is_plain, "a set is not of plain values")
     return set(items)
 

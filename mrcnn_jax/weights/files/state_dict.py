@@ -5,7 +5,6 @@ things (an optimizer, a step count) are found under `model`, `state_dict` or `bl
 """
 
 import mmap
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,15 @@ from mrcnn_jax.weights.files.npz import read_npz
 from mrcnn_jax.weights.files.pickle_machine import read_pickle
 from mrcnn_jax.weights.files.reductions import PendingArray
 from mrcnn_jax.weights.files.safetensors import read_safetensors
-from mrcnn_jax.weights.files.tensors import Budget, FileError, Tensor, as_plain, check_dtype, require
+from mrcnn_jax.weights.files.tensors import Budget, FileError, Tensor, as_plain, check_dtype, plausible_size, require
 from mrcnn_jax.weights.files.torch import LEGACY_START, is_torch_zip, read_torch_legacy, read_torch_zip
+from mrcnn_jax.weights.files.zips import open_archive
 
 NESTED = ("model", "state_dict", "model_state_dict", "blobs")
 """Keys under which weights lie beside other things."""
 
 PICKLE_STARTS = (b"\x80", b"(", b"}", b"]", b"c")
 """First bytes of pickles: of protocol 2 and later, and of older ones that hold a container."""
-
-SLACK = 2**20
-"""Bytes of arrays beyond twice the file's size (float16 doubles) that are still plausible."""
-
 
 MAX_REASON = 300
 """Characters of an error: a name or value of the file may be of any length."""
@@ -53,23 +49,28 @@ def read_state_dict(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             kind, value = _read(file, data)
-            arrays = _find_arrays(value, Budget(2 * len(data) + SLACK))
+            arrays = _find_arrays(value, Budget(plausible_size(len(data))))
             return Checkpoint(arrays, kind)
-    except (FileError, zipfile.BadZipFile, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:MAX_REASON].rstrip(".")
+    except (FileError, ValueError) as error:  # ValueError: mmap of an empty file, NumPy of an impossible shape
+        reason = _one_line(str(error)[:MAX_REASON]).rstrip(".")
         raise DataError(f"{path}: {reason}. It is damaged or no checkpoint: download it again.") from error
-    except ValueError as error:  # mmap of an empty file
-        raise DataError(f"{path}: {error}.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks, and without what would steer a terminal."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _read(file: BinaryIO, data: mmap.mmap) -> tuple[str, Any]:
     """The format and the value that the file holds."""
     start = data[:16]
     if start.startswith(b"PK\x03\x04"):
-        with zipfile.ZipFile(file) as archive:
-            return ("torch zip", read_torch_zip(archive)) if is_torch_zip(archive) else ("npz", read_npz(archive))
+        with open_archive(file, data) as archive:
+            if is_torch_zip(archive):
+                return "torch zip", read_torch_zip(archive, len(data))
+            return "npz", read_npz(archive, len(data))
     if start.startswith(LEGACY_START):
         return "torch before 1.6", read_torch_legacy(data)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= len(data) - 8:
@@ -89,6 +90,7 @@ def _find_arrays(value: Any, budget: Budget) -> dict[str, np.ndarray]:
     arrays = {}
     for name, item in value.items():
         if isinstance(name, str) and isinstance(item, (Tensor, PendingArray, np.ndarray)):
+            require(name.isprintable(), "the name of an array is not printable")
             array = _as_array(item, name)
             budget.spend(array.nbytes)
             arrays[name] = as_plain(array)

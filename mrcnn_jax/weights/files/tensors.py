@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 MAX_DIMENSIONS = 32
+MAX_INTEGER = 2**63
+"""Multiplying or hashing the integers of a pickle, which may have millions of digits, takes time without bound."""
+SLACK = 2**20
+"""Bytes of arrays beyond twice the file's size (float16 doubles) that are still plausible."""
 
 STORAGE_DTYPES = {
     "FloatStorage": "<f4",
@@ -29,14 +33,29 @@ class FileError(Exception):
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises FileError with the message unless the condition holds."""
+    """Raises FileError with the message unless the condition holds.
+
+    The message is made in any case, so it must not contain what a file may nest or repeat without bound.
+    """
     if not condition:
         raise FileError(message)
 
 
 def is_count(value: Any) -> bool:
-    """Whether the value is a whole number from 0 on."""
-    return type(value) is int and value >= 0
+    """Whether the value is a whole number from 0 on that fits into 64 bits."""
+    return type(value) is int and 0 <= value < MAX_INTEGER
+
+
+def is_key(value: Any) -> bool:
+    """Whether the value is hashed in no time: a nest of tuples or a huge number is not."""
+    if isinstance(value, int):
+        return abs(value) < MAX_INTEGER
+    return value is None or isinstance(value, (str, bytes, float))
+
+
+def plausible_size(file_size: int) -> int:
+    """The most bytes that the arrays of a file may take."""
+    return 2 * file_size + SLACK
 
 
 def count_elements(shape: Sequence[int], what: str) -> int:
@@ -120,8 +139,8 @@ class Tensor:
         what = f"a tensor in {self.storage.what}"
         count = count_elements(self.size, what)
         is_strided = isinstance(self.stride, tuple) and len(self.stride) == len(self.size)
-        require(is_strided and all(map(is_count, self.stride)), f"{what} has strides {self.stride}")
-        require(is_count(self.offset), f"{what} starts at {self.offset}")
+        require(is_strided and all(map(is_count, self.stride)), f"{what} has no proper strides")
+        require(is_count(self.offset), f"{what} has no proper offset")
         last = self.offset + sum((side - 1) * step for side, step in zip(self.size, self.stride, strict=True))
         fits = last < self.storage.numel and count <= self.storage.numel
         require(count == 0 or fits, f"{what} reaches beyond it")

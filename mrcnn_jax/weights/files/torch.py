@@ -15,6 +15,8 @@ LEGACY_PROTOCOL = 1001
 
 MAX_STRUCTURE = 64 * 2**20
 """Bytes of the pickle beside the tensors."""
+MAX_KEY = 100
+"""Characters of a storage's name, a number."""
 
 
 def is_torch_zip(archive: zipfile.ZipFile) -> bool:
@@ -22,9 +24,9 @@ def is_torch_zip(archive: zipfile.ZipFile) -> bool:
     return any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
 
 
-def read_torch_zip(archive: zipfile.ZipFile) -> Any:
+def read_torch_zip(archive: zipfile.ZipFile, file_size: int) -> Any:
     """What `torch.save` was given, tensors as views of the archive's entries."""
-    entries = stored_entries(archive)
+    entries = stored_entries(archive, file_size)
     roots = [name.removesuffix("data.pkl") for name in entries if name.rpartition("/")[2] == "data.pkl"]
     require(len(roots) == 1, "the archive has several data.pkl")
     root = roots[0]
@@ -52,7 +54,8 @@ def read_torch_legacy(data: Any) -> Any:
     """What `torch.save` was given; `data` is a mapped file."""
     storages: dict[str, Storage] = {}
     data.seek(len(LEGACY_START))
-    require(read_pickle(data) == LEGACY_PROTOCOL, "torch's protocol version is unknown")
+    version = read_pickle(data)
+    require(type(version) is int and version == LEGACY_PROTOCOL, "torch's protocol version is unknown")
     system = read_pickle(data)
     require(isinstance(system, dict) and system.get("little_endian") is True, "the byte order is not little")
 
@@ -63,11 +66,13 @@ def read_torch_legacy(data: Any) -> Any:
     value = read_pickle(data, _persistent(storages, add))
     keys = read_pickle(data)
     require(isinstance(keys, list) and all(isinstance(key, str) for key in keys), "the list of storages is damaged")
+    require(len(set(keys)) == len(keys), "a storage is listed twice")
     for key in keys:
         require(key in storages, f"storage {key} belongs to no tensor")
         storage = storages[key]
         head = data.read(8)
-        require(int.from_bytes(head, "little") == storage.numel, f"storage {key} has another size than claimed")
+        is_same = len(head) == 8 and int.from_bytes(head, "little") == storage.numel
+        require(is_same, f"storage {key} has another size than claimed")
         content = data.read(storage.numel * raw_itemsize(storage.dtype))
         storage.read = lambda content=content: content
         storage.array()
@@ -78,11 +83,12 @@ def _persistent(storages: dict[str, Storage], add: Any) -> Persistent:
     """What a persistent id stands for: ("storage", type, key, device, number of elements, view of another or None)."""
 
     def load(identity: Any) -> Storage:
-        is_storage = isinstance(identity, tuple) and len(identity) in (5, 6) and identity[0] == "storage"
-        require(is_storage, "a persistent id is no storage")
+        is_storage = isinstance(identity, tuple) and len(identity) in (5, 6) and isinstance(identity[0], str)
+        require(is_storage and identity[0] == "storage", "a persistent id is no storage")
         kind, key, _, numel = identity[1:5]
         is_known = isinstance(kind, Global) and kind.module == "torch" and kind.name in STORAGE_NAMES
-        require(is_known and isinstance(key, str) and is_count(numel), "a storage is not described as torch does")
+        is_key = isinstance(key, str) and len(key) <= MAX_KEY
+        require(is_known and is_key and is_count(numel), "a storage is not described as torch does")
         if len(identity) == 6 and identity[5] is not None:
             raise FileError(f"storage {key} is a view of another, which is not supported")
         dtype = STORAGE_DTYPES[kind.name]

@@ -54,9 +54,9 @@ def propose_all(logits: list, boxes: list, **choices: object) -> Proposals:
 def test_05_boxes_are_scaled_by_axis_with_the_rounded_sizes() -> None:
     slots = {"scores": np.ones(1), "labels": np.ones(1, np.int32), "valid": np.ones(1, bool)}
     empty = {"masks": np.zeros((1, 0, 0)), "heat_maps": np.zeros((1, 0, 0, 0))}
-    detections = Detections(boxes=np.array([[0, 0, 1067, 800]], np.float32), **slots, **empty)
+    detections = Detections(boxes=np.array([[0, 0, 1000, 800]], np.float32), **slots, **empty)
     found = restore_detections(detections, (800, 1067), (480, 640), categories=(Category(1, "a"),), test=TestConfig())
-    np.testing.assert_allclose(found.boxes, [[0, 0, 640, 480]], rtol=1e-6)  # one scale of 0.6 would give 640.2
+    np.testing.assert_allclose(found.boxes, [[0, 0, 599.8126, 480]], rtol=1e-6)  # not 600, of one scale for both
 
 
 def test_15_small_proposals_are_dropped_and_probabilities_tie() -> None:
@@ -144,7 +144,7 @@ def test_20_roi_align_of_both_families(ratio: int, aligned: bool) -> None:
 
 def test_21_samples_beyond_one_cell_outside_are_zero_others_clamped() -> None:
     feature = jnp.ones((4, 4, 1))
-    rois = jnp.array([[-6.0, 0, -5, 4], [-1.5, 0, -0.5, 4]])  # centres at -5.5 and -1.0, in cells minus one half
+    rois = jnp.array([[-3.0, 0, 0, 4], [-1.5, 0, -0.5, 4]])  # samples at x = -1.5 and -1
     settings = {"strides": (1,), "output_size": 1, "sampling_ratio": 1, "aligned": False}
     found = align_rois((feature,), rois, jnp.zeros(2, jnp.int32), **settings)
     assert found.ravel().tolist() == [0, 1]

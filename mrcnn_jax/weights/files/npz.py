@@ -9,8 +9,10 @@ from mrcnn_jax.weights.files.tensors import FileError, check_dtype, count_elemen
 from mrcnn_jax.weights.files.zips import checked_entries, read_entry
 
 MAGIC = b"\x93NUMPY"
-LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}
+LENGTH_BYTES = {b"\x01\x00": 2, b"\x02\x00": 4}
 """Bytes of the header's length, by version."""
+MAX_HEADER = 10_000
+"""Bytes of a header; NumPy's own limit."""
 HEADER = re.compile(
     rb"\{\s*'descr': '([<>|=]?[fiub]\d)', 'fortran_order': (True|False), 'shape': \(([\dL, ]{0,700})\),?\s*\}\s*"
 )
@@ -27,11 +29,11 @@ def read_npz(archive: zipfile.ZipFile, file_size: int) -> dict[str, np.ndarray]:
 
 
 def _array(content: bytes, name: str) -> np.ndarray:
-    version = tuple(content[6:8])
+    version = content[6:8]
     require(content.startswith(MAGIC) and version in LENGTH_BYTES, f"{name} is no array of a known version")
     start = 8 + LENGTH_BYTES[version]
     end = start + int.from_bytes(content[8:start], "little")
-    header = HEADER.fullmatch(content[start:end])
+    header = HEADER.fullmatch(content[start:end]) if end <= MAX_HEADER else None
     if header is None:
         raise FileError(f"{name} is no array of plain numbers")
     descr, is_fortran, sides = (group.decode() for group in header.groups())

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import numpy as np
@@ -149,7 +149,10 @@ def check_override_names(overrides: Mapping[str, Any]) -> None:
 
 
 def _like(current: Any, value: Any, name: str) -> Any:
-    """The value as the type of the current one: whole numbers, numbers, or canvases as pairs of whole numbers."""
+    """The value as the type of the current one: whole numbers, numbers, names, or canvases as pairs of numbers."""
+    choices = get_args(get_type_hints(TestConfig)[name]) if isinstance(current, str) else ()
+    if value in choices:
+        return value
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and np.isfinite(float(value))
     if isinstance(current, int) and is_number and int(value) == value:
         return int(value)
@@ -159,5 +162,6 @@ def _like(current: Any, value: Any, name: str) -> Any:
         pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else () for pair in value]
         if all(len(pair) == 2 and all(isinstance(side, int) for side in pair) for pair in pairs):
             return tuple(pairs)
-    kind = {int: "a whole number", float: "a finite number"}.get(type(current), "canvases such as [(800, 1344)]")
+    kinds = {int: "a whole number", float: "a finite number", str: f"one of {', '.join(choices)}"}
+    kind = kinds.get(type(current), "canvases such as [(800, 1344)]")
     raise ConfigError(f"Test setting {name}: expected {kind}, got {value!r}.")

@@ -141,6 +141,7 @@ def test_a_single_picture_must_be_in_a_list(traced, images):
         ({"canvases": [(64, 90)]}, "multiples of 32"),
         ({"canvases": "64x96"}, "expected canvases"),
         ({"batch_size": 0}, "batch_size"),
+        ({"resize": "bicubic"}, "resize: expected one of opencv, pillow, float, got 'bicubic'"),
     ],
 )
 def test_bad_overrides_are_refused_with_the_nearest_name(monkeypatch, override, message):
@@ -156,6 +157,7 @@ def test_overrides_replace_the_folders_test_settings(monkeypatch):
     test = Predictor.load("w", canvases=[[128, 128]], score_threshold=np.float32(0.25), max_detections=7).test_config
     assert test.canvases == ((128, 128),) and test.score_threshold == 0.25 and test.max_detections == 7
     assert test.short_side == 64
+    assert Predictor.load("w", resize="pillow").test_config.resize == "pillow"
 
 
 def test_a_missing_folder_is_refused(tmp_path):

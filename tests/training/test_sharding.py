@@ -62,6 +62,23 @@ def test_prediction_communicates_nothing():
     assert find_collectives(compiled.as_text()) == []
 
 
+def test_grouped_convolutions_stay_on_their_device():
+    # Under plain jit they gather the whole batch.
+    config = replace(tiny.MODEL, backbone="resnext50_32x4d", body_width=16, norm="frozen_bn", head_norm="none")
+    model, batch, mesh = MaskRCNN(config), tiny.make_batch(8), make_mesh()
+    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+    def extract(variables, images, image_hw):
+        return model.apply(variables, images, image_hw, method=model.extract_body)
+
+    specs = {"in_specs": (whole, split, split), "out_specs": split, "check_vma": False}
+    arguments = (tiny.make_variables(config), batch.images, batch.image_hw)
+    compiled = jax.jit(jax.shard_map(extract, mesh=mesh, **specs)).lower(*arguments).compile()
+    assert find_collectives(compiled.as_text()) == []
+    for sharded, alone in zip(compiled(*arguments), jax.jit(extract)(*arguments), strict=True):
+        np.testing.assert_allclose(sharded, alone, rtol=1e-4, atol=1e-4 * float(jnp.abs(alone).max()))
+
+
 def test_the_finder_finds_a_gather():
     mesh = make_mesh()
     spread = jax.jit(lambda x: x - x.mean(), in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh))

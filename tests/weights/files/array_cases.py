@@ -1,0 +1,137 @@
+"""NumPy's and safetensors' files whose headers are lies, and files that are no checkpoints at all."""
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.weights.files.craft import Case, npy, safetensors, zipped
+
+
+def all_arrays() -> Iterator[Case]:
+    for make in (_npz, _safetensors, _others):
+        yield from (case._replace(name=f"{make.__name__}_{case.name}") for case in make())
+
+
+def _npz() -> Iterator[Case]:
+    code = "__import__('os').system('touch PWNED')"
+    for label, content, reason in (
+        ("huge", npy("(1099511627776,)"), "claims"),
+        ("wraps", npy("(4294967296, 4294967296)"), "claims"),
+        ("too_large", npy("(9223372036854775808,)"), "no proper shape"),
+        ("digits", npy(f"({'9' * 650},)"), "no proper shape"),
+        ("negative", npy("(-4,)"), "no array of plain numbers"),
+        ("short", npy("(5,)"), "claims"),
+        ("long", npy("(3,)"), "claims"),
+        ("empty_but_huge", npy("(0, 9223372036854775807, 9223372036854775807)", data=b""), "dimension|too big|large"),
+        ("dimensions", npy(f"({'1, ' * 60})", data=bytes(4)), "no proper shape"),
+        ("spaces", npy("(1 2,)"), "no proper"),
+        ("code_in_shape", npy(f"({code},)"), "no array of plain numbers"),
+        ("code_in_type", npy(descr=code), "no array of plain numbers"),
+        ("code_as_header", npy(header=code), "no array of plain numbers"),
+        ("nested", npy(header="(" * 5000), "no array of plain numbers"),
+        ("unary", npy(f"({'-' * 5000}4,)"), "no array of plain numbers"),
+        ("padded", npy(header=npy()[10:-16].decode() + " " * 60_000), "no array of plain numbers"),
+        ("spaces_forever", npy(header="{" + " " * 9000), "no array of plain numbers"),
+        ("sides_forever", npy(f"({',' * 9000})"), "no array of plain numbers"),
+        ("duplicate_key", npy("(4,), 'shape': (2,)"), "no array of plain numbers"),
+        ("object", npy(descr="'|O'"), "no array of plain numbers"),
+        ("object_sized", npy(descr="'|O8'"), "no array of plain numbers"),
+        ("structured", npy(descr="[('a', '<f4')]"), "no array of plain numbers"),
+        ("void", npy(descr="'|V4'"), "no array of plain numbers"),
+        ("unknown_type", npy(descr="'<f7'"), "no proper type"),
+        ("type_list", npy(descr="'<f4,<f4'"), "no array of plain numbers"),
+        ("version", npy().replace(b"NUMPY\x01", b"NUMPY\x03"), "known version"),
+        ("magic", b"nothing", "known version"),
+        ("empty", b"", "known version"),
+        ("header_cut", npy()[:40], "no array of plain numbers"),
+        ("header_length", npy()[:8] + b"\xff\xff" + npy()[10:], "no array of plain numbers"),
+        ("pickle", np_bytes(np.array([None], object)), "no array of plain numbers"),
+    ):
+        yield Case(label, zipped({"w.npy": content}), reason)
+    yield Case("no_array", zipped({"w.txt": b"text"}), "no array")
+    yield Case("no_entries", b"PK\x05\x06" + bytes(18), "no known format")
+    yield Case("traversal", zipped({"../../PWNED": b"text"}), "no array")
+    shape, size = "(50000000,)", 200_000_000
+    for label, compression in {"deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2}.items():
+        yield Case(f"bomb_{label}", zipped({"w.npy": npy(shape, data=bytes(size))}, compression), "unpacks|compression")
+    # Under a hundredfold, so that only the total tells.
+    mixed = np.random.default_rng(0).bytes(3 * 2**20) + bytes(2**28)
+    yield Case("bomb_of_less", zipped({"w.npy": npy("(67895296,)", data=mixed)}, zipfile.ZIP_DEFLATED), "unpacks to")
+    bomb = zipped({"w.npy": npy(shape, data=bytes(size))}, zipfile.ZIP_DEFLATED)
+    record = bomb.rindex(b"PK\x01\x02")
+    small = bomb[: record + 24] + struct.pack("<I", 80) + bomb[record + 28 :]
+    yield Case("bomb_called_small", small, "w.npy")
+    packed = bomb[: record + 20] + struct.pack("<I", 2**32 - 2) + bomb[record + 24 :]
+    yield Case("bomb_called_packed", packed, "unpacks to")
+    broken = bytearray(zipped({"w.npy": np_bytes(np.random.default_rng(0).random(100))}, zipfile.ZIP_DEFLATED))
+    broken[60:70] = b"\xff" * 10
+    yield Case("broken_stream", bytes(broken), "w.npy")
+
+
+def np_bytes(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array)
+    return file.getvalue()
+
+
+def _safetensors() -> Iterator[Case]:
+    entry = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+
+    def changed(**values: object) -> bytes:
+        return safetensors({"w": entry | values})
+
+    one = '"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}'
+    empty = '"w":{"dtype":"F32","shape":[0],"data_offsets":[16,16]}'
+    for label, content in {
+        "beyond": changed(data_offsets=[0, 2**40]),
+        "beyond_all": changed(data_offsets=[0, 2**64 - 1]),
+        "overflow": changed(data_offsets=[0, 2**70]),
+        "negative": changed(data_offsets=[-16, 0]),
+        "reversed": changed(data_offsets=[16, 0]),
+        "gap": changed(data_offsets=[4, 20]),
+        "shape_huge": changed(shape=[2**40]),
+        "shape_wraps": changed(shape=[2**32, 2**32, 4]),
+        "shape_negative": changed(shape=[-4]),
+        "shape_text": changed(shape="4"),
+        "shape_zero": changed(shape=[0, 2**63]),
+        "type": changed(dtype="OBJECT"),
+        "type_fp8": safetensors({"w": {"dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16]}}),
+        "overlap": safetensors({"w": entry, "v": entry}),
+        "trailing": safetensors({"w": entry}, bytes(17)),
+        "cut": safetensors({"w": entry}, bytes(15)),
+        "length_huge": safetensors({"w": entry}, length=2**60),
+        "length_all": safetensors({"w": entry}, length=2**64 - 1),
+        "length_short": safetensors({"w": entry}, length=10),
+        "length_zero": safetensors({"w": entry}, length=0),
+        "twice": safetensors("{" + one + "," + one + "}"),
+        "twice_empty": safetensors("{" + empty + "," + one + "}"),
+        "deep": safetensors('{"w":' + "[" * 10**5),
+        "deep_objects": safetensors('{"w":' * 10**5),
+        "metadata": safetensors({"__metadata__": {"a": [[]]}, "w": entry}),
+        "no_object": safetensors("[" + one + "]"),
+        "no_tensors": safetensors({"__metadata__": {"a": "b"}}, b""),
+        "not_utf8": safetensors({"w": entry}).replace(b'"w"', b'"\xff"'),
+        "terminal": safetensors({"\x1b[2J": entry}),
+        "header_too_long": struct.pack("<Q", 2**24 + 1) + b"{" + b" " * 2**24 + b"}",
+    }.items():
+        yield Case(label, content, "damaged")
+
+
+def _others() -> Iterator[Case]:
+    """What people download instead of a checkpoint."""
+    for label, content in {
+        "page": b"<!DOCTYPE html>\n<html><body>404: not found</body></html>\n",
+        "lfs_pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 178090079\n",
+        "text": b"weights\n",
+        "json": b'{"error": "not found"}',
+        "gzip": b"\x1f\x8b\x08" + bytes(100),
+        "tar": b"a/data.pkl" + bytes(502),
+        "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+        "zeros": bytes(10**6),
+        "npy": npy(),
+    }.items():
+        yield Case(label, content, "no known format|holds")
+    yield Case("nothing", b"", "empty file")

@@ -63,7 +63,9 @@ def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Setti
 
 def check_settings(recorded: Settings, current: Settings, where: str) -> None:
     """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
-    recorded = run_settings(Config(), fingerprint="", num_records=0) | recorded  # older runs lack newer fields
+    defaults = run_settings(Config(), fingerprint="", num_records=0)
+    # Runs from before a field existed had what is its default now.
+    recorded = {name: defaults[name] for name in current if name in defaults} | recorded
     changed = [
         f"{name} {recorded.get(name, 'unset')} -> {current.get(name, 'unset')}"
         for name in sorted({*recorded, *current})

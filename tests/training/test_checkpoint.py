@@ -19,9 +19,11 @@ import numpy as np
 import optax
 import pytest
 
+from mrcnn_jax.config import Config
 from mrcnn_jax.errors import ConfigError, DataError, NumericalError, StorageError
 from mrcnn_jax.leaves import named_leaves
 from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
+from mrcnn_jax.training.settings import check_settings, run_settings
 
 SETTINGS = {"model.backbone": "resnet18", "train.batch_size": 2, "train.num_steps": 10, "data.canvases": [[64, 64]]}
 OPTIMIZER = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(lambda step: 0.1, momentum=0.9))
@@ -247,3 +249,11 @@ def test_description_is_plain_json(tmp_path):
     description = json.loads((tmp_path / "7" / "description" / "metadata").read_text())
     assert description["step"] == 7
     assert description["leaves"]["params/conv/kernel"]["shape"] == [40, 50]
+
+
+def test_runs_from_before_a_setting_existed_have_its_default() -> None:
+    current = run_settings(Config(), fingerprint="f", num_records=1)
+    older = {name: value for name, value in current.items() if name != "model.anchors_rounded"}
+    check_settings(older, current, "step 3")
+    with pytest.raises(ConfigError, match=r"model\.anchors_rounded False -> True"):
+        check_settings(older, {**current, "model.anchors_rounded": True}, "step 3")

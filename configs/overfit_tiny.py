@@ -3,7 +3,7 @@
     JAX_NUM_CPU_DEVICES=2 python scripts/train.py configs/overfit_tiny.py --workdir runs/overfit \
         --data.train data/fruits_nuts:train --data.val data/fruits_nuts:train
 
-Measured on twelve photographs of fruits and nuts: mask AP 0.956 on themselves after ten minutes on two shared CPU cores.
+Measured on twelve photographs of fruits and nuts: mask AP 0.956 on themselves, after ten minutes on two shared cores.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -5,6 +5,7 @@ are padding: they hold zeros, and nothing may depend on them. Shapes: G ground-t
 N RoIs, A anchors, S sampled anchors, D detections, m predicted mask side, K keypoints, h heat-map side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class GroundTruth:
     labels: Array  # [G] int32, 1..C
     masks: Array  # [G, M, M] uint8 0 or 1, relative to the box
     valid: Array  # [G] bool
+    keypoints: Array | None = None  # [G, K, 3] float32: x, y, COCO's visibility (0: not annotated); None: no such data
 
 
 @flax.struct.dataclass
@@ -89,3 +91,14 @@ class Category:
     name: str
     keypoints: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
+
+
+def keypoint_names(categories: Sequence[Category]) -> tuple[str, ...]:
+    """The keypoints of a data set: those of its categories that have any, which have to agree.
+
+    Raises ValueError if they do not.
+    """
+    named = {category.keypoints for category in categories if category.keypoints}
+    if len(named) > 1:
+        raise ValueError("Expected the same keypoints in all categories that have any.")
+    return named.pop() if named else ()

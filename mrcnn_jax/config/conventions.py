@@ -40,6 +40,7 @@ TORCHVISION = Conventions(
         "min_detection_side": 1e-2,
         "mask_paste": "integer_box",
         "keypoint_score": "logit",
+        "keypoint_offset": 0.0,
     },
 )
 
@@ -66,6 +67,7 @@ DETECTRON2 = Conventions(
         "min_detection_side": 0.0,
         "mask_paste": "grid",
         "keypoint_score": "softmax",
+        "keypoint_offset": 0.5,
     },
 )
 

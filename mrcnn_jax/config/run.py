@@ -90,6 +90,9 @@ class TestConfig:
     """Masks are sampled at pixel centres in the float box, or resized to the box in whole pixels (torchvision)."""
     keypoint_score: Literal["softmax", "logit"] = "softmax"
     """Score of a keypoint: its share of the heat map (Detectron2) or the logit itself (torchvision)."""
+    keypoint_offset: float = 0.5
+    """Subtracted from keypoints in COCO results: COCO names pixels, whose centres are here. torchvision's models were
+    trained without it."""
 
     def __post_init__(self) -> None:
         check_canvases("test.canvases", self.canvases)

@@ -15,9 +15,9 @@ from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.plan import Plan, augmentation_rng
 from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
-from mrcnn_jax.data.transforms import fit_size
+from mrcnn_jax.data.transforms import fit_size, mirrored_keypoints
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.structures import Batch
+from mrcnn_jax.structures import Batch, keypoint_names
 
 _INT32_MAX = np.iinfo(np.int32).max
 
@@ -45,6 +45,7 @@ class _Rows:
         self._planned_batch = lru_cache(maxsize=16)(lambda step: plan[step])  # each is asked for once per row
         fits = bool((np.abs(dataset.image_ids) <= _INT32_MAX).all())
         self._image_ids = dataset.image_ids if fits else np.arange(len(dataset))
+        self._mirrored = mirrored_keypoints(keypoint_names(dataset.categories))
 
     def __len__(self) -> int:
         return len(self._steps) * len(self._local_rows)
@@ -57,9 +58,9 @@ class _Rows:
         record, sample_index = int(planned.records[position]), int(planned.sample_index[position])
         try:
             rng = augmentation_rng(self._seed, sample_index)
-            sample = make_sample(self._dataset[record], canvas, self._config, rng)
+            sample = make_sample(self._dataset[record], canvas, self._config, rng, self._mirrored)
         except DataError:
-            sample = make_invalid_sample(canvas, self._config)
+            sample = make_invalid_sample(canvas, self._config, len(self._mirrored))
         return _Row(sample, int(self._image_ids[record]), sample_index & _INT32_MAX)
 
 

@@ -1,6 +1,6 @@
 """One record becomes one training sample: augmented picture on its canvas, ground truth in fixed slots.
 
-Shapes: H, W canvas; G ground-truth slots; M bitmap side.
+Shapes: H, W canvas; G ground-truth slots; M bitmap side; K keypoints.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,15 @@ from mrcnn_jax.data.annotations import clip_bbox
 from mrcnn_jax.data.bitmaps import make_bitmap
 from mrcnn_jax.data.dataset import ObjectRecord, Record
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.data.transforms import fit_size, flip_boxes, pad_to_canvas, resize_boxes, resize_image
+from mrcnn_jax.data.transforms import (
+    fit_size,
+    flip_boxes,
+    flip_keypoints,
+    pad_to_canvas,
+    resize_boxes,
+    resize_image,
+    resize_keypoints,
+)
 from mrcnn_jax.structures import GroundTruth
 
 
@@ -26,8 +34,17 @@ class Sample:
     num_dropped: int  # objects beyond the slots
 
 
-def make_sample(record: Record, canvas: Canvas, config: DataConfig, rng: np.random.Generator) -> Sample:
-    """The record at a random short side, flipped with the configured probability. Crowds are left out."""
+def make_sample(
+    record: Record,
+    canvas: Canvas,
+    config: DataConfig,
+    rng: np.random.Generator,
+    mirrored: tuple[int, ...] = (),
+) -> Sample:
+    """The record at a random short side, flipped with the configured probability. Crowds are left out.
+
+    `mirrored` says for each keypoint which one it is after a flip (`mirrored_keypoints`); () leaves keypoints out.
+    """
     short_side = config.short_sides[rng.integers(len(config.short_sides))]
     is_flipped = bool(rng.random() < config.flip_probability)
     old_hw = (record.image.shape[0], record.image.shape[1])
@@ -37,13 +54,13 @@ def make_sample(record: Record, canvas: Canvas, config: DataConfig, rng: np.rand
         image = _flip_image(image)
     objects = [item for item in record.objects if not item.is_crowd]
     kept = choose_objects(objects, config.max_objects)
-    ground_truth = _make_ground_truth(kept, old_hw, new_hw, is_flipped, config)
+    ground_truth = _make_ground_truth(kept, old_hw, new_hw, is_flipped, config, mirrored)
     return Sample(pad_to_canvas(image, canvas), new_hw, ground_truth, len(objects) - len(kept))
 
 
-def make_invalid_sample(canvas: Canvas, config: DataConfig) -> Sample:
+def make_invalid_sample(canvas: Canvas, config: DataConfig, num_keypoints: int = 0) -> Sample:
     """What stands in for a picture that could not be read."""
-    return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(config), 0)
+    return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(config, num_keypoints), 0)
 
 
 def choose_objects(objects: list[ObjectRecord], max_objects: int) -> list[ObjectRecord]:
@@ -54,19 +71,25 @@ def choose_objects(objects: list[ObjectRecord], max_objects: int) -> list[Object
     return [objects[index] for index in sorted(by_area[:max_objects])]
 
 
-def _empty_ground_truth(config: DataConfig) -> GroundTruth:
+def _empty_ground_truth(config: DataConfig, num_keypoints: int) -> GroundTruth:
     return GroundTruth(
         boxes=np.zeros((config.max_objects, 4), np.float32),
         labels=np.zeros(config.max_objects, np.int32),
         masks=np.zeros((config.max_objects, config.mask_size, config.mask_size), np.uint8),
         valid=np.zeros(config.max_objects, np.bool_),
+        keypoints=np.zeros((config.max_objects, num_keypoints, 3), np.float32) if num_keypoints else None,
     )
 
 
 def _make_ground_truth(
-    objects: list[ObjectRecord], old_hw: ImageHW, new_hw: ImageHW, is_flipped: bool, config: DataConfig
+    objects: list[ObjectRecord],
+    old_hw: ImageHW,
+    new_hw: ImageHW,
+    is_flipped: bool,
+    config: DataConfig,
+    mirrored: tuple[int, ...],
 ) -> GroundTruth:
-    ground_truth = _empty_ground_truth(config)
+    ground_truth = _empty_ground_truth(config, len(mirrored))
     if not objects:
         return ground_truth
     boxes = np.array([clip_bbox(item.bbox, old_hw) for item in objects])
@@ -77,6 +100,12 @@ def _make_ground_truth(
     ground_truth.boxes[: len(objects)] = flip_boxes(boxes, new_hw[1]) if is_flipped else boxes
     ground_truth.labels[: len(objects)] = [item.label for item in objects]
     ground_truth.valid[: len(objects)] = True
+    if ground_truth.keypoints is not None:
+        for slot, item in enumerate(objects):
+            if len(item.keypoints) == 3 * len(mirrored):
+                keypoints = resize_keypoints(np.reshape(item.keypoints, (-1, 3)), old_hw, new_hw)
+                keypoints = flip_keypoints(keypoints, new_hw[1], mirrored) if is_flipped else keypoints
+                ground_truth.keypoints[slot] = keypoints
     return ground_truth
 
 

@@ -3,6 +3,7 @@
 Shapes: H, W picture; G objects; M bitmap side. Sizes are (height, width), boxes x0, y0, x1, y1 in pixels.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -94,3 +95,27 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
     """Boxes [G, 4] of a picture of this width after its horizontal flip."""
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
     return np.stack([width - x1, y0, width - x0, y1], axis=-1)
+
+
+def resize_keypoints(keypoints: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) -> np.ndarray:
+    """Keypoints [K, 3], x, y, visibility, of a picture of size `old_hw` after its resize to `new_hw`, float32.
+
+    A COCO keypoint names a pixel, whose centre is half a pixel further in the continuous frame that boxes have.
+    """
+    scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
+    x, y, visibility = np.moveaxis(np.asarray(keypoints, np.float64), -1, 0)
+    resized = np.stack([(x + 0.5) * scale_x, (y + 0.5) * scale_y, visibility], axis=-1)
+    return np.where(visibility[:, None] > 0, resized, 0.0).astype(np.float32)
+
+
+def flip_keypoints(keypoints: np.ndarray, width: int, mirrored: Sequence[int]) -> np.ndarray:
+    """Keypoints [K, 3] of a picture of this width after its horizontal flip: a left eye becomes a right one."""
+    x, y, visibility = np.moveaxis(keypoints[list(mirrored)], -1, 0)
+    return np.stack([np.where(visibility > 0, width - x, 0.0), y, visibility], axis=-1).astype(np.float32)
+
+
+def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:
+    """For each keypoint its counterpart on the other side: the name with left and right swapped, or itself."""
+    swap = {"left": "right", "right": "left"}
+    other = [re.sub("left|right", lambda match: swap[match[0]], name) for name in names]
+    return tuple(list(names).index(name) if name in names else index for index, name in enumerate(other))

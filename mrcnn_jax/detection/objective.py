@@ -1,4 +1,5 @@
-"""How a batch becomes a loss: L = L_rpn_cls + L_rpn_box + L_cls + L_box + L_mask (paper section 3).
+"""How a batch becomes a loss: L = L_rpn_cls + L_rpn_box + L_cls + L_box + L_mask (paper section 3) + L_keypoint
+(section 5), of those heads that the model has.
 
 Every loss is a mean over one image's samples, and the batch's loss the mean over its valid images. So the loss of a
 global batch is the same however it is split over devices, and no device needs to know another's counts.
@@ -18,7 +19,8 @@ from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
-from mrcnn_jax.ops.losses import box_loss, class_loss, mask_loss, objectness_loss
+from mrcnn_jax.ops.keypoints import encode_keypoints
+from mrcnn_jax.ops.losses import box_loss, class_loss, keypoint_loss, mask_loss, objectness_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
 
@@ -71,6 +73,8 @@ def compute_objective(
     losses |= box_head_losses(variables, maps, roi_targets, image_hw, model=model, targets=targets)
     if config.masks:
         losses |= mask_head_loss(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
+    if config.num_keypoints:
+        losses |= keypoint_head_loss(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
 
 
@@ -82,6 +86,7 @@ def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
         labels=jnp.where(valid, ground_truth.labels, 0),
         masks=ground_truth.masks,  # only rows that a foreground RoI was matched to are read
         valid=valid,
+        keypoints=ground_truth.keypoints,  # likewise
     )
 
 
@@ -171,6 +176,30 @@ def mask_head_loss(
 
     logits = logits.reshape(*foreground.labels.shape, config.mask_size, config.mask_size)
     return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}
+
+
+def keypoint_head_loss(
+    variables: Tree,
+    maps: tuple[Array, ...],
+    roi_targets: RoiTargets,
+    ground_truth: GroundTruth,
+    image_hw: Array,
+    *,
+    model: nn.Module,
+    targets: TargetsConfig,
+) -> dict[str, Float[Array, "b"]]:
+    """Returns L_keypoint of each image over the visible keypoints in its foreground RoIs."""
+    config = model.config
+    foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
+    features = pool_rois(maps, foreground.rois, image_hw, output_size=config.keypoint_pool_size, config=config)
+    logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*F, h, h, K]
+
+    def one(logits: Array, rois: RoiTargets, keypoints: Any) -> Array:
+        cells, inside = encode_keypoints(keypoints[rois.matched_gt], rois.rois, size=config.heat_map_size)
+        return keypoint_loss(logits, cells, inside & (rois.labels > 0)[:, None])
+
+    logits = logits.transpose(0, 3, 1, 2).reshape(*foreground.labels.shape, -1, *logits.shape[1:3])
+    return {"keypoint": jax.vmap(one)(logits, foreground, ground_truth.keypoints)}
 
 
 def sum_over_images(

@@ -82,7 +82,8 @@ class PictureDetections:
         if self.mask_probabilities.shape[-1]:
             columns["segmentation"] = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
         if self.keypoints.shape[1]:
-            columns["keypoints"] = self.keypoints.astype(np.float64).reshape(len(self), -1).tolist()
+            offset = np.array([self.test.keypoint_offset] * 2 + [0.0])
+            columns["keypoints"] = (self.keypoints.astype(np.float64) - offset).reshape(len(self), -1).tolist()
         rows = zip(*columns.values(), strict=True)
         return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 

@@ -40,7 +40,8 @@ def _draw_objects(
     masks = np.zeros((len(objects), *image.shape[:2]), bool)
     for mask, item in zip(masks, objects, strict=True):
         mask[...] = _decode_segmentation(item.get("segmentation"), image.shape[:2])
-    return draw_detections(image, boxes, scores, labels, masks, categories)
+    keypoints = [np.reshape(item.get("keypoints") or (), (-1, 3)) for item in objects]
+    return draw_detections(image, boxes, scores, labels, masks, categories, keypoints)
 
 
 def _decode_segmentation(segmentation: Any, image_hw: tuple[int, ...]) -> np.ndarray:

@@ -42,7 +42,7 @@ def draw_detections(
     labels: np.ndarray,
     masks: np.ndarray | None,
     categories: Sequence[Category],
-    keypoints: np.ndarray | None = None,
+    keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
 ) -> np.ndarray:
     """The picture with its objects drawn on it, uint8 RGB [k H, k W, 3] with k >= 1 the enlargement of small pictures.
 

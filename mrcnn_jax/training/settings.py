@@ -7,7 +7,7 @@ from typing import Any
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.structures import Category
+from mrcnn_jax.structures import Category, keypoint_names
 
 Settings = dict[str, Any]
 """Flat, of JSON values: `train.batch_size`, `dataset.fingerprint`, ..."""
@@ -42,8 +42,12 @@ def complete_config(
         )
     if val_categories is not None and tuple(val_categories) != tuple(categories):
         raise ConfigError(f"--data.val {config.data.val} has other categories than --data.train {config.data.train}.")
-    if config.model.num_keypoints:
-        raise ConfigError("--model.num-keypoints: the keypoint head cannot be trained yet. Set it to 0.")
+    num_keypoints = _count_keypoints(config.data.train, categories)
+    if config.model.num_keypoints not in (0, num_keypoints):
+        raise ConfigError(
+            f"--model.num-keypoints is {config.model.num_keypoints}, but {config.data.train} has {num_keypoints} "
+            "keypoints. Set it to that, or to 0 for a model without keypoint head."
+        )
     batch_size = config.train.batch_size
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices
@@ -52,6 +56,13 @@ def complete_config(
             f"--train.batch-size {batch_size} does not divide by {num_devices} devices. Nearest: {valid}."
         )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(categories)))
+
+
+def _count_keypoints(name: str, categories: Sequence[Category]) -> int:
+    try:
+        return len(keypoint_names(categories))
+    except ValueError:
+        raise ConfigError(f"{name}: its categories have different keypoints. Prepare one of them alone.") from None
 
 
 def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Settings:

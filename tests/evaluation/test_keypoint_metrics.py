@@ -104,7 +104,7 @@ def test_what_is_scored_and_written_follows_the_heads() -> None:
     assert iou_types_of(detections(0, 17), (PERSON,)) == ["bbox", "keypoints"]
     assert iou_types_of(detections(28, 17), plain) == ["bbox", "segm"]  # no keypoints in the data
     (row,) = detections(0, 17).coco_results(7)
-    assert row["keypoints"] == [1.0] * 51 and "segmentation" not in row
+    assert row["keypoints"] == [0.5, 0.5, 1.0] * 17 and "segmentation" not in row
     (row,) = detections(28, 0).coco_results(7)
     assert set(row["segmentation"]) == {"size", "counts"} and "keypoints" not in row
     assert detections(0, 0).masks.shape == (1, 0, 0)

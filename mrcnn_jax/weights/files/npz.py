@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 
-from mrcnn_jax.weights.files.tensors import FileError, check_dtype, count_elements, require
+from mrcnn_jax.weights.files.tensors import FileError, count_elements, plain_dtype, require
 from mrcnn_jax.weights.files.zips import checked_entries, read_entry
 
 MAGIC = b"\x93NUMPY"
@@ -14,7 +14,7 @@ LENGTH_BYTES = {b"\x01\x00": 2, b"\x02\x00": 4}
 MAX_HEADER = 10_000
 """Bytes of a header; NumPy's own limit."""
 HEADER = re.compile(
-    rb"\{\s*'descr': '([<>|=]?[fiub]\d)', 'fortran_order': (True|False), 'shape': \(([\dL, ]{0,700})\),?\s*\}\s*"
+    rb"\{\s*'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': \(([\dL, ]{0,700})\),?\s*\}\s*"
 )
 """What NumPy writes for plain numbers; Python 2 wrote sides as 4L."""
 
@@ -35,14 +35,13 @@ def _array(content: bytes, name: str) -> np.ndarray:
     end = start + int.from_bytes(content[8:start], "little")
     header = HEADER.fullmatch(content[start:end]) if end <= MAX_HEADER else None
     if header is None:
-        raise FileError(f"{name} is no array of plain numbers")
+        raise FileError(f"{name} has no header as NumPy writes it")
     descr, is_fortran, sides = (group.decode() for group in header.groups())
     try:
-        dtype = np.dtype(descr)
-        shape = tuple(int(side.rstrip("L")) for side in sides.replace(" ", "").split(",") if side)
-    except (TypeError, ValueError):
-        raise FileError(f"{name} has no proper type or shape") from None
-    check_dtype(dtype, name)
+        shape = tuple(int(side.strip().removesuffix("L")) for side in sides.split(",") if side.strip())
+    except ValueError:
+        raise FileError(f"{name} has no proper shape") from None
+    dtype = plain_dtype(descr, name)
     claimed = end + count_elements(shape, name) * dtype.itemsize
     require(claimed == len(content), f"{name} claims {claimed} bytes, it has {len(content)}")
     return np.frombuffer(content, dtype, offset=end).reshape(shape, order="F" if is_fortran == "True" else "C")

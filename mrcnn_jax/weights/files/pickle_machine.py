@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Buildable, Global
 from mrcnn_jax.weights.files.tensors import FileError, is_key, require
 
-MAX_OPCODES = 300_000
+MAX_OPCODES = 200_000
 """Real checkpoints have some 20,000, with an optimizer three times as many; hostile ones shall end within a second."""
 MAX_REPEATED = 2**16
 """Items and bytes handed to functions, beyond twice what was read: the memo can hand over one list again and again."""
@@ -40,6 +40,7 @@ class Machine:
 
     persistent: Persistent | None
     """What a persistent id stands for; None: the format has none."""
+    max_opcodes: int = MAX_OPCODES
 
     def __post_init__(self) -> None:
         self.stack: list[Any] = []
@@ -52,7 +53,7 @@ class Machine:
         try:
             for count, (opcode, argument, start) in enumerate(pickletools.genops(file)):
                 self.position = start or 0
-                require(count < MAX_OPCODES, f"more than {MAX_OPCODES} opcodes")
+                require(count < self.max_opcodes, f"more than {self.max_opcodes} opcodes")
                 if opcode.name == "STOP":
                     return self.pop()
                 self.step(opcode.name, argument)
@@ -192,8 +193,8 @@ for _alias, _name in (("BINGET", "GET"), ("LONG_BINGET", "GET"), ("BINPUT", "PUT
     _STEPS[_alias] = _STEPS[_name]
 
 
-def read_pickle(file: BinaryIO, persistent: Persistent | None = None) -> Any:
+def read_pickle(file: BinaryIO, persistent: Persistent | None = None, max_opcodes: int = MAX_OPCODES) -> Any:
     """The value of the pickle at the file's position: plain containers, arrays, and tensors over their storages."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd escapes in Python 2's strings
-        return Machine(persistent).run(file)
+        return Machine(persistent, max_opcodes).run(file)

@@ -10,12 +10,11 @@ import numpy as np
 
 from mrcnn_jax.weights.files.tensors import (
     STORAGE_DTYPES,
-    FileError,
     Storage,
     Tensor,
-    check_dtype,
     count_elements,
     is_key,
+    plain_dtype,
     require,
 )
 
@@ -48,12 +47,7 @@ class Dtype(Buildable):
     """A NumPy type: plain numbers and bools only."""
 
     def __init__(self, code: Any) -> None:
-        require(isinstance(code, str) and len(code) <= 4, "an array has a type that is not allowed")
-        try:
-            self.dtype = np.dtype(code)
-        except TypeError:
-            raise FileError(f"the array type {code!r} is unknown") from None
-        check_dtype(self.dtype, "an array")
+        self.dtype = plain_dtype(code, "an array")
 
     def build(self, state: Any) -> None:
         is_plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])

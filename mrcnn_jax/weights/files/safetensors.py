@@ -1,5 +1,6 @@
 """safetensors, through its own library, which checks the header against the file."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,21 @@ DTYPES = {
     "BOOL": "|b1",
 }
 
+MAX_HEADER = 2**24
+"""Bytes of the header; a tensor takes some hundred."""
+
 
 def read_safetensors(data: Any) -> dict[str, np.ndarray]:
     """The arrays of a mapped file by name."""
     import safetensors
 
+    length = int.from_bytes(data[:8], "little")
+    require(length <= MAX_HEADER, "the header is too long")
     try:
         entries = safetensors.deserialize(bytes(data))
     except safetensors.SafetensorError as error:
         raise FileError(str(error)) from error
+    json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
     arrays = {}
     for name, entry in entries:
         require(entry["dtype"] in DTYPES, f"{name} has the type {entry['dtype']}, which is not supported")
@@ -35,3 +42,10 @@ def read_safetensors(data: Any) -> dict[str, np.ndarray]:
         require(flat.size == count_elements(entry["shape"], name), f"{name} has another size than its shape")
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the header; the library takes the last of two entries of one name."""
+    found = dict(pairs)
+    require(len(found) == len(pairs), "the header has two entries of one name")
+    return found

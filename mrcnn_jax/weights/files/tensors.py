@@ -1,6 +1,7 @@
 """Arrays as foreign files describe them, checked before a byte of theirs is touched."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,10 @@ STORAGE_DTYPES = {
     "BoolStorage": "|b1",
 }
 """torch's storage classes."""
+
+
+PLAIN_CODE = re.compile(r"[<>|=]?[fiub][1248]")
+"""NumPy's codes of plain numbers. It evaluates parts of other codes."""
 
 
 class FileError(Exception):
@@ -89,6 +94,17 @@ def as_plain(array: np.ndarray) -> np.ndarray:
 def check_dtype(dtype: np.dtype, what: str) -> None:
     """FileError unless elements are plain numbers or bools."""
     require(dtype.kind in "fiub" and dtype.itemsize <= 8, f"{what} holds {dtype} elements: only plain numbers are read")
+
+
+def plain_dtype(code: Any, what: str) -> np.dtype:
+    """NumPy's type of this code; FileError unless elements are plain numbers or bools."""
+    require(isinstance(code, str) and PLAIN_CODE.fullmatch(code) is not None, f"{what} is of no plain numbers")
+    try:
+        dtype = np.dtype(code)
+    except TypeError:  # f1, b4
+        raise FileError(f"{what} is of an unknown type") from None
+    check_dtype(dtype, what)
+    return dtype
 
 
 @dataclass

@@ -12,6 +12,8 @@ from mrcnn_jax.weights.files.zips import read_entry, stored_entries
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickle of torch's magic number."""
 LEGACY_PROTOCOL = 1001
+MAX_HEAD = 100
+"""Opcodes of what comes before the structure: a number and a small table."""
 
 MAX_STRUCTURE = 64 * 2**20
 """Bytes of the pickle beside the tensors."""
@@ -54,9 +56,9 @@ def read_torch_legacy(data: Any) -> Any:
     """What `torch.save` was given; `data` is a mapped file."""
     storages: dict[str, Storage] = {}
     data.seek(len(LEGACY_START))
-    version = read_pickle(data)
+    version = read_pickle(data, max_opcodes=MAX_HEAD)
     require(type(version) is int and version == LEGACY_PROTOCOL, "torch's protocol version is unknown")
-    system = read_pickle(data)
+    system = read_pickle(data, max_opcodes=MAX_HEAD)
     require(isinstance(system, dict) and system.get("little_endian") is True, "the byte order is not little")
 
     def add(key: str, dtype: str, numel: int) -> Storage:

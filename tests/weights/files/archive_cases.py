@@ -1,5 +1,6 @@
 """Archives and torch files whose sizes, names, tensors and storages are lies."""
 
+import functools
 import pickle as p
 import struct
 import zipfile
@@ -29,9 +30,10 @@ GOOD = table(tensor())
 REBUILD = "torch._utils._rebuild_tensor_v2"
 
 
-def all_archives() -> Iterator[Case]:
-    for make in (_tensors, _storages, _zips, _directories, _legacy):
-        yield from (case._replace(name=f"{make.__name__}_{case.name}") for case in make())
+@functools.cache
+def all_archives() -> tuple[Case, ...]:
+    families = (_tensors, _storages, _zips, _directories, _legacy)
+    return tuple(case._replace(name=f"{make.__name__}_{case.name}") for make in families for case in make())
 
 
 def _tensors() -> Iterator[Case]:
@@ -69,6 +71,9 @@ def _tensors() -> Iterator[Case]:
     yield Case("thousands_of_one_storage", torch_zip(table(*many), bytes(2**20)), "larger than the file")
     turned = [tensor((2**9, 2**9), (1, 2**9), numel=2**18)] * 3000
     yield Case("thousands_of_copies", torch_zip(table(*turned), bytes(2**20)), "larger than the file")
+    arguments = tuple_of(storage(), integer(0), integers(*[1] * 32), integers(*[1] * 32))
+    flood = name(REBUILD) + put(0) + arguments + put(1) + p.MARK + (get(0) + get(1) + p.REDUCE) * 65_000 + p.LIST
+    yield Case("flood_of_views", torch_zip(p.PROTO + b"\x02" + flood + p.STOP), "repeats itself|holds a list")
     long = integers(*[1] * 50_000) + put(1)
     views = [call(name(REBUILD), get(0), integer(0), get(2), get(1), p.NEWFALSE)] * 10_000
     start = storage() + put(0) + p.POP + long + p.POP + integers() + put(2) + p.POP
@@ -155,13 +160,11 @@ def _directories() -> Iterator[Case]:
         ("offset_overlaps", patched(record + 42, 0), "overlap|differ"),
         ("offset_inside", patched(record + 42, 20), "overlap"),
         ("encrypted", patched(record + 8, 1, form="H"), "encrypted"),
-        ("encrypted_inside", patched(local + 6, 1, form="H"), "encrypted"),
         ("patched_data", patched(record + 8, 0x20, form="H"), "patched"),
         ("strong_encryption", patched(record + 8, 0x40, form="H"), "encryption"),
         ("method", patched(record + 10, 99, form="H"), "compression is not supported"),
         ("version", patched(record + 6, 255, form="H"), "version"),
         ("name_inside", patched(local + 30, 0, form="Q"), "differ"),
-        ("name_length", patched(record + 28, 2**16 - 1, form="H"), "damaged"),
         ("directory_offset", patched(len(good) - 6, 2**32 - 2), "damaged"),
         ("directory_size", patched(len(good) - 10, 2**32 - 2), "damaged"),
     ):
@@ -216,5 +219,9 @@ def _legacy() -> Iterator[Case]:
         ("stride", torch_legacy(table(tensor((2,), (9,)))), "reaches beyond it"),
     ):
         yield Case(label, content, reason)
+    flood = (p.NONE + p.POP) * 99_000
+    yield Case("floods", torch_legacy(flood.join([GOOD[:2], GOOD[2:]]), flood + p.NONE), "list of storages is damaged")
+    yield Case("flood_in_version", torch_legacy(GOOD, version=flood + integer(1001)), "more than 100 opcodes")
+    yield Case("flood_in_system", torch_legacy(GOOD, system=flood + p.EMPTY_DICT), "more than 100 opcodes")
     for part in range(15, len(good), 13):
         yield Case(f"truncated_{part}", good[:part], "damaged")

@@ -9,7 +9,7 @@ from tests.weights.files.pickle_cases import all_pickles
 from tests.weights.files.refusal import assert_refused
 
 
-@pytest.mark.parametrize("case", list(all_pickles()), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", all_pickles(), ids=lambda case: case.name)
 def test_hostile_pickles_are_refused(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(case, tmp_path)

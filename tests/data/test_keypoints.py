@@ -1,0 +1,60 @@
+"""Keypoints on their way from the annotation file to the device: resized, flipped, named by side."""
+
+import numpy as np
+import pytest
+
+from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.dataset import ObjectRecord, Record
+from mrcnn_jax.data.samples import make_invalid_sample, make_sample
+from mrcnn_jax.data.transforms import flip_keypoints, mirrored_keypoints, resize_keypoints
+from mrcnn_jax.structures import Category, keypoint_names
+
+NAMES = ("nose", "left_eye", "right_eye", "tail")
+MIRRORED = (0, 2, 1, 3)
+CONFIG = DataConfig(canvases=((32, 64),), short_sides=(32,), max_side=64, max_objects=3, mask_size=8)
+
+
+def test_counterparts_are_found_by_name() -> None:
+    assert mirrored_keypoints(NAMES) == MIRRORED
+    assert mirrored_keypoints(("left_hand", "hand_right")) == (0, 1)  # no counterpart: itself
+    assert mirrored_keypoints(()) == ()
+
+
+def test_pixels_become_points_and_hidden_ones_zeros() -> None:
+    found = resize_keypoints(np.array([[0, 0, 1], [9, 19, 2], [5, 5, 0]]), (20, 10), (40, 30))
+    np.testing.assert_allclose(found, [[1.5, 1, 1], [28.5, 39, 2], [0, 0, 0]])
+
+
+def test_a_flip_exchanges_the_sides_and_two_are_none() -> None:
+    keypoints = np.array([[1, 2, 2], [3, 4, 1], [0, 0, 0], [5, 6, 2]], np.float32)
+    flipped = flip_keypoints(keypoints, 10, MIRRORED)
+    np.testing.assert_array_equal(flipped, [[9, 2, 2], [0, 0, 0], [7, 4, 1], [5, 6, 2]])
+    np.testing.assert_array_equal(flip_keypoints(flipped, 10, MIRRORED), keypoints)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_samples_carry_them(probability: float) -> None:
+    image = np.zeros((32, 64, 3), np.uint8)
+    box, polygon = (10.0, 5.0, 20.0, 20.0), [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]]
+    points = (12.0, 8.0, 2.0, 20.0, 8.0, 1.0, 0.0, 0.0, 0.0, 11.0, 20.0, 2.0)
+    animal = ObjectRecord(1, 1, box, 400.0, False, polygon, points)
+    thing = ObjectRecord(2, 2, box, 400.0, False, polygon)
+    config = DataConfig(**{**vars(CONFIG), "flip_probability": probability})
+    sample = make_sample(Record(1, "a", image, (thing, animal)), (32, 64), config, np.random.default_rng(0), MIRRORED)
+    found = sample.ground_truth.keypoints
+    assert found is not None and found.shape == (3, 4, 3) and not found[[0, 2]].any()
+    straight = np.array([[12.5, 8.5, 2], [20.5, 8.5, 1], [0, 0, 0], [11.5, 20.5, 2]])
+    flipped = np.array([[51.5, 8.5, 2], [0, 0, 0], [43.5, 8.5, 1], [52.5, 20.5, 2]])
+    np.testing.assert_allclose(found[1], flipped if probability else straight)
+    assert make_invalid_sample((32, 64), config, 4).ground_truth.keypoints.shape == (3, 4, 3)
+    assert (
+        make_sample(Record(1, "a", image, ()), (32, 64), config, np.random.default_rng(0)).ground_truth.keypoints
+        is None
+    )
+
+
+def test_categories_have_to_agree() -> None:
+    assert keypoint_names((Category(1, "box"), Category(2, "animal", NAMES))) == NAMES
+    assert keypoint_names((Category(1, "box"),)) == ()
+    with pytest.raises(ValueError, match="same keypoints in all categories"):
+        keypoint_names((Category(1, "a", NAMES), Category(2, "b", ("nose",))))

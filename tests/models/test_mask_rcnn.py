@@ -27,7 +27,7 @@ def shapes_of(config: ModelConfig) -> dict:
 
 
 def expected_parameters(config: ModelConfig) -> int:
-    """Counted from the papers: ResNet, FPN, RPN, box head, mask head."""
+    """Counted from the papers: ResNet, FPN, RPN, box head, mask head, keypoint head."""
     affine = 0 if config.norm == "frozen_bn" else 2  # a trained norm has a scale and a shift for each channel
 
     def conv_norm(size: int, cin: int, cout: int) -> int:
@@ -56,7 +56,12 @@ def expected_parameters(config: ModelConfig) -> int:
     total += (config.box_pool_size**2 * fpn + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * 5 * logits
     for index in range(config.mask_head_convs):
         total += 9 * (fpn if index == 0 else mask) * mask + per_channel * mask
-    return total + 4 * mask * mask + mask + (mask + 1) * logits
+    total += 4 * mask * mask + mask + (mask + 1) * logits
+    points, channels = config.keypoint_head_dim, fpn
+    for _ in range(config.keypoint_head_convs if config.num_keypoints else 0):
+        total += (9 * channels + 1) * points
+        channels = points
+    return total + (16 * channels + 1) * config.num_keypoints
 
 
 def test_r50_fpn_has_the_published_number_of_parameters():

@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 
-from mrcnn_jax.weights.files.tensors import FileError, count_elements, plain_dtype, require
+from mrcnn_jax.weights.files.tensors import FileError, count_elements, plain_dtype, plausible_size, require
 from mrcnn_jax.weights.files.zips import checked_entries, read_entry
 
 MAGIC = b"\x93NUMPY"
@@ -22,7 +22,7 @@ HEADER = re.compile(
 def read_npz(archive: zipfile.ZipFile, file_size: int) -> dict[str, np.ndarray]:
     """The arrays of the archive by name; FileError for objects and for anything that is no .npy."""
     arrays = {}
-    for name, entry in checked_entries(archive, file_size).items():
+    for name, entry in checked_entries(archive, plausible_size(file_size, is_packed=True)).items():
         require(name.endswith(".npy"), f"the archive holds {name}, which is no array")
         arrays[name.removesuffix(".npy")] = _array(read_entry(archive, entry), name)
     return arrays

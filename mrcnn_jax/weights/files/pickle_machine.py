@@ -9,8 +9,9 @@ import pickletools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
+from mrcnn_jax.weights.files.cursor import Cursor
 from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Buildable, Global
 from mrcnn_jax.weights.files.tensors import FileError, is_key, require
 
@@ -48,10 +49,11 @@ class Machine:
         self.position = 0
         self.handed_over = 0
 
-    def run(self, file: BinaryIO) -> Any:
+    def run(self, file: Cursor) -> Any:
         """The value of the pickle that starts at the file's position; FileError for anything that is not allowed."""
         try:
-            for count, (opcode, argument, start) in enumerate(pickletools.genops(file)):
+            opcodes = pickletools.genops(file)  # type: ignore[arg-type]  # needs read, readline and tell alone
+            for count, (opcode, argument, start) in enumerate(opcodes):
                 self.position = start or 0
                 require(count < self.max_opcodes, f"more than {self.max_opcodes} opcodes")
                 if opcode.name == "STOP":
@@ -193,7 +195,7 @@ for _alias, _name in (("BINGET", "GET"), ("LONG_BINGET", "GET"), ("BINPUT", "PUT
     _STEPS[_alias] = _STEPS[_name]
 
 
-def read_pickle(file: BinaryIO, persistent: Persistent | None = None, max_opcodes: int = MAX_OPCODES) -> Any:
+def read_pickle(file: Cursor, persistent: Persistent | None = None, max_opcodes: int = MAX_OPCODES) -> Any:
     """The value of the pickle at the file's position: plain containers, arrays, and tensors over their storages."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd escapes in Python 2's strings

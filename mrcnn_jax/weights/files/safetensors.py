@@ -20,8 +20,8 @@ DTYPES = {
     "BOOL": "|b1",
 }
 
-MAX_HEADER = 2**24
-"""Bytes of the header; a tensor takes some hundred."""
+MAX_HEADER = 2**21
+"""Bytes of the header; a tensor takes some hundred, and memory and time for many times that."""
 
 
 def read_safetensors(data: Any) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mrcnn_jax.errors import DataError
+from mrcnn_jax.weights.files.cursor import Cursor
 from mrcnn_jax.weights.files.npz import read_npz
 from mrcnn_jax.weights.files.pickle_machine import read_pickle
 from mrcnn_jax.weights.files.reductions import PendingArray
@@ -27,6 +28,7 @@ NESTED = ("model", "state_dict", "model_state_dict", "blobs")
 PICKLE_STARTS = (b"\x80", b"(", b"}", b"]", b"c")
 """First bytes of pickles: of protocol 2 and later, and of older ones that hold a container."""
 
+ADVICE = "It is damaged or holds more than weights: download it again, or save the state dict alone."
 MAX_REASON = 300
 """Characters of an error: a name or value of the file may be of any length."""
 
@@ -49,11 +51,11 @@ def read_state_dict(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             kind, value = _read(file, data)
-            arrays = _find_arrays(value, Budget(plausible_size(len(data))))
+            arrays = _find_arrays(value, Budget(plausible_size(len(data), is_packed=kind == "npz")))
             return Checkpoint(arrays, kind)
     except (FileError, ValueError) as error:  # ValueError: mmap of an empty file, NumPy of an impossible shape
         reason = _one_line(str(error)[:MAX_REASON]).rstrip(".")
-        raise DataError(f"{path}: {reason}. It is damaged or no checkpoint: download it again.") from error
+        raise DataError(f"{path}: {reason}. {ADVICE}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -76,7 +78,7 @@ def _read(file: BinaryIO, data: mmap.mmap) -> tuple[str, Any]:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= len(data) - 8:
         return "safetensors", read_safetensors(data)
     require(start.startswith(PICKLE_STARTS), "its first bytes are those of no known format")
-    value = read_pickle(data)  # type: ignore[arg-type]
+    value = read_pickle(Cursor(data))
     caffe2 = isinstance(value, dict) and "blobs" in value
     return "pickle (Caffe2)" if caffe2 else "pickle (Detectron2)", value
 

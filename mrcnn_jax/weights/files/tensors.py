@@ -13,6 +13,8 @@ MAX_INTEGER = 2**63
 """Multiplying or hashing the integers of a pickle, which may have millions of digits, takes time without bound."""
 SLACK = 2**20
 """Bytes of arrays beyond twice the file's size (float16 doubles) that are still plausible."""
+PACKED_RATIO, PACKED_SLACK = 8, 2**26
+"""The same where entries are deflated: rounded weights shrink to a fifth, constants to nothing."""
 
 STORAGE_DTYPES = {
     "FloatStorage": "<f4",
@@ -58,9 +60,9 @@ def is_key(value: Any) -> bool:
     return value is None or isinstance(value, (str, bytes, float))
 
 
-def plausible_size(file_size: int) -> int:
-    """The most bytes that the arrays of a file may take."""
-    return 2 * file_size + SLACK
+def plausible_size(file_size: int, *, is_packed: bool = False) -> int:
+    """The most bytes that the arrays of a file may take; more if the file may be compressed."""
+    return PACKED_RATIO * file_size + PACKED_SLACK if is_packed else 2 * file_size + SLACK
 
 
 def count_elements(shape: Sequence[int], what: str) -> int:
@@ -164,8 +166,10 @@ class Tensor:
     def array(self) -> np.ndarray:
         """The elements, [*size]."""
         if 0 in self.size:
-            return np.zeros(self.size, np.float32)
+            return np.zeros(self.size, np.float32 if self.storage.dtype == "bfloat16" else self.storage.dtype)
         flat = self.storage.array()
-        strides = [step * flat.itemsize for step in self.stride]
+        # No step is made along a side of 1, so its stride was not checked and may not fit into 64 bits.
+        steps = [step if side > 1 else 1 for side, step in zip(self.size, self.stride, strict=True)]
+        strides = [step * flat.itemsize for step in steps]
         view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.size, strides, writeable=False)
         return view if view.flags.c_contiguous else np.ascontiguousarray(view)

@@ -1,9 +1,9 @@
 """torch's checkpoint files: a zip archive since torch 1.6, a row of pickles and raw bytes before."""
 
-import io
 import zipfile
 from typing import Any
 
+from mrcnn_jax.weights.files.cursor import Cursor
 from mrcnn_jax.weights.files.pickle_machine import Persistent, read_pickle
 from mrcnn_jax.weights.files.reductions import STORAGE_NAMES, Global
 from mrcnn_jax.weights.files.tensors import STORAGE_DTYPES, FileError, Storage, is_count, raw_itemsize, require
@@ -45,7 +45,7 @@ def read_torch_zip(archive: zipfile.ZipFile, file_size: int) -> Any:
         require(entry.file_size == claimed, f"storage {key} has {entry.file_size} bytes, {claimed} are claimed")
         return Storage(dtype, numel, f"storage {key}", lambda: read_entry(archive, entry))
 
-    structure = io.BytesIO(read_entry(archive, entries[f"{root}data.pkl"]))
+    structure = Cursor(read_entry(archive, entries[f"{root}data.pkl"]))
     value = read_pickle(structure, _persistent(storages, add))
     for storage in storages.values():  # the archive closes
         storage.array()
@@ -55,27 +55,27 @@ def read_torch_zip(archive: zipfile.ZipFile, file_size: int) -> Any:
 def read_torch_legacy(data: Any) -> Any:
     """What `torch.save` was given; `data` is a mapped file."""
     storages: dict[str, Storage] = {}
-    data.seek(len(LEGACY_START))
-    version = read_pickle(data, max_opcodes=MAX_HEAD)
+    file = Cursor(data, len(LEGACY_START))
+    version = read_pickle(file, max_opcodes=MAX_HEAD)
     require(type(version) is int and version == LEGACY_PROTOCOL, "torch's protocol version is unknown")
-    system = read_pickle(data, max_opcodes=MAX_HEAD)
+    system = read_pickle(file, max_opcodes=MAX_HEAD)
     require(isinstance(system, dict) and system.get("little_endian") is True, "the byte order is not little")
 
     def add(key: str, dtype: str, numel: int) -> Storage:
         require(numel * raw_itemsize(dtype) <= len(data), f"storage {key} is larger than the file")
         return Storage(dtype, numel, f"storage {key}")
 
-    value = read_pickle(data, _persistent(storages, add))
-    keys = read_pickle(data)
+    value = read_pickle(file, _persistent(storages, add))
+    keys = read_pickle(file)
     require(isinstance(keys, list) and all(isinstance(key, str) for key in keys), "the list of storages is damaged")
     require(len(set(keys)) == len(keys), "a storage is listed twice")
     for key in keys:
         require(key in storages, f"storage {key} belongs to no tensor")
         storage = storages[key]
-        head = data.read(8)
+        head = file.read_up_to(8)
         is_same = len(head) == 8 and int.from_bytes(head, "little") == storage.numel
         require(is_same, f"storage {key} has another size than claimed")
-        content = data.read(storage.numel * raw_itemsize(storage.dtype))
+        content = file.read_up_to(storage.numel * raw_itemsize(storage.dtype))
         storage.read = lambda content=content: content
         storage.array()
     return value

@@ -30,7 +30,7 @@ def open_archive(file: BinaryIO, data: mmap.mmap) -> zipfile.ZipFile:
         raise FileError(str(error)) from error
 
 
-def checked_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
+def checked_entries(archive: zipfile.ZipFile, max_size: int) -> dict[str, zipfile.ZipInfo]:
     """The entries by name; FileError for duplicate names, encryption, and more content than is plausible."""
     infos = archive.infolist()
     entries = {info.filename: info for info in infos}
@@ -39,7 +39,7 @@ def checked_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfi
     known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     require(all(info.compress_type in known for info in infos), "the archive's compression is not supported")
     size = sum(info.file_size for info in infos)
-    require(size <= plausible_size(file_size), f"the archive unpacks to {size} bytes")
+    require(size <= max_size, f"the archive unpacks to {size} bytes")
     ends = sorted((info.header_offset, LOCAL_HEADER + info.compress_size) for info in infos)
     overlap = any(first + length > after for (first, length), (after, _) in itertools.pairwise(ends))
     require(not overlap, "entries of the archive overlap")
@@ -48,7 +48,7 @@ def checked_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfi
 
 def stored_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
     """The entries by name; FileError if one is compressed, which torch never does."""
-    entries = checked_entries(archive, file_size)
+    entries = checked_entries(archive, plausible_size(file_size))
     is_stored = all(
         info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size for info in entries.values()
     )

@@ -50,6 +50,7 @@ def _tensors() -> Iterator[Case]:
         ("stride_negative", tensor((2,), (-1,), 3), "no proper strides"),
         ("stride_beyond", tensor((2,), (2**40,)), "reaches beyond it"),
         ("stride_wraps", tensor((2,), (2**62,)), "reaches beyond it"),
+        ("stride_of_side_1", tensor((1, 3), (2**62, 2)), "reaches beyond it"),
         ("stride_missing", tensor((2, 2), (1,)), "no proper strides"),
         ("offset_negative", tensor((2,), (1,), -1), "no proper offset"),
         ("offset_beyond", tensor((1,), (1,), 4), "reaches beyond it"),

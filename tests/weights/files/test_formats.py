@@ -136,13 +136,39 @@ def test_the_tests_own_writers_make_readable_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "stride", "offset", "wanted"),
-    [((2, 2), (1, 2), 0, [[0, 2], [1, 3]]), ((2,), (2,), 1, [1, 3]), ((), (), 3, 3), ((0, 2), (2, 1), 4, None)],
+    [
+        ((2, 2), (1, 2), 0, [[0, 2], [1, 3]]),
+        ((2,), (2,), 1, [1, 3]),
+        ((), (), 3, 3),
+        ((0, 2), (2, 1), 4, None),
+        ((1, 2), (2**63 - 1, 1), 1, [[1, 2]]),
+        ((1,), (2**62,), 3, [3]),
+    ],
 )
 def test_views(size: tuple[int, ...], stride: tuple[int, ...], offset: int, wanted: object, tmp_path: Path) -> None:
     data = np.arange(4, dtype=np.float32).tobytes()
     found = read_bytes(craft.torch_zip(craft.table(craft.tensor(size, stride, offset)), data), tmp_path)
     values = np.zeros(size, np.float32) if wanted is None else np.array(wanted, np.float32)
     assert_same(found, {"w": values})
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("LongStorage", np.int64), ("BoolStorage", np.bool_), ("BFloat16Storage", np.float32)]
+)
+def test_empty_tensors_keep_their_type(kind: str, dtype: type, tmp_path: Path) -> None:
+    empty = craft.storage(craft.integer(0), kind=f"torch.{kind}")
+    rebuild = craft.name("torch._utils._rebuild_tensor_v2")
+    value = craft.call(rebuild, empty, craft.integer(0), craft.integers(0), craft.integers(1), pickle.NEWFALSE)
+    assert_same(read_bytes(craft.torch_zip(craft.table(value), b""), tmp_path), {"w": np.zeros(0, dtype)})
+
+
+def test_npz_of_rounded_and_of_constant_weights(tmp_path: Path) -> None:
+    # Such archives unpack to several times their size, and are no bombs.
+    rounded = np.round(np.random.default_rng(0).normal(size=10**6) * 20).astype(np.float32)
+    np.savez_compressed(tmp_path / "w.npz", rounded=rounded, zeros=np.zeros((512, 512, 9), np.float32))
+    assert_same(
+        read_state_dict(tmp_path / "w.npz").arrays, {"rounded": rounded, "zeros": np.zeros((512, 512, 9), np.float32)}
+    )
 
 
 def test_big_pickled_arrays(tmp_path: Path) -> None:

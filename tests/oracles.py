@@ -108,6 +108,67 @@ def roi_align(
     return pooled
 
 
+def roi_align_max(feature: np.ndarray, roi: np.ndarray, stride: float, size: int, ratio: int) -> np.ndarray:
+    """[S, S, C]: the largest of the bilinear samples of each bin, pixel centres at +0.5."""
+    samples = roi_align(feature, roi, stride, size * ratio, 1, True)
+    pooled = np.full((size, size, feature.shape[2]), -np.inf)
+    for i in range(size * ratio):
+        for j in range(size * ratio):
+            pooled[i // ratio, j // ratio] = np.maximum(pooled[i // ratio, j // ratio], samples[i, j])
+    return pooled
+
+
+def rounded_roi(roi: np.ndarray, stride: float) -> list[int]:
+    """First and last column and row of cells of a RoI, as Fast R-CNN rounds it: x0, y0, x1, y1, all included."""
+    x0, y0, x1, y1 = (int(np.floor(v / stride + 0.5)) for v in roi)
+    return [x0, y0, max(x0, x1), max(y0, y1)]
+
+
+def roi_warp(feature: np.ndarray, roi: np.ndarray, stride: float, size: int, ratio: int, reduce: str) -> np.ndarray:
+    """[S, S, C]: bilinear samples of the RoI rounded to whole cells."""
+    x0, y0, x1, y1 = rounded_roi(roi, stride)
+    cells = np.array([x0, y0, x1 + 1, y1 + 1], np.float64)
+    if reduce == "max":
+        return roi_align_max(feature, cells, 1.0, size, ratio)
+    return roi_align(feature, cells, 1.0, size, ratio, True)
+
+
+def roi_pool(feature: np.ndarray, roi: np.ndarray, stride: float, size: int, reduce: str) -> np.ndarray:
+    """[S, S, C] of Fast R-CNN's RoIPool, or the average of the same cells; 0 for bins outside the map."""
+    return np.stack([[pooled_cell[0] for pooled_cell in row] for row in _roi_pool(feature, roi, stride, size, reduce)])
+
+
+def roi_pool_gradient(
+    feature: np.ndarray, roi: np.ndarray, stride: float, size: int, reduce: str, upstream: np.ndarray
+) -> np.ndarray:
+    """[H, W, C]: what each cell passes on of `upstream` [S, S, C], written by hand: the largest cell takes all."""
+    gradient = np.zeros(feature.shape)
+    for i, row in enumerate(_roi_pool(feature, roi, stride, size, reduce)):
+        for j, (_, cells) in enumerate(row):
+            values = np.array([feature[y, x] for y, x in cells])  # [cells, C]
+            for index, (y, x) in enumerate(cells):
+                share = 1 / len(cells) if reduce == "average" else values.argmax(axis=0) == index
+                gradient[y, x] += upstream[i, j] * share
+    return gradient
+
+
+def _roi_pool(feature: np.ndarray, roi: np.ndarray, stride: float, size: int, reduce: str) -> list:
+    """For each bin its value [C] and its cells (y, x)."""
+    x0, y0, x1, y1 = rounded_roi(roi, stride)
+    height, width = y1 - y0 + 1, x1 - x0 + 1
+    rows = []
+    for i in range(size):
+        ys = [y for y in range(y0 + i * height // size, y0 + -(-(i + 1) * height // size)) if 0 <= y < len(feature)]
+        row = []
+        for j in range(size):
+            xs = range(x0 + j * width // size, x0 + -(-(j + 1) * width // size))
+            cells = [(y, x) for y in ys for x in xs if 0 <= x < feature.shape[1]]
+            values = np.array([feature[cell] for cell in cells]) if cells else np.zeros((1, feature.shape[2]))
+            row.append((values.max(axis=0) if reduce == "max" else values.mean(axis=0), cells))
+        rows.append(row)
+    return rows
+
+
 def pyramid_level(roi: np.ndarray, num_levels: int = 4) -> int:
     """FPN, equation 1, counted from the finest level, P2."""
     x0, y0, x1, y1 = (float(v) for v in roi)

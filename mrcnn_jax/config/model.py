@@ -32,8 +32,8 @@ class ModelConfig:
 
     backbone: Backbone = "resnet50"
     """ResNet or ResNeXt body."""
-    neck: Literal["fpn", "c4", "dc5"] = "fpn"
-    """What RPN and RoIs see: the feature pyramid; C4, with res5 as the box head; or C5 dilated to stride 16."""
+    neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
+    """What RPN and RoIs see: the feature pyramid; C4, with res5 in the heads; C5, of stride 32; or C5 dilated to 16."""
     body_width: int = 64
     """Channels of the stem and of the first stage's 3x3 convolutions; later stages double it."""
     num_classes: int = 80
@@ -79,6 +79,10 @@ class ModelConfig:
     """RoIAlign output side for the mask head."""
     keypoint_pool_size: int = 14
     """RoIAlign output side for the keypoint head; heat maps are four times as large."""
+    roi_op: Literal["align", "warp", "pool"] = "align"
+    """RoIAlign; RoIWarp, which rounds RoIs to whole cells; or RoIPool, which rounds its bins, too (table 2c)."""
+    roi_reduce: Literal["average", "max"] = "average"
+    """What a bin takes of its samples, RoIPool of its cells."""
     sampling_ratio: int = 2
     """RoIAlign samples per bin and axis; 0 is adaptive, ceil(RoI side / output side)."""
     roi_align_aligned: bool = True
@@ -97,10 +101,20 @@ class ModelConfig:
     """Their width."""
     masks: bool = True
     """Has a mask head."""
+    mask_head: Literal["fcn", "mlp"] = "fcn"
+    """Convolutions and a deconvolution, or fully connected layers (table 2e)."""
+    mask_activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    """A sigmoid for each class, or one softmax over the classes at each pixel (table 2b)."""
+    class_agnostic_masks: bool = False
+    """One mask for all classes (section 4.2, "Class-Specific vs. Class-Agnostic Masks")."""
     mask_head_dim: int = 256
     """Width of the mask head's convolutions."""
     mask_head_convs: int = 4
     """3x3 convolutions before the mask head's deconvolution."""
+    mask_head_fcs: int = 2
+    """Hidden layers of the MLP mask head."""
+    mask_head_fc_dim: int = 1024
+    """Their width."""
     num_keypoints: int = 0
     """Keypoints of an object; 0: no keypoint head."""
     keypoint_head_dim: int = 512
@@ -122,8 +136,15 @@ class ModelConfig:
         require(self.rpn_convs > 0, f"model.rpn_convs: expected 1 or more, got {self.rpn_convs}.")
         require(self.num_keypoints >= 0, f"model.num_keypoints: expected 0 or more, got {self.num_keypoints}.")
         require(self.size_divisor in (1, 32), f"model.size_divisor: expected 1 or 32, got {self.size_divisor}.")
-        widths = (self.box_head_convs, self.box_head_fcs, self.mask_head_convs, self.keypoint_head_convs)
-        require(min(widths) >= 0, "model: numbers of layers are 0 or more.")
+        layers = (self.box_head_convs, self.box_head_fcs, self.mask_head_convs, self.mask_head_fcs)
+        require(min(*layers, self.keypoint_head_convs) >= 0, "model: numbers of layers are 0 or more.")
+        is_counted = self.roi_op == "pool" or self.roi_reduce == "average" or self.sampling_ratio > 0
+        require(is_counted, "model.roi_reduce: max needs a fixed model.sampling_ratio.")
+        is_specific = self.mask_activation == "sigmoid" or not self.class_agnostic_masks
+        require(is_specific, "model.mask_activation: softmax has classes to choose from only without agnostic masks.")
+        require(
+            self.mask_head == "fcn" or self.neck != "c4", "model.mask_head: mlp is not built for C4, whose is res5."
+        )
 
     @property
     def groups(self) -> int:
@@ -148,7 +169,7 @@ class ModelConfig:
     @property
     def map_strides(self) -> tuple[int, ...]:
         """Strides of the maps that the RPN sees: P2..P6, or the one map."""
-        return (4, 8, 16, 32, 64) if self.neck == "fpn" else (16,)
+        return (4, 8, 16, 32, 64) if self.neck == "fpn" else (32,) if self.neck == "c5" else (16,)
 
     @property
     def roi_strides(self) -> tuple[int, ...]:
@@ -164,6 +185,11 @@ class ModelConfig:
     def anchors_per_cell(self) -> int:
         """Anchors at each cell of a map."""
         return len(self.anchor_sizes_by_map[0]) * len(self.anchor_ratios)
+
+    @property
+    def num_mask_maps(self) -> int:
+        """Maps that the mask head can put out; map 0 is the softmax's background, and else without use."""
+        return 1 if self.class_agnostic_masks else self.num_classes + 1
 
     @property
     def mask_size(self) -> int:

@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, Key
 
 from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.mask_variants import MASK_VARIANTS
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
 from mrcnn_jax.ops.keypoints import encode_keypoints
-from mrcnn_jax.ops.losses import box_loss, class_loss, keypoint_loss, mask_loss, objectness_loss
+from mrcnn_jax.ops.losses import box_loss, class_loss, keypoint_loss, objectness_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
 
@@ -167,14 +168,15 @@ def mask_head_loss(
     foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
     features = pool_rois(maps, foreground.rois, image_hw, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
+    loss_of = MASK_VARIANTS[config.mask_activation].loss
 
     def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:
         mask_targets = sample_mask_targets(
             ground_truth.masks, ground_truth.boxes, rois.rois, rois.matched_gt, output_size=config.mask_size
         )
-        return mask_loss(logits, mask_targets, rois.labels > 0)
+        return loss_of(logits, mask_targets, rois.labels > 0, rois.labels)
 
-    logits = logits.reshape(*foreground.labels.shape, config.mask_size, config.mask_size)
+    logits = logits.reshape(*foreground.labels.shape, *logits.shape[1:])
     return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.mask_variants import MASK_VARIANTS
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
@@ -142,8 +143,10 @@ def add_masks(
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
     config = model.config
     features = pool_rois(maps, detections.boxes, image_hw, output_size=config.mask_pool_size, config=config)
-    logits = model.apply(variables, features, detections.labels.reshape(-1), method=model.predict_masks)
-    masks = jax.nn.sigmoid(logits).reshape(*detections.valid.shape, config.mask_size, config.mask_size)
+    labels = detections.labels.reshape(-1)
+    logits = model.apply(variables, features, labels, method=model.predict_masks)
+    masks = MASK_VARIANTS[config.mask_activation].probabilities(logits, labels)
+    masks = masks.reshape(*detections.valid.shape, config.mask_size, config.mask_size)
     masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
     return dataclasses.replace(detections, masks=masks)
 

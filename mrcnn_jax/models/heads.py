@@ -78,7 +78,8 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """RoI features [n, S, S, D] and labels [n] to the mask logits [n, 2 S, 2 S] of each RoI's label, float32.
+    """RoI features [n, S, S, D] and labels [n] to mask logits, float32: [n, 2 S, 2 S] of each RoI's own label, or, for
+    a softmax over classes, [n, 2 S, 2 S, C + 1].
 
     The fully convolutional head of figure 4. Of the last 1x1 convolution only the row of the RoI's own class is
     applied: the same numbers as computing all C + 1 maps and picking one. With C4 res5 stands before the deconvolution.
@@ -93,12 +94,41 @@ class MaskHead(nn.Module):
         for index in range(0 if config.neck == "c4" else config.mask_head_convs):
             x = nn.relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
         x = nn.relu(Upconv(config.mask_head_dim, dtype, name="upconv")(x))  # [n, 2 S, 2 S, D]
-        shape = (config.mask_head_dim, config.num_classes + 1)
+        shape = (config.mask_head_dim, config.num_mask_maps)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
-        rows = kernel.T[labels].astype(dtype)  # [n, D]
+        if config.mask_activation == "softmax":
+            maps = jnp.einsum("nhwd,dc->nhwc", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
+            return maps + per_channel(bias)
+        own = jnp.zeros_like(labels) if config.class_agnostic_masks else labels
+        rows = kernel.T[own].astype(dtype)  # [n, D]
         logits = jnp.einsum("nhwd,nd->nhw", x, rows, preferred_element_type=jnp.float32)
-        return logits + bias[labels][:, None, None]
+        return logits + bias[own][:, None, None]
+
+
+class MlpMaskHead(nn.Module):
+    """What table 2e compares the convolutional head with: the same inputs and outputs, by fully connected layers.
+
+    Each of the last layer's outputs is one pixel of one class.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, roi_features: Array, labels: Array) -> Array:
+        config = self.config
+        x, dtype, side = roi_features, compute_dtype(config), config.mask_size
+        x = x.reshape(x.shape[0], -1)
+        for index in range(config.mask_head_fcs):
+            fc = nn.Dense(config.mask_head_fc_dim, kernel_init=lecun_uniform, dtype=dtype, name=f"fc{index + 1}")
+            x = nn.relu(fc(x))
+        count = config.num_mask_maps
+        maps = nn.Dense(side * side * count, kernel_init=normal_001, dtype=dtype, name="logits")(x)
+        maps = maps.astype(jnp.float32).reshape(-1, side, side, count)
+        if config.mask_activation == "softmax":
+            return maps
+        own = jnp.zeros_like(labels) if config.class_agnostic_masks else labels
+        return jnp.take_along_axis(maps, own[:, None, None, None], axis=3)[..., 0]
 
 
 class Upconv(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fpn import FeaturePyramid
-from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead, Res5, RpnHead
+from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead, MlpMaskHead, Res5, RpnHead
 from mrcnn_jax.models.layers import Array, per_channel
 from mrcnn_jax.models.resnet import ResNet, compute_dtype
 
@@ -37,7 +37,7 @@ class MaskRCNN(nn.Module):
         self.rpn_head = RpnHead(config)
         self.box_head = BoxHead(config)
         if config.masks:
-            self.mask_head = MaskHead(config)
+            self.mask_head = MlpMaskHead(config) if config.mask_head == "mlp" else MaskHead(config)
         if config.num_keypoints:
             self.keypoint_head = KeypointHead(config)
 
@@ -79,7 +79,10 @@ class MaskRCNN(nn.Module):
         return self.box_head(self._to_heads(roi_features))[1:]
 
     def predict_masks(self, roi_features: Array, labels: Array) -> Array:
-        """Returns the mask logits [n, m, m] of each RoI's own label, from features [n, S, S, D]."""
+        """Returns the mask logits [n, m, m] of each RoI's own label, from features [n, S, S, D].
+
+        For a softmax over classes, which needs them all, [n, m, m, C + 1].
+        """
         return self.mask_head(self._to_heads(roi_features), labels)
 
     def predict_keypoints(self, roi_features: Array) -> Array:

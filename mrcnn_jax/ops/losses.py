@@ -71,6 +71,23 @@ def mask_loss(
     return masked_mean(sigmoid_cross_entropy(logits, targets).mean(axis=(1, 2)), is_foreground)
 
 
+def softmax_mask_loss(
+    logits: Float[Array, "n m m C"],
+    targets: Float[Array, "n m m"],
+    is_foreground: Bool[Array, "n"],
+    labels: Int[Array, "n"],
+) -> Float[Array, ""]:
+    """Returns the mean per-pixel softmax cross-entropy of the foreground RoIs: classes compete (table 2b).
+
+    A pixel's class is the RoI's label inside the target, else 0, the background.
+    """
+    logits = jnp.where(is_foreground[:, None, None, None], logits.astype(jnp.float32), 0.0)
+    classes = jnp.where(is_foreground[:, None, None] & (targets > 0), labels[:, None, None], 0)
+    log_scores = jax.nn.log_softmax(logits, axis=-1)
+    chosen = jnp.take_along_axis(log_scores, classes[..., None], axis=-1)[..., 0]
+    return masked_mean(-chosen.mean(axis=(1, 2)), is_foreground)
+
+
 def keypoint_loss(
     logits: Float[Array, "n K h h"], cells: Int[Array, "n K"], valid: Bool[Array, "n K"]
 ) -> Float[Array, ""]:

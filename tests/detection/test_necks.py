@@ -1,4 +1,4 @@
-"""Models without pyramid and without masks go through both stories: finite losses, gradients everywhere, detections."""
+"""Every neck, and a model without masks, go through both stories: finite losses, gradients everywhere, detections."""
 
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ DC5 = replace(
 )
 MODELS = {
     "c4": replace(DC5, neck="c4", box_pool_size=8, mask_pool_size=8),
+    "c5": replace(DC5, neck="c5", size_divisor=32),
     "dc5": DC5,
     "no_masks": replace(tiny.MODEL, masks=False, rpn_convs=2, box_head_convs=1, box_head_conv_dim=8, box_head_fcs=1),
 }
@@ -45,6 +46,6 @@ def test_detections_have_the_heads_outputs(name: str) -> None:
     batch = tiny.make_batch(2, (64, 96))
     run = jax.jit(lambda *inputs: predict(*inputs, model=MaskRCNN(config), config=TEST))
     found = run(tiny.make_variables(config), batch.images, batch.image_hw)
-    side = {"c4": 8, "dc5": 28, "no_masks": 0}[name]
+    side = {"c4": 8, "no_masks": 0}.get(name, 28)
     assert found.valid.any() and found.masks.shape == (2, 5, side, side) and found.heat_maps.shape == (2, 5, 0, 0, 0)
     assert ModelConfig().mask_size == 28 and (not config.masks or config.mask_size == side)

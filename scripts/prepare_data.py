@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import coco_source
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.shapes import shapes_source
@@ -43,6 +44,26 @@ class Coco:
 
 
 @dataclass(frozen=True)
+class Cityscapes:
+    """The instances of Cityscapes: leftImg8bit and gtFine, with instance-id pictures or polygons."""
+
+    root: Path
+    """Folder that holds leftImg8bit and gtFine."""
+    to: Path
+    """Folder to write into; each split becomes a folder in it."""
+    split: tuple[str, ...] = ()
+    """Names of the splits; by default those of train and val that are there."""
+    overwrite: bool = False
+    """Replace splits that were made from something else."""
+    max_skip_fraction: float = 0.01
+    """Stop when more than this share of the pictures or of the objects is unusable."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_skip_fraction <= 1.0:
+            raise ValueError(f"max_skip_fraction: expected 0 to 1, got {self.max_skip_fraction}.")
+
+
+@dataclass(frozen=True)
 class Shapes:
     """Generated pictures of overlapping shapes, in the splits train and val."""
 
@@ -63,13 +84,19 @@ class Shapes:
 
 
 def main() -> None:
-    """Prepares one split, or the two of the generated data, and says what to do with them."""
-    arguments = _cli.parse(Coco | Shapes, __doc__ or "")
+    """Prepares one split, or those of Cityscapes or the generated data, and says what to do with them."""
+    arguments = _cli.parse(Coco | Cityscapes | Shapes, __doc__ or "")
     if isinstance(arguments, Shapes):
         for stream, (split, count) in enumerate([("train", arguments.num_images), ("val", arguments.num_val_images)]):
             source = shapes_source(count, seed=arguments.seed, stream=stream)
             write(source, arguments.to, split, arguments.overwrite, max_skip_fraction=0.0)
         print(next_command(arguments.to, "train", "configs/shapes_tiny.py --workdir runs/shapes"))
+    elif isinstance(arguments, Cityscapes):
+        splits = arguments.split or find_splits(arguments.root)
+        for split in splits:
+            source = cityscapes_source(arguments.root, split)
+            write(source, arguments.to, split, arguments.overwrite, arguments.max_skip_fraction)
+        print(next_command(arguments.to, splits[0], "configs/mask_rcnn_r50_fpn_1x.py --workdir runs/cityscapes"))
     else:
         source = coco_source(arguments.images, arguments.annotations)
         write(source, arguments.to, arguments.split, arguments.overwrite, arguments.max_skip_fraction)

@@ -1,0 +1,236 @@
+"""The official folders of Cityscapes: leftImg8bit/SPLIT/CITY for the pictures, gtFine/SPLIT/CITY for their labels.
+
+A label is an instance-id picture, 16 bits a pixel: 1000 * label id + number for an object, the label id alone for a
+region whose objects nobody could tell apart (a group, here a crowd) and for everything that is not counted, such as
+sky. Where that picture is missing it is drawn from the polygons, as the official tools draw it.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.data.annotations import COORDINATE_BOUND
+from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture, locate_picture
+from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.errors import DataError
+from mrcnn_jax.structures import Category
+
+VERSION = 1
+"""Part of the fingerprint; goes up when the same files give other annotations."""
+
+INSTANCE_FACTOR = 1000
+"""Of the label id in the value of an object's pixels."""
+
+_NOT_DRAWN = -1
+_LABELS = (
+    "unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, "
+    "rail track, building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign, "
+    "vegetation, terrain, sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle"
+)
+_LABEL_IDS = {name: index for index, name in enumerate(_LABELS.split(", "))} | {"license plate": _NOT_DRAWN}
+
+_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+CATEGORIES = tuple(Category(_LABEL_IDS[name], name) for name in _CLASSES)
+_CLASS_IDS = frozenset(category.id for category in CATEGORIES)
+
+_PICTURE_END, _IDS_END, _POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png", "_gtFine_polygons.json"
+
+
+def find_splits(root: Path) -> tuple[str, ...]:
+    """Which of the splits with labels, train and val, are there. DataError if none is."""
+    splits = tuple(split for split in ("train", "val") if (root / "leftImg8bit" / split).is_dir())
+    if not splits:
+        raise DataError(f"{root} is no Cityscapes folder: expected leftImg8bit/train or leftImg8bit/val in it.")
+    return splits
+
+
+def cityscapes_source(root: Path, split: str) -> Source:
+    """The labelled pictures of a split, numbered from 1 in the order of their names. DataError."""
+    folders = [root / kind / split for kind in ("leftImg8bit", "gtFine")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"The folder {folder} does not exist. {_hint(split)}")
+    images, labels = (Path(os.path.realpath(folder)) for folder in folders)
+    names = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/*{_PICTURE_END}"))
+    if not names:
+        raise DataError(f"{folders[0]} has no pictures CITY/*{_PICTURE_END}.")
+
+    def load(index: int) -> Picture:
+        data = _read(images, names[index], "picture")
+        height, width = decode_picture(data, None).shape[:2]
+        ids = _read_ids(labels, names[index], (height, width))
+        return Picture(index + 1, names[index], data, (height, width), tuple(_annotate(ids, index)))
+
+    def describe(index: int) -> str:
+        return f"image {index + 1} {names[index][:200]!r}"
+
+    if not any(_may_have_objects(labels, name) for name in names):
+        raise DataError(f"{folders[1]} labels no object of any class. {_hint(split)}")
+    return Source(f"cityscapes {split}", _fingerprint(images, labels, names), CATEGORIES, len(names), load, describe)
+
+
+def _hint(split: str) -> str:
+    if split == "test":
+        return "The labels of Cityscapes' test pictures are not published; prepare train and val."
+    return "Expected leftImg8bit/SPLIT and gtFine/SPLIT, as the archives of Cityscapes unpack."
+
+
+def _may_have_objects(labels: Path, name: str) -> bool:
+    """False for a picture without labels, and for the published labels of the test split, which name no object."""
+    ids, polygons = _label_names(name)
+    try:
+        if os.path.lexists(labels / polygons):  # smaller
+            entries = _parse_polygons(_read(labels, polygons, "label"))["objects"]
+            return any(_read_label(entry.get("label"))[0] in _CLASS_IDS for entry in entries)
+        return any(_regions(_decode_ids(_read(labels, ids, "label"))))
+    except PictureError as error:
+        return error.reason != "label is missing"  # what else is wrong is told with the picture
+
+
+def _fingerprint(images: Path, labels: Path, names: list[str]) -> str:
+    """SHA-256 over the names and sizes of the pictures and of their labels (their bytes are not read)."""
+    digest = hashlib.sha256(f"cityscapes {VERSION}\n".encode())
+    for name in names:
+        for path in (images / name, *(labels / label for label in _label_names(name))):
+            try:
+                size = path.stat().st_size
+            except OSError:
+                size = -1
+            digest.update(f"{path.name!a} {size}\n".encode())
+    return digest.hexdigest()
+
+
+def _label_names(name: str) -> tuple[str, str]:
+    """Instance-id picture and polygons of a picture, by the name that is relative to its split."""
+    stem = name.removesuffix(_PICTURE_END)
+    return stem + _IDS_END, stem + _POLYGONS_END
+
+
+def _read(root: Path, name: str, what: str) -> bytes:
+    try:
+        return locate_picture(root, name).read_bytes()
+    except OSError:
+        raise PictureError(f"{what} cannot be opened") from None
+    except PictureError as error:
+        raise PictureError(error.reason.replace("picture", what, 1)) from None
+
+
+def _read_ids(labels: Path, name: str, image_hw: ImageHW) -> np.ndarray:
+    """Instance ids [H, W], integers, of a picture of the size `image_hw`. PictureError."""
+    ids_name, polygons_name = _label_names(name)
+    if not os.path.lexists(labels / ids_name):
+        content = _parse_polygons(_read(labels, polygons_name, "label"))
+        _check_size((content["imgHeight"], content["imgWidth"]), image_hw)
+        return _draw_ids(content["objects"], image_hw)
+    ids = _decode_ids(_read(labels, ids_name, "label"))
+    _check_size(ids.shape, image_hw)
+    return ids
+
+
+def _check_size(label_hw: tuple[int, ...], image_hw: ImageHW) -> None:
+    if label_hw != image_hw:
+        raise PictureError("size of the label differs from the picture")
+
+
+def _decode_ids(data: bytes) -> np.ndarray:
+    import cv2
+
+    try:
+        ids = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        ids = None
+    if ids is None:
+        raise PictureError("label cannot be decoded")
+    if ids.dtype != np.uint16 or ids.ndim != 2:
+        raise PictureError("label is not a grey picture of 16 bits")
+    return np.asarray(ids)
+
+
+def _parse_polygons(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise PictureError("label is not valid JSON") from None
+    entries = content.get("objects") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise PictureError("label has no list of objects")
+    if not all(type(content.get(key)) is int for key in ("imgHeight", "imgWidth")):
+        raise PictureError("label has no imgHeight and imgWidth")
+    return content
+
+
+def _draw_ids(entries: list[dict[str, Any]], image_hw: ImageHW) -> np.ndarray:
+    """Instance ids int32 [H, W] of the objects of a polygon file: from back to front, each covers those before it."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("I", image_hw[::-1], _LABEL_IDS["unlabeled"])
+    drawer = ImageDraw.Draw(picture)
+    counts: Counter[int] = Counter()
+    for entry in entries:
+        if entry.get("deleted"):
+            continue
+        label_id, is_group = _read_label(entry.get("label"))
+        if label_id == _NOT_DRAWN:
+            continue
+        value = label_id
+        if label_id in _CLASS_IDS and not is_group:
+            value = label_id * INSTANCE_FACTOR + counts[label_id]
+            counts[label_id] += 1
+            if counts[label_id] > INSTANCE_FACTOR:
+                raise PictureError("more than 1000 objects of a class")
+        drawer.polygon(_read_polygon(entry.get("polygon"), COORDINATE_BOUND * max(image_hw)), fill=value)
+    return np.asarray(picture, np.int32)
+
+
+def _read_label(label: Any) -> tuple[int, bool]:
+    """(label id, whether it names a group), such as cargroup."""
+    if isinstance(label, str):
+        if label in _LABEL_IDS:  # polegroup is a label of its own
+            return _LABEL_IDS[label], False
+        if label.endswith("group") and label.removesuffix("group") in _LABEL_IDS:
+            return _LABEL_IDS[label.removesuffix("group")], True
+    raise PictureError("label names an unknown class")
+
+
+def _read_polygon(polygon: Any, bound: int) -> list[tuple[float, float]]:
+    if not isinstance(polygon, list) or len(polygon) < 3:
+        raise PictureError("polygon has fewer than 3 points")
+    for point in polygon:
+        if not isinstance(point, list) or len(point) != 2:
+            raise PictureError("point of a polygon is not x, y")
+        if not all(type(value) in (int, float) and -bound <= value <= bound for value in point):
+            raise PictureError("polygon coordinate is not finite or far outside")
+    return [(x, y) for x, y in polygon]
+
+
+def _regions(ids: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+    """(value, label id, whether it is a crowd) of what the ids [H, W] have of the eight classes, ascending."""
+    for value in np.flatnonzero(np.bincount(ids.ravel(order="K"))).tolist():
+        is_crowd = value < INSTANCE_FACTOR
+        label_id = value if is_crowd else value // INSTANCE_FACTOR
+        if label_id in _CLASS_IDS:
+            yield value, label_id, is_crowd
+
+
+def _annotate(ids: np.ndarray, index: int) -> Iterator[dict[str, Any]]:
+    """COCO annotations of the picture at a position; an annotation's id is position * 65536 + value of its pixels."""
+    from pycocotools import mask as coco_mask
+
+    ids = np.asfortranarray(ids)
+    for value, label_id, is_crowd in _regions(ids):
+        code = coco_mask.encode((ids == value).view(np.uint8))
+        yield {
+            "id": index * 2**16 + value,
+            "image_id": index + 1,
+            "category_id": label_id,
+            "bbox": coco_mask.toBbox(code).tolist(),
+            "area": int(coco_mask.area(code)),
+            "iscrowd": int(is_crowd),
+            "segmentation": {"size": list(ids.shape), "counts": code["counts"].decode()},
+        }

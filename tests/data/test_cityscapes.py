@@ -1,0 +1,300 @@
+"""Cityscapes' folders: both forms of labels give the official instances, and bad input is one clear line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.helpers.labels import labels as official_labels
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+
+from mrcnn_jax.data.bitmaps import decode_mask
+from mrcnn_jax.data.cityscapes import CATEGORIES, cityscapes_source, find_splits
+from mrcnn_jax.data.dataset import open_dataset
+from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.data.prepare import prepare
+from mrcnn_jax.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE_HW = (60, 90)
+NAMES = ("bonn/bonn_000000_000019", "bonn/bonn_000001_000019", "aachen/aachen_000003_000019")
+"""As they are written; aachen comes first."""
+
+
+def box(label: str, y: int, x: int, height: int, width: int, **more: Any) -> dict[str, Any]:
+    """An object; the outline belongs to it, so that it has height x width pixels."""
+    y1, x1 = y + height - 1, x + width - 1
+    return {"label": label, "polygon": [[x, y], [x1, y], [x1, y1], [x, y1]], **more}
+
+
+SCENE = [
+    box("sky", 0, 0, 60, 90),
+    box("car", 10, 10, 20, 30),
+    box("person", 5, 35, 30, 10),  # hides a part of the car
+    box("car", 40, 0, 10, 10, deleted=1),
+    box("car", 40, 20, 10, 10),
+    box("cargroup", 40, 40, 10, 20),
+    box("cargroup", 40, 70, 10, 10),
+    box("license plate", 12, 12, 4, 4),  # is not drawn
+    box("traffic sign", 20, 10, 5, 5),
+]
+EXPECTED = [(26, 1, 300), (24, 0, 300), (26, 0, 600 - 100 - 25), (26, 0, 100)]
+"""(label id, crowd, area) of what is left of it, in the order of the annotations."""
+
+
+@dataclass
+class Folder:
+    """A data set in the official layout."""
+
+    root: Path
+
+    def path(self, kind: str, name: str, end: str, split: str = "train") -> Path:
+        path = self.root / kind / split / (name + end)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add(self, name: str, objects: Any, *, split: str = "train", form: str = "polygons") -> None:
+        """A picture of noise and its label in one of the two forms, the picture as the official code draws it."""
+        noise = np.random.default_rng(len(name)).integers(0, 256, (*IMAGE_HW, 3), np.uint8)
+        assert cv2.imwrite(str(self.path("leftImg8bit", name, "_leftImg8bit.png", split)), noise)
+        text = json.dumps({"imgHeight": IMAGE_HW[0], "imgWidth": IMAGE_HW[1], "objects": objects})
+        if form == "polygons":
+            self.polygons(name, split).write_text(text)
+        else:
+            annotation = Annotation()
+            annotation.fromJsonText(text)
+            ids = np.asarray(createInstanceImage(annotation, "ids"))
+            assert cv2.imwrite(str(self.ids(name, split)), ids.astype(np.uint16))
+
+    def polygons(self, name: str, split: str = "train") -> Path:
+        return self.path("gtFine", name, "_gtFine_polygons.json", split)
+
+    def ids(self, name: str, split: str = "train") -> Path:
+        return self.path("gtFine", name, "_gtFine_instanceIds.png", split)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "cityscapes")
+
+
+def random_objects(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Objects of every label and its group form, with corners outside the picture, fractions and crossing edges."""
+    names = [label.name for label in official_labels]
+    names += [f"{name}group" for name in names if name != "pole"] + ["car", "person"] * 10
+    objects = []
+    for name in rng.permutation(names):
+        centre, radius = rng.uniform(0, IMAGE_HW[::-1]), rng.uniform(2, 20)
+        points = centre + rng.uniform(-radius, radius, (rng.integers(3, 9), 2))
+        points = points if rng.random() < 0.1 else points.round()
+        objects.append({"label": str(name), "polygon": points.tolist(), "deleted": int(rng.random() < 0.1)})
+        if rng.random() < 0.8:  # JSON's integers
+            objects[-1]["polygon"] = [[int(x), int(y)] for x, y in points.tolist()]
+    return objects
+
+
+def load_all(folder: Folder, split: str = "train") -> list[Any]:
+    source = cityscapes_source(folder.root, split)
+    return [source.load(index) for index in range(source.num_pictures)]
+
+
+def test_labels_are_the_official_ones() -> None:
+    evaluated = [(label.id, label.name) for label in official_labels if label.hasInstances and not label.ignoreInEval]
+    assert [(category.id, category.name) for category in CATEGORIES] == evaluated
+
+
+def test_polygons_give_the_official_instances(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    drawn, given = Folder(tmp_path / "drawn"), Folder(tmp_path / "given")
+    for number in range(12):
+        objects = random_objects(rng)
+        drawn.add(f"ulm/ulm_{number:06d}_000019", objects)
+        given.add(f"ulm/ulm_{number:06d}_000019", objects, form="ids")
+    assert not list(drawn.root.rglob("*instanceIds*")) and not list(given.root.rglob("*.json"))
+    pictures = load_all(drawn)
+    assert pictures == load_all(given)
+    annotations = [annotation for picture in pictures for annotation in picture.annotations]
+    assert len({annotation["id"] for annotation in annotations}) == len(annotations)
+    assert {(annotation["category_id"], annotation["iscrowd"]) for annotation in annotations} == {
+        (category.id, is_crowd) for category in CATEGORIES for is_crowd in (0, 1)
+    }
+
+
+@pytest.mark.parametrize("form", ["polygons", "ids"])
+def test_groups_are_crowds_and_what_is_hidden_is_cut_off(folder: Folder, form: str) -> None:
+    for name in NAMES:
+        folder.add(name, SCENE, form=form)
+    pictures = load_all(folder)
+    assert [picture.image_id for picture in pictures] == [1, 2, 3]
+    assert [picture.file_name for picture in pictures] == [f"{name}_leftImg8bit.png" for name in sorted(NAMES)]
+    for picture in pictures:
+        found = [(row["category_id"], row["iscrowd"], row["area"]) for row in picture.annotations]
+        assert found == EXPECTED and picture.image_hw == IMAGE_HW
+        assert all(row["image_id"] == picture.image_id for row in picture.annotations)
+        crowd, person, car, _ = (decode_mask(row["segmentation"], IMAGE_HW) for row in picture.annotations)
+        assert crowd[40:50, 40:60].all() and crowd[40:50, 70:80].all() and person[5:35, 35:45].all()
+        assert car[10:20, 10:35].all() and not car[20:25, 10:15].any()
+        assert picture.annotations[1]["bbox"] == [35.0, 5.0, 10.0, 30.0]
+
+
+def test_the_id_picture_wins(folder: Folder) -> None:
+    folder.add(NAMES[0], [box("bus", 0, 0, 10, 10)])
+    folder.add(NAMES[0], SCENE, form="ids")
+    assert len(load_all(folder)[0].annotations) == len(EXPECTED)
+
+
+def test_from_the_folders_to_a_data_set_and_back(folder: Folder, tmp_path: Path) -> None:
+    for name in NAMES:
+        folder.add(name, SCENE)
+    folder.add(NAMES[0], [box("sky", 0, 0, 60, 90)])  # a picture without objects
+    source = cityscapes_source(folder.root, "train")
+    assert prepare(source, tmp_path / "prepared", "train", max_skip_fraction=0.0).num_objects == 2 * len(EXPECTED)
+    dataset = open_dataset(f"{tmp_path / 'prepared'}:train")
+    pictures = load_all(folder)
+    expected = [annotation for picture in pictures for annotation in picture.annotations]
+    assert dataset.coco_dict()["annotations"] == expected
+    assert dataset.categories == CATEGORIES
+    assert [len(dataset[index].objects) for index in range(3)] == [4, 0, 4]
+    noise = cv2.imread(str(folder.path("leftImg8bit", sorted(NAMES)[0], "_leftImg8bit.png")))
+    np.testing.assert_array_equal(dataset[0].image, noise[..., ::-1])
+
+
+LABEL = {"imgHeight": IMAGE_HW[0], "imgWidth": IMAGE_HW[1], "objects": SCENE}
+
+
+def with_object(**changes: Any) -> bytes:
+    return json.dumps(LABEL | {"objects": [*SCENE, box("car", 1, 1, 5, 5) | changes]}).encode()
+
+
+BAD_POLYGONS: list[tuple[str, bytes, str]] = [
+    ("no JSON", b"{", "label is not valid JSON"),
+    ("binary", b"\xff\x00", "label is not valid JSON"),
+    ("nested", b"[" * 200_000, "label is not valid JSON"),
+    ("a list", b"[]", "label has no list of objects"),
+    ("no objects", b'{"imgHeight": 60, "imgWidth": 90}', "label has no list of objects"),
+    ("object as number", json.dumps(LABEL | {"objects": [3]}).encode(), "label has no list of objects"),
+    ("no size", json.dumps(LABEL | {"imgWidth": None}).encode(), "label has no imgHeight and imgWidth"),
+    ("other size", json.dumps(LABEL | {"imgWidth": 10**9}).encode(), "size of the label differs from the picture"),
+    ("unknown label", with_object(label="unicorn"), "label names an unknown class"),
+    ("unknown group", with_object(label="unicorngroup"), "label names an unknown class"),
+    ("no label", with_object(label=None), "label names an unknown class"),
+    ("two points", with_object(polygon=[[1, 1], [5, 5]]), "polygon has fewer than 3 points"),
+    ("no polygon", with_object(polygon=None), "polygon has fewer than 3 points"),
+    ("flat polygon", with_object(polygon=[1, 1, 5, 5, 1, 5]), "point of a polygon is not x, y"),
+    ("three coordinates", with_object(polygon=[[1, 1, 1]] * 3), "point of a polygon is not x, y"),
+    ("text", with_object(polygon=[["1", 1]] * 3), "polygon coordinate is not finite or far outside"),
+    ("NaN", with_object(polygon=[[float("nan"), 1]] * 3), "polygon coordinate is not finite or far outside"),
+    ("far away", with_object(polygon=[[10**12, 1]] * 3), "polygon coordinate is not finite or far outside"),
+    (
+        "too many",
+        json.dumps(LABEL | {"objects": [box("car", 1, 1, 5, 5)] * 1001}).encode(),
+        "more than 1000 objects of a class",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), [row[1:] for row in BAD_POLYGONS], ids=[row[0] for row in BAD_POLYGONS])
+def test_bad_polygons_are_named(folder: Folder, data: bytes, reason: str) -> None:
+    folder.add(NAMES[0], SCENE)
+    folder.add(NAMES[1], SCENE)
+    folder.polygons(NAMES[1]).write_bytes(data)
+    source = cityscapes_source(folder.root, "train")
+    assert len(source.load(0).annotations) == len(EXPECTED)
+    with pytest.raises(PictureError) as caught:
+        source.load(1)
+    assert caught.value.reason == reason
+    assert source.describe(1) == f"image 2 '{NAMES[1]}_leftImg8bit.png'"
+
+
+BAD_IDS: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("empty", lambda path: path.write_bytes(b""), "label cannot be decoded"),
+    ("no picture", lambda path: path.write_bytes(b"text"), "label cannot be decoded"),
+    ("8 bits", lambda path: cv2.imwrite(str(path), np.zeros(IMAGE_HW, np.uint8)), "label is not a grey picture of"),
+    ("colour", lambda path: cv2.imwrite(str(path), np.zeros((*IMAGE_HW, 3), np.uint16)), "label is not a grey picture"),
+    ("other size", lambda path: cv2.imwrite(str(path), np.zeros((9, 9), np.uint16)), "size of the label differs from"),
+    ("a folder", lambda path: path.mkdir(), "label is not a regular file"),
+    ("dangling", lambda path: path.symlink_to("none"), "label is missing"),
+    ("leads away", lambda path: path.symlink_to("/etc/hosts"), "file name leads outside"),
+]
+
+
+@pytest.mark.parametrize(("write", "reason"), [row[1:] for row in BAD_IDS], ids=[row[0] for row in BAD_IDS])
+def test_bad_id_pictures_are_named(folder: Folder, write: Callable[[Path], Any], reason: str) -> None:
+    folder.add(NAMES[0], SCENE)
+    write(folder.ids(NAMES[0]))
+    with pytest.raises(PictureError, match=reason):
+        cityscapes_source(folder.root, "train").load(0)
+
+
+def test_bad_pictures_are_named(folder: Folder) -> None:
+    for name in NAMES:
+        folder.add(name, SCENE)
+    folder.path("leftImg8bit", NAMES[0], "_leftImg8bit.png").write_bytes(b"")
+    folder.polygons(NAMES[1]).unlink()
+    source = cityscapes_source(folder.root, "train")
+    for index, reason in ((1, "picture cannot be decoded"), (2, "label is missing")):
+        with pytest.raises(PictureError, match=reason):
+            source.load(index)
+    source.load(0)
+
+
+def test_missing_folders_and_labels_are_one_line(folder: Folder) -> None:
+    with pytest.raises(DataError, match=r"leftImg8bit/train does not exist\. Expected leftImg8bit/SPLIT and gtFine"):
+        cityscapes_source(folder.root, "train")
+    with pytest.raises(DataError, match="is no Cityscapes folder: expected leftImg8bit/train or leftImg8bit/val in it"):
+        find_splits(folder.root)
+    folder.add(NAMES[0], SCENE, split="test")
+    folder.polygons(NAMES[0], "test").unlink()
+    hint = "labels no object of any class. The labels of Cityscapes' test pictures are not published"
+    with pytest.raises(DataError, match=hint):
+        cityscapes_source(folder.root, "test")
+    for form in ("polygons", "ids"):  # what the archive has for the test pictures
+        folder.add(NAMES[0], [box("ego vehicle", 0, 0, 60, 90)], split="test", form=form)
+        with pytest.raises(DataError, match=hint):
+            cityscapes_source(folder.root, "test")
+    with pytest.raises(DataError, match="is no Cityscapes folder"):
+        find_splits(folder.root)
+    (folder.root / "leftImg8bit" / "val").mkdir()
+    (folder.root / "gtFine" / "val").mkdir()
+    assert find_splits(folder.root) == ("val",)
+    with pytest.raises(DataError, match="has no pictures"):
+        cityscapes_source(folder.root, "val")
+
+
+def test_fingerprint_follows_the_source(folder: Folder) -> None:
+    prints = []
+    for name, objects, form in (
+        (NAMES[0], SCENE, "polygons"),
+        (NAMES[0], SCENE[:-1], "polygons"),
+        (NAMES[0], SCENE, "ids"),
+        (NAMES[1], SCENE, "polygons"),
+    ):
+        folder.add(name, objects, form=form)
+        prints += [cityscapes_source(folder.root, "train").fingerprint for _ in range(2)]
+    assert prints[::2] == prints[1::2] and len(set(prints)) == 4
+
+
+def run_script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), "cityscapes", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_script_prepares_the_splits_that_are_there(folder: Folder, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        folder.add(NAMES[0], SCENE if split != "test" else [], split=split)
+    to = tmp_path / "prepared"
+    done = run_script("--root", folder.root, "--to", to)
+    assert done.returncode == 0, done.stderr
+    for split in ("train", "val"):
+        assert f"Wrote {to / split}: 1 pictures, 4 objects, 8 classes from cityscapes {split}." in done.stdout
+    assert f"--data.train {to}:train --data.val {to}:val" in done.stdout
+    done = run_script("--root", folder.root, "--to", to, "--split", "val", "test")
+    assert done.returncode == DataError.exit_code and f"Reused {to / 'val'}" in done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "test pictures are not published" in done.stderr

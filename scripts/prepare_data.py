@@ -14,7 +14,7 @@ from rich.progress import Progress
 from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import coco_source
 from mrcnn_jax.data.prepare import prepare
-from mrcnn_jax.data.shapes import shapes_source
+from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
 from mrcnn_jax.data.source import Source
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -75,6 +75,8 @@ class Shapes:
     """Pictures of the split val."""
     seed: int = 0
     """Other seeds give other pictures."""
+    hard: bool = False
+    """Thin parts, classes that look alike and more occlusion: what ablations are measured on."""
     overwrite: bool = False
     """Replace splits that were made from something else."""
 
@@ -87,8 +89,9 @@ def main() -> None:
     """Prepares one split, or those of Cityscapes or the generated data, and says what to do with them."""
     arguments = _cli.parse(Coco | Cityscapes | Shapes, __doc__ or "")
     if isinstance(arguments, Shapes):
+        style = HARD if arguments.hard else EASY
         for stream, (split, count) in enumerate([("train", arguments.num_images), ("val", arguments.num_val_images)]):
-            source = shapes_source(count, seed=arguments.seed, stream=stream)
+            source = shapes_source(count, seed=arguments.seed, stream=stream, style=style)
             write(source, arguments.to, split, arguments.overwrite, max_skip_fraction=0.0)
         print(next_command(arguments.to, "train", "configs/shapes_tiny.py --workdir runs/shapes"))
     elif isinstance(arguments, Cityscapes):

@@ -18,12 +18,8 @@ from mrcnn_jax.structures import Category
 VERSION = 1
 """Part of the fingerprint; goes up when the pictures change."""
 
-MAX_OBJECTS = 8
 SHORT_SIDES = (128, 160)  # pixels, both included
 MAX_SIDE = 192
-RADII = (16.0, 38.0)
-MIN_VISIBLE = 0.6  # of the pixels that a shape has inside the picture
-MIN_COLOUR_DISTANCE = 90.0  # RGB, between a shape and what it may touch
 _SUPERSAMPLING = 3  # odd, so that no coverage is exactly one half
 _NUM_TRIES = 30
 
@@ -57,16 +53,58 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (shorter < 0.3) & (longer < 0.95)
 
 
-OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": _disc,
-    "ring": _ring,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-}
+def _hoop(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    radius = np.hypot(u, v)
+    return (radius > 0.76) & (radius < 1)
+
+
+def _hook(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """A hoop with a gap of a quarter."""
+    return _hoop(u, v) & ((u < 0) | (np.abs(v) > np.abs(u)))
+
+
+def _bars(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """A cross of thin arms."""
+    shorter, longer = np.minimum(np.abs(u), np.abs(v)), np.maximum(np.abs(u), np.abs(v))
+    return (shorter < 0.13) & (longer < 0.95)
+
+
+def _fork(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """A thin bar with three thin teeth."""
+    bar = (np.abs(u) < 0.85) & (v < -0.55) & (v > -0.8)
+    teeth = np.any([np.abs(u - centre) < 0.13 for centre in (-0.72, 0.0, 0.72)], axis=0)
+    return bar | (teeth & (v > -0.8) & (v < 0.75))
+
+
+Outlines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]
 """Class name to a test whether points (u, v), of a radius of about 1, are inside."""
 
-CATEGORIES = tuple(Category(index, name) for index, name in enumerate(OUTLINES, start=1))
+OUTLINES: Outlines = {"disc": _disc, "ring": _ring, "triangle": _triangle, "star": _star, "cross": _cross}
+THIN_OUTLINES: Outlines = {"star": _star, "hoop": _hoop, "hook": _hook, "bars": _bars, "fork": _fork}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What makes pictures easy or hard."""
+
+    name: str
+    outlines: Outlines
+    max_objects: int
+    radii: tuple[float, float]  # pixels
+    min_visible: float  # of the pixels that a shape has inside the picture
+    min_colour_distance: float  # RGB, between a shape and what it may touch
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes, in the order of their outlines."""
+        return tuple(Category(index, name) for index, name in enumerate(self.outlines, start=1))
+
+
+EASY = Style("shapes", OUTLINES, max_objects=8, radii=(16.0, 38.0), min_visible=0.6, min_colour_distance=90.0)
+HARD = Style(
+    "thin shapes", THIN_OUTLINES, max_objects=10, radii=(16.0, 38.0), min_visible=0.4, min_colour_distance=60.0
+)
+"""Thin parts, of which two classes differ by a gap, more occlusion, and colours that are more alike."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +113,13 @@ class Scene:
 
     image: np.ndarray  # [H, W, 3] uint8 RGB
     masks: np.ndarray  # [N, H, W] bool, disjoint
-    labels: np.ndarray  # [N] int32, 1..5
+    labels: np.ndarray  # [N] int32, 1..5, position in the style's outlines
 
 
-def _coverage(name: str, image_hw: ImageHW, rng: np.random.Generator) -> np.ndarray:
+def _coverage(label: int, image_hw: ImageHW, rng: np.random.Generator, style: Style) -> np.ndarray:
     """Share of each pixel that a random shape of this class covers, float32 [H, W]."""
     centre = rng.uniform(0.1, 0.9, 2) * image_hw
-    radius, angle, stretch = rng.uniform(*RADII), rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
+    radius, angle, stretch = rng.uniform(*style.radii), rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
     first = np.maximum(np.floor(centre - 1.1 * radius), 0).astype(int)
     last = np.minimum(np.ceil(centre + 1.1 * radius), image_hw).astype(int)
     height, width = last - first
@@ -90,7 +128,7 @@ def _coverage(name: str, image_hw: ImageHW, rng: np.random.Generator) -> np.ndar
         for axis, side in enumerate((height, width))
     )
     y, x = np.meshgrid(rows / radius, columns / radius, indexing="ij")
-    inside = OUTLINES[name](
+    inside = list(style.outlines.values())[label - 1](
         x * np.cos(angle) + y * np.sin(angle), (y * np.cos(angle) - x * np.sin(angle)) / stretch
     )  # [3 h, 3 w]
     window = inside.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING).mean((1, 3))  # [h, w]
@@ -118,27 +156,28 @@ def _texture(image_hw: ImageHW, rng: np.random.Generator, strength: float) -> np
     return np.asarray(strength * pattern + rng.normal(0, 6, image_hw), np.float32)
 
 
-def _pick_colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
+def _pick_colour(rng: np.random.Generator, others: list[np.ndarray], min_distance: float) -> np.ndarray:
     """A colour [3] that is far from the others, or the farthest one of many tries."""
     candidates = rng.uniform(30, 225, (_NUM_TRIES, 3))
     distances = np.min([np.linalg.norm(candidates - other, axis=1) for other in others], axis=0)
-    far = np.flatnonzero(distances > MIN_COLOUR_DISTANCE)
+    far = np.flatnonzero(distances > min_distance)
     return candidates[far[0] if len(far) else np.argmax(distances)]
 
 
-def _place(image_hw: ImageHW, rng: np.random.Generator) -> tuple[list[np.ndarray], list[int]]:
-    """Coverages [H, W], farthest first, and labels of 1 to 8 shapes, each visible enough."""
+def _place(image_hw: ImageHW, rng: np.random.Generator, style: Style) -> tuple[list[np.ndarray], list[int]]:
+    """Coverages [H, W], farthest first, and labels of 1 to `max_objects` shapes, each visible enough."""
     coverages: list[np.ndarray] = []
     labels: list[int] = []
     full: list[np.ndarray] = []  # masks as if alone
     visible: list[np.ndarray] = []  # what is left of them
-    for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+    for _ in range(rng.integers(1, style.max_objects + 1)):
         for _ in range(_NUM_TRIES):
-            label = int(rng.integers(1, len(CATEGORIES) + 1))
-            coverage = _coverage(CATEGORIES[label - 1].name, image_hw, rng)
+            label = int(rng.integers(1, len(style.outlines) + 1))
+            coverage = _coverage(label, image_hw, rng, style)
             mask = coverage >= 0.5
             remaining = [other & ~mask for other in visible]
-            if all(left.sum() >= MIN_VISIBLE * whole.sum() for left, whole in zip(remaining, full, strict=True)):
+            pairs = zip(remaining, full, strict=True)
+            if all(left.sum() >= style.min_visible * whole.sum() for left, whole in pairs):
                 visible, full = [*remaining, mask], [*full, mask]
                 coverages.append(coverage)
                 labels.append(label)
@@ -146,17 +185,17 @@ def _place(image_hw: ImageHW, rng: np.random.Generator) -> tuple[list[np.ndarray
     return coverages, labels
 
 
-def draw_scene(seed: int, stream: int, index: int) -> Scene:
+def draw_scene(seed: int, stream: int, index: int, style: Style = EASY) -> Scene:
     """Picture `index` of a stream; streams (train 0, val 1) of one seed share nothing."""
     rng = np.random.default_rng((seed, stream, index))
     short = int(rng.integers(SHORT_SIDES[0], SHORT_SIDES[1] + 1))
     long = int(rng.integers(short, MAX_SIDE + 1))
     image_hw = (short, long) if rng.random() < 0.5 else (long, short)
-    coverages, labels = _place(image_hw, rng)
+    coverages, labels = _place(image_hw, rng, style)
     colours = [rng.uniform(30, 225, 3)]
     pixels = colours[0] + _texture(image_hw, rng, 25)[..., None]
     for coverage in coverages:
-        colours.append(_pick_colour(rng, colours))
+        colours.append(_pick_colour(rng, colours, style.min_colour_distance))
         pixels += coverage[..., None] * (colours[-1] + _texture(image_hw, rng, 30)[..., None] - pixels)
     owner = np.zeros(image_hw, np.int32)
     for position, coverage in enumerate(coverages, start=1):
@@ -173,7 +212,7 @@ def _annotate(mask: np.ndarray, label: int, annotation_id: int, image_id: int) -
     return {
         "id": annotation_id,
         "image_id": image_id,
-        "category_id": CATEGORIES[label - 1].id,
+        "category_id": label,
         "bbox": coco_mask.toBbox(code).tolist(),
         "area": int(mask.sum()),
         "iscrowd": 0,
@@ -181,20 +220,20 @@ def _annotate(mask: np.ndarray, label: int, annotation_id: int, image_id: int) -
     }
 
 
-def shapes_source(num_images: int, *, seed: int, stream: int) -> Source:
+def shapes_source(num_images: int, *, seed: int, stream: int, style: Style = EASY) -> Source:
     """The first pictures of a stream, as PNG, with their COCO annotations."""
     import cv2
 
     def load(index: int) -> Picture:
-        scene = draw_scene(seed, stream, index)
+        scene = draw_scene(seed, stream, index, style)
         image_id = index + 1
         annotations = tuple(
-            _annotate(mask, int(label), index * MAX_OBJECTS + position, image_id)
+            _annotate(mask, int(label), index * style.max_objects + position, image_id)
             for position, (mask, label) in enumerate(zip(scene.masks, scene.labels, strict=True), start=1)
         )
         _, encoded = cv2.imencode(".png", scene.image[..., ::-1])
         height, width = scene.image.shape[:2]
         return Picture(image_id, f"{image_id:06d}.png", encoded.tobytes(), (height, width), annotations)
 
-    fingerprint = hashlib.sha256(f"shapes {VERSION} {seed} {stream} {num_images}".encode()).hexdigest()
-    return Source("shapes", fingerprint, CATEGORIES, num_images, load, lambda index: f"image {index + 1}")
+    fingerprint = hashlib.sha256(f"{style.name} {VERSION} {seed} {stream} {num_images}".encode()).hexdigest()
+    return Source(style.name, fingerprint, style.categories, num_images, load, lambda index: f"image {index + 1}")

@@ -9,7 +9,7 @@ import pytest
 from mrcnn_jax.data import shapes
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.prepare import prepare
-from mrcnn_jax.data.shapes import CATEGORIES, OUTLINES, draw_scene, shapes_source
+from mrcnn_jax.data.shapes import EASY, HARD, draw_scene, shapes_source
 
 SCENES = [draw_scene(0, 0, index) for index in range(12)]
 GRID = np.meshgrid(np.linspace(-1.2, 1.2, 241), np.linspace(-1.2, 1.2, 241))
@@ -22,11 +22,15 @@ GRID = np.meshgrid(np.linspace(-1.2, 1.2, 241), np.linspace(-1.2, 1.2, 241))
         ("ring", [(0.6, 0), (0, -0.9)], [(0, 0), (0.3, 0.3), (1.05, 0)], np.pi * 0.75),
         ("triangle", [(0, 0), (0, -0.9), (0.7, 0.4)], [(0, 0.55), (0.6, -0.4)], 3 * np.sqrt(3) / 4),
         ("star", [(0.95, 0), (0.3, 0.9), (-0.4, 0)], [(-0.5, 0), (0.6, 0.4)], 5 * 0.45 * np.sin(np.pi / 5)),
+        ("hoop", [(0.9, 0), (0, -0.8)], [(0, 0), (0.7, 0), (1.01, 0)], np.pi * (1 - 0.76**2)),
+        ("hook", [(-0.9, 0), (0, 0.8)], [(0.9, 0), (0, 0)], 0.75 * np.pi * (1 - 0.76**2)),
+        ("bars", [(0, 0), (0.9, 0.1)], [(0.5, 0.2), (1, 0)], 4 * 0.26 * 0.95 - 0.26**2),
+        ("fork", [(0, -0.7), (0.7, 0.7), (0, 0.7)], [(0.3, 0), (0, 0.8), (0, -0.9)], 1.7 * 0.25 + 3 * 0.26 * 1.3),
         ("cross", [(0, 0), (0.9, 0.2), (-0.2, -0.9)], [(0.5, 0.5), (1, 0)], 4 * 0.6 * 0.95 - 0.36),
     ],
 )
 def test_outlines(name: str, inside: list, outside: list, area: float) -> None:
-    test = OUTLINES[name]
+    test = (EASY.outlines | HARD.outlines)[name]
     for points, expected in ((inside, True), (outside, False)):
         u, v = np.array(points, float).T
         assert (test(u, v) == expected).all()
@@ -45,7 +49,7 @@ def test_a_mask_is_what_lies_in_front_and_covers_half_of_the_pixel(monkeypatch: 
     behind = np.array([[0.0, 0.4, 0.6, 1.0, 1.0, 1.0]], np.float32)
     in_front = np.array([[0.0, 0.0, 0.0, 0.3, 0.7, 1.0]], np.float32)
     monkeypatch.setattr(
-        shapes, "_place", lambda image_hw, rng: ([_tile(behind, image_hw), _tile(in_front, image_hw)], [4, 2])
+        shapes, "_place", lambda image_hw, rng, style: ([_tile(behind, image_hw), _tile(in_front, image_hw)], [4, 2])
     )
     scene = draw_scene(0, 0, 0)
     assert scene.labels.tolist() == [4, 2]
@@ -62,7 +66,7 @@ def test_masks_are_disjoint_visible_and_not_boxes() -> None:
     fill = []
     for scene in SCENES:
         assert 1 <= len(scene.labels) == len(scene.masks) <= 8
-        assert set(scene.labels) <= set(range(1, len(CATEGORIES) + 1))
+        assert set(scene.labels) <= set(range(1, len(EASY.categories) + 1))
         assert scene.masks.sum(0).max() == 1
         assert scene.masks.sum((1, 2)).min() >= 100
         for mask in scene.masks:
@@ -110,3 +114,20 @@ def test_fingerprints_tell_sources_apart() -> None:
         shapes_source(n, seed=seed, stream=stream) for n, seed, stream in ((3, 0, 0), (4, 0, 0), (3, 1, 0), (3, 0, 1))
     ]
     assert len({source.fingerprint for source in sources}) == 4
+
+
+def test_hard_pictures_have_thin_and_hidden_shapes() -> None:
+    scenes = [draw_scene(0, 0, index, HARD) for index in range(12)]
+    assert {label for scene in scenes for label in scene.labels} == {1, 2, 3, 4, 5}
+
+    def mean_share_of_box(scenes: list) -> float:
+        shares = []
+        for scene in scenes:
+            for mask in scene.masks:
+                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+                shares.append(mask.sum() / (np.ptp(rows) + 1) / (np.ptp(columns) + 1))
+        return float(np.mean(shares))
+
+    assert mean_share_of_box(scenes) < 0.6 * mean_share_of_box(SCENES)
+    assert [category.name for category in HARD.categories] == ["star", "hoop", "hook", "bars", "fork"]
+    assert shapes_source(3, seed=0, stream=0, style=HARD).fingerprint != shapes_source(3, seed=0, stream=0).fingerprint

@@ -1,0 +1,52 @@
+"""Base of the ablations on nuclei: `nuclei_r18_fpn` in little, on smaller pictures and with fewer RoIs.
+
+    python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/nuclei --split train
+    python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/nuclei --split val
+    python scripts/reproduce_ablations.py --to runs/ablations --nuclei data/nuclei
+
+Trained from scratch; docs/ablations.md has the scores. A run takes six minutes on one CPU core.
+"""
+
+from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
+
+CANVASES = ((192, 192), (192, 256), (256, 192))
+
+config = Config(
+    model=ModelConfig(
+        backbone="resnet18",
+        body_width=32,
+        num_classes=0,
+        norm="group_norm",
+        head_norm="group_norm",
+        freeze_at=0,
+        fpn_channels=64,
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+        box_head_dim=256,
+        mask_head_dim=64,
+        mask_head_convs=2,
+        mask_head_fc_dim=256,
+    ),
+    targets=TargetsConfig(pre_nms_top_n=500, post_nms_top_n=300, roi_samples=96),
+    test=TestConfig(
+        short_side=192,
+        max_side=256,
+        canvases=CANVASES,
+        batch_size=4,
+        pre_nms_top_n=600,
+        post_nms_top_n=300,
+        max_candidates=600,
+        max_detections=200,
+    ),
+    data=DataConfig(canvases=CANVASES, short_sides=(176, 192), max_side=256, max_objects=150, mask_size=56),
+    train=TrainConfig(
+        num_steps=300,
+        batch_size=4,
+        learning_rate=0.02,
+        warmup_steps=50,
+        decay_steps=(210, 270),
+        eval_every=0,
+        checkpoint_every=300,
+        log_every=50,
+        num_pictures=4,
+    ),
+)

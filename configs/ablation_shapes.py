@@ -1,0 +1,50 @@
+"""Base of the ablations on generated pictures: shapes with thin parts that hide each other, in a small Mask R-CNN.
+
+    python scripts/reproduce_ablations.py --to runs/ablations
+
+Trained from scratch; docs/ablations.md has the scores. A run takes six minutes on one CPU core.
+"""
+
+from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
+
+CANVASES = ((128, 128),)
+
+config = Config(
+    model=ModelConfig(
+        backbone="resnet18",
+        body_width=32,
+        num_classes=0,
+        norm="group_norm",
+        head_norm="group_norm",
+        freeze_at=0,
+        fpn_channels=64,
+        anchor_sizes=(16.0, 32.0, 48.0, 64.0, 96.0),
+        box_head_dim=256,
+        mask_head_dim=64,
+        mask_head_convs=2,
+        mask_head_fc_dim=256,
+    ),
+    targets=TargetsConfig(rpn_samples=128, pre_nms_top_n=300, post_nms_top_n=150, roi_samples=48),
+    test=TestConfig(
+        short_side=128,
+        max_side=128,
+        canvases=CANVASES,
+        batch_size=4,
+        pre_nms_top_n=300,
+        post_nms_top_n=150,
+        max_candidates=600,
+        max_detections=50,
+    ),
+    data=DataConfig(canvases=CANVASES, short_sides=(128,), max_side=128, max_objects=12, mask_size=56),
+    train=TrainConfig(
+        num_steps=600,
+        batch_size=8,
+        learning_rate=0.03,
+        warmup_steps=60,
+        decay_steps=(420, 540),
+        eval_every=0,
+        checkpoint_every=600,
+        log_every=50,
+        num_pictures=4,
+    ),
+)

@@ -1,0 +1,169 @@
+"""Trains the pairs of the paper's table 2 at CPU size, with the same seeds and budget, and compares their scores.
+
+    python scripts/reproduce_ablations.py --to runs/ablations                           # generated shapes
+    python scripts/reproduce_ablations.py --to runs/ablations --nuclei data/nuclei      # and prepared nuclei
+
+Writes a run a variant and seed, ablations.md (tables), ablations.json and ablations-*.png. Runs that are finished are
+kept, so the command can be stopped and given again, also with more seeds.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import _cli
+
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.reporting.ablations import Claim, compare, draw_scores, finding_table, score_table
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "Mask R-CNN": (),
+    "RoIWarp": ("--model.roi-op", "warp"),
+    "RoIPool": ("--model.roi-op", "pool", "--model.roi-reduce", "max"),
+    "softmax masks": ("--model.mask-activation", "softmax"),
+    "MLP masks": ("--model.mask-head", "mlp"),
+    "class-agnostic masks": ("--model.class-agnostic-masks",),
+    "no mask branch": ("--model.no-masks",),
+}
+"""Each differs from the first, which has RoIAlign, a sigmoid for each class and convolutions, in one choice."""
+
+ONE_CLASS = ("softmax masks", "class-agnostic masks")
+"""Variants that mean little where there is one class."""
+
+METRICS = {"mask AP": ("segm", "AP"), "mask AP50": ("segm", "AP50"), "mask AP75": ("segm", "AP75")}
+METRICS |= {"box AP": ("bbox", "AP"), "box AP50": ("bbox", "AP50")}
+
+CLAIMS = (
+    Claim("Mask R-CNN", "RoIPool", "mask AP", "table 2c, 30.3 > 26.9"),
+    Claim("Mask R-CNN", "RoIWarp", "mask AP", "table 2c, 30.3 > 27.1"),
+    Claim("Mask R-CNN", "softmax masks", "mask AP", "table 2b, 30.3 > 24.8"),
+    Claim("Mask R-CNN", "MLP masks", "mask AP", "table 2e, 33.6 > 31.5"),
+    Claim("Mask R-CNN", "class-agnostic masks", "mask AP", "section 4.2, 30.3 > 29.7"),
+    Claim("Mask R-CNN", "no mask branch", "box AP", "table 3, 38.2 > 37.3"),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to train."""
+
+    to: Path = _cli.Required
+    """Folder of the runs and the tables."""
+    nuclei: str = ""
+    """Prepared nuclei with the splits train and val; empty: generated shapes only."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of every variant each."""
+    num_steps: int = 0
+    """Steps of a run; 0: as the preset says. For trying the command out: rates and their drops stay."""
+    jobs: int = 0
+    """Runs at a time, each on a CPU core of its own; 0: as many as there are cores."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of one variant."""
+
+    data: str
+    preset: str
+    folder: str
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder below the folder of all."""
+        return f"{self.data}/{self.variant.replace(' ', '_')}/{self.seed}"
+
+
+def main() -> None:
+    """Trains what is missing and writes the comparison."""
+    arguments = _cli.parse(Arguments, __doc__ or "")
+    cores = sorted(os.sched_getaffinity(0))
+    jobs = min(arguments.jobs or len(cores), len(cores))
+    sources = {"shapes": ("configs/ablation_shapes.py", str(make_shapes(arguments.to)))}
+    if arguments.nuclei:
+        sources["nuclei"] = ("configs/ablation_nuclei.py", arguments.nuclei)
+    runs = [
+        Run(data, preset, folder, variant, seed)
+        for seed in arguments.seeds
+        for data, (preset, folder) in sources.items()
+        for variant in VARIANTS
+        if data == "shapes" or variant not in ONE_CLASS
+    ]
+    free: queue.Queue[int] = queue.Queue()
+    for core in cores[:jobs]:
+        free.put(core)
+    with ThreadPoolExecutor(jobs) as pool:
+        scores = list(pool.map(lambda run: train(run, arguments, free), runs))
+    write_comparison(arguments.to, dict(zip(runs, scores, strict=True)))
+
+
+def make_shapes(to: Path) -> Path:
+    """The folder of the generated pictures, made if it is not there."""
+    command = [sys.executable, str(_cli.ROOT / "scripts/prepare_data.py"), "shapes", "--to", str(to / "data"), "--hard"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return to / "data"
+
+
+def train(run: Run, arguments: Arguments, free: "queue.Queue[int]") -> dict[str, dict[str, float]]:
+    """The scores of a run, trained on a core of its own unless it is finished."""
+    workdir = arguments.to / run.name
+    evaluation = workdir / "evaluation.json"
+    if not evaluation.is_file():
+        core, started = free.get(), time.monotonic()
+        os.sched_setaffinity(0, {core})  # of this thread, and so of the process that it starts
+        command = [sys.executable, str(_cli.ROOT / "scripts/train.py"), str(_cli.ROOT / run.preset)]
+        command += ["--workdir", str(workdir), "--data.train", f"{run.folder}:train", "--data.val", f"{run.folder}:val"]
+        command += ["--train.seed", str(run.seed), *VARIANTS[run.variant]]
+        command += ["--train.num-steps", str(arguments.num_steps)] if arguments.num_steps else []
+        # Programs are compiled once for all seeds.
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str((arguments.to / "cache").absolute())}
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            with (workdir / "log.txt").open("w") as log:
+                status = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
+        finally:
+            free.put(core)
+        if status != 0:
+            raise ConfigError(f"{run.name} ended with exit code {status}; {workdir}/log.txt says why.")
+        print(f"{run.name}: {time.monotonic() - started:.0f} s", flush=True)
+    scores: dict[str, dict[str, float]] = json.loads(evaluation.read_text())
+    return scores
+
+
+def write_comparison(to: Path, results: Mapping[Run, Mapping[str, Mapping[str, float]]]) -> None:
+    """Tables for people, numbers for programs, a plot for each data set."""
+    text, numbers = [], {}
+    for data in dict.fromkeys(run.data for run in results):
+        by_metric = {
+            metric: {
+                variant: {
+                    run.seed: scores[kind][name]
+                    for run, scores in results.items()
+                    if (run.data, run.variant) == (data, variant) and kind in scores
+                }
+                for variant in VARIANTS
+            }
+            for metric, (kind, name) in METRICS.items()
+        }
+        variants = [variant for variant in VARIANTS if any(scores[variant] for scores in by_metric.values())]
+        claims = [claim for claim in CLAIMS if claim.worse in variants]
+        findings = [compare(claim, by_metric[claim.metric]) for claim in claims]
+        text += [f"## {data}", score_table(by_metric, variants), finding_table(findings)]
+        numbers[data] = by_metric
+        panels = {metric: by_metric[metric] for metric in ("mask AP", "mask AP75", "box AP")}
+        draw_scores(to / f"ablations-{data}.png", panels, variants)
+    (to / "ablations.md").write_text("\n\n".join(text) + "\n")
+    (to / "ablations.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    print(f"{to}/ablations.md, ablations.json and ablations-*.png\n\n" + "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    _cli.run(main)

@@ -9,7 +9,7 @@ Trained from scratch; docs/ablations.md has the scores. A run takes six minutes 
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
 
-CANVASES = ((192, 192), (192, 256), (256, 192))
+CANVASES = ((160, 160), (160, 224), (224, 160))
 
 config = Config(
     model=ModelConfig(
@@ -28,8 +28,8 @@ config = Config(
     ),
     targets=TargetsConfig(pre_nms_top_n=500, post_nms_top_n=300, roi_samples=96),
     test=TestConfig(
-        short_side=192,
-        max_side=256,
+        short_side=160,
+        max_side=224,
         canvases=CANVASES,
         batch_size=4,
         pre_nms_top_n=600,
@@ -37,15 +37,15 @@ config = Config(
         max_candidates=600,
         max_detections=200,
     ),
-    data=DataConfig(canvases=CANVASES, short_sides=(176, 192), max_side=256, max_objects=150, mask_size=56),
+    data=DataConfig(canvases=CANVASES, short_sides=(144, 160), max_side=224, max_objects=150, mask_size=56),
     train=TrainConfig(
-        num_steps=300,
+        num_steps=200,
         batch_size=4,
         learning_rate=0.02,
         warmup_steps=50,
-        decay_steps=(210, 270),
+        decay_steps=(140, 180),
         eval_every=0,
-        checkpoint_every=300,
+        checkpoint_every=200,
         log_every=50,
         num_pictures=4,
     ),

@@ -84,7 +84,7 @@ class Run:
 
 def main() -> None:
     """Trains what is missing and writes the comparison."""
-    arguments = _cli.parse(Arguments, __doc__ or "")
+    arguments = _cli.parse(Arguments(), __doc__ or "")
     cores = sorted(os.sched_getaffinity(0))
     jobs = min(arguments.jobs or len(cores), len(cores))
     sources = {"shapes": ("configs/ablation_shapes.py", str(make_shapes(arguments.to)))}

@@ -17,8 +17,8 @@ from mrcnn_jax.ops.boxes import split_boxes
 
 Reduce = Literal["average", "max"]
 
-CHUNK_VALUES = 2**23
-"""Values of the maps, once for each row of bins, that are compared at a time."""
+CHUNK = 16
+"""RoIs that are averaged at a time."""
 
 
 def quantise_rois(rois: Float[Array, "n 4"], levels: Int[Array, "n"], strides: Sequence[int]) -> Float[Array, "n 4"]:
@@ -36,26 +36,24 @@ def reduce_samples(samples: Float[Array, "n R R C"], ratio: int, reduce: Reduce)
     return grid.max(axis=(2, 4)) if reduce == "max" else grid.mean(axis=(2, 4))
 
 
-def bin_cells(
-    first: Float[Array, ""], length: Float[Array, ""], size: int, num_cells: int, end: Int[Array, ""] | int
-) -> Bool[Array, "S L"]:
-    """Returns which of `num_cells` cells, of which `end` are the picture's, lie in which of the bins along one axis.
+def bin_borders(
+    first: Int[Array, "n"], length: Int[Array, "n"], size: int, end: Int[Array, "n"]
+) -> tuple[Int[Array, "n S"], Int[Array, "n S"]]:
+    """Returns the first cell of each bin along one axis, and the one after its last, before cell `end`.
 
     `length` whole cells from `first` on are divided by `size`; bins are rounded outwards, so neighbours may overlap.
     """
-    bins = jnp.arange(size)
-    first, length = first.astype(jnp.int32), length.astype(jnp.int32)
-    start = jnp.clip(first + bins * length // size, 0, end)
-    stop = jnp.clip(first - (-(bins + 1) * length // size), 0, end)
-    cells = jnp.arange(num_cells)
-    return (cells[None, :] >= start[:, None]) & (cells[None, :] < stop[:, None])
+    bins, first, length, end = jnp.arange(size)[None], first[:, None], length[:, None], end[:, None]
+    start = first + bins * length // size
+    stop = first - (-(bins + 1) * length // size)
+    return jnp.clip(start, 0, end), jnp.clip(stop, 0, end)
 
 
 def pool_whole_cells(
     features: Sequence[Float[Array, "_ _ C"]],
     rois: Float[Array, "n 4"],
     levels: Int[Array, "n"],
-    extents: Int[Array, "l 2"] | None = None,
+    extents: Int[Array, "l 2"],
     *,
     strides: Sequence[int],
     output_size: int,
@@ -63,35 +61,95 @@ def pool_whole_cells(
 ) -> Float[Array, "n S S C"]:
     """Returns RoIPool's features of each RoI from its own level, in the features' dtype; bins without cells are 0.
 
-    `extents` are the rows and columns of each level that belong to the picture; all by default. Made to compare, not
-    for speed: every bin looks at the whole map.
+    `extents` are the rows and columns of each level that belong to the picture.
     """
-    x0, y0, x1, y1 = split_boxes(quantise_rois(rois, levels, strides))
+    stride = jnp.asarray(np.asarray(strides, np.float32))[levels]  # [n]
+    x0, y0, x1, y1 = ((side / stride).astype(jnp.int32) for side in split_boxes(quantise_rois(rois, levels, strides)))
+    ends = extents[levels]  # [n, 2]
+    rows = bin_borders(y0, y1 - y0, output_size, ends[:, 0])
+    columns = bin_borders(x0, x1 - x0, output_size, ends[:, 1])
+    pool = _largest if reduce == "max" else _average
+    return pool([feature.astype(jnp.float32) for feature in features], levels, rows, columns).astype(features[0].dtype)
 
-    @jax.checkpoint  # else every map would be kept for every RoI and row of bins
-    def pool(x0: Array, y0: Array, x1: Array, y1: Array, level: Array) -> Array:
+
+Borders = tuple[Array, Array]
+"""Of each RoI's bins along one axis, [n, S]: first cell, and the one after the last."""
+
+
+def _largest(features: list[Array], levels: Array, rows: Borders, columns: Borders) -> Array:
+    """Returns the largest value of each bin, [n, S, S, C].
+
+    Any bin is covered by two overlapping windows along each axis whose sides are the largest power of two that fits:
+    with the maxima of all such windows at hand, a bin is four gathers.
+    """
+
+    def per_roi(values: Array) -> Array:
+        return values[:, None, None]
+
+    size = rows[0].shape[1]
+    longest = max(-(-max(feature.shape[:2]) // size) + 1 for feature in features)  # cells of a bin along an axis
+    orders = longest.bit_length()
+    tables = [_window_maxima(feature, orders) for feature in features]
+    flat = jnp.concatenate([table.reshape(-1, table.shape[-1]) for table in tables])
+    shapes = np.array([feature.shape[:2] for feature in features])
+    first = np.concatenate([[0], np.cumsum(orders**2 * shapes.prod(axis=1))[:-1]])
+    heights, widths, first = (jnp.asarray(values, jnp.int32)[levels] for values in (*shapes.T, first))
+    order_y, ys = _two_windows(rows, orders)
+    order_x, xs = _two_windows(columns, orders)
+    table = order_y[:, :, None] * orders + order_x[:, None, :]  # [n, S, S]
+    largest = jnp.float32(-jnp.inf)
+    for y in ys:  # [n, S]
+        for x in xs:
+            cell = y[:, :, None] * per_roi(widths) + x[:, None, :]  # [n, S, S]
+            index = per_roi(first) + table * per_roi(heights * widths) + cell
+            largest = jnp.maximum(largest, flat[index])
+    return jnp.where(_has_cells(rows, columns)[..., None], largest, 0.0)
+
+
+def _window_maxima(feature: Array, orders: int) -> Array:
+    """Returns [orders, orders, H, W, C]: at [k, l, y, x] the maximum of the 2**k x 2**l cells from (y, x) on.
+
+    Windows that reach over the end of the map hold anything.
+    """
+
+    def grow(maps: Array, axis: int) -> Array:
+        tables = [maps]
+        for order in range(1, orders):
+            tables.append(jnp.maximum(tables[-1], jnp.roll(tables[-1], -(2 ** (order - 1)), axis)))
+        return jnp.stack(tables)
+
+    return jnp.moveaxis(grow(grow(feature, 0), 2), 0, 1)
+
+
+def _two_windows(borders: Borders, orders: int) -> tuple[Array, tuple[Array, Array]]:
+    """Returns the order of the two windows that cover each bin, and their first cells, all [n, S]."""
+    start, stop = borders
+    powers = jnp.asarray(2 ** np.arange(1, orders), jnp.int32)
+    order = jnp.sum((stop - start)[..., None] >= powers[None, None], axis=-1)
+    return order, (start, jnp.maximum(stop - 2**order, start))
+
+
+def _average(features: list[Array], levels: Array, rows: Borders, columns: Borders) -> Array:
+    """Returns the average of each bin, [n, S, S, C], by two matrix products with the whole map."""
+
+    def pool(level: Array, rows: Borders, columns: Borders) -> Array:
         pooled = jnp.float32(0.0)
-        for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-            height, width, _ = feature.shape
-            ends = (height, width) if extents is None else (extents[index, 0], extents[index, 1])
-            rows = bin_cells(y0 / stride, (y1 - y0) / stride, output_size, height, ends[0])
-            columns = bin_cells(x0 / stride, (x1 - x0) / stride, output_size, width, ends[1])
-            reduced = _reduce_cells(feature.astype(jnp.float32), rows, columns, reduce)
-            pooled = pooled + jnp.where(level == index, reduced, 0.0)
+        for index, feature in enumerate(features):
+            weights = [_weights(borders, side) for borders, side in zip((rows, columns), feature.shape, strict=False)]
+            average = jnp.einsum("sh,hwc,tw->stc", weights[0], feature, weights[1], precision="highest")
+            pooled = pooled + jnp.where(level == index, average, 0.0)
         return pooled
 
-    values = output_size * sum(feature.size for feature in features)
-    chunk = max(1, min(rois.shape[0], CHUNK_VALUES // values))
-    pooled = jax.lax.map(lambda row: pool(*row), (x0, y0, x1, y1, levels), batch_size=chunk)
-    return pooled.astype(features[0].dtype)
+    return jax.lax.map(lambda row: pool(*row), (levels, rows, columns), batch_size=CHUNK)
 
 
-def _reduce_cells(feature: Array, rows: Array, columns: Array, reduce: Reduce) -> Array:
-    """Returns [S, S, C] of a map [H, W, C] for bins of `rows` [S, H] and `columns` [S, W], 0 where there are none."""
-    if reduce == "average":
-        weights = [cells / jnp.maximum(cells.sum(axis=1, keepdims=True), 1) for cells in (rows, columns)]
-        return jnp.einsum("sh,hwc,tw->stc", weights[0], feature, weights[1], precision="highest")
-    lowest = jnp.float32(-jnp.inf)
-    by_rows = jnp.where(rows[:, :, None, None], feature[None], lowest).max(axis=1)  # [S, W, C]
-    largest = jnp.where(columns[None, :, :, None], by_rows[:, None], lowest).max(axis=2)  # [S, S, C]
-    return jnp.where(rows.any(axis=1)[:, None, None] & columns.any(axis=1)[None, :, None], largest, 0.0)
+def _weights(borders: Borders, num_cells: int) -> Array:
+    """Returns [S, L]: the share of each cell in each bin of one RoI."""
+    start, stop = borders
+    cells = jnp.arange(num_cells)[None]
+    inside = (cells >= start[:, None]) & (cells < stop[:, None])
+    return inside / jnp.maximum(stop - start, 1).astype(jnp.float32)[:, None]
+
+
+def _has_cells(rows: Borders, columns: Borders) -> Bool[Array, "n S S"]:
+    return (rows[1] > rows[0])[:, :, None] & (columns[1] > columns[0])[:, None, :]

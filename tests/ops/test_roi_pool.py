@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.detection.pooling import pool_rois
-from mrcnn_jax.ops.roi_pool import bin_cells, pool_whole_cells, quantise_rois, reduce_samples
+from mrcnn_jax.ops.roi_pool import bin_borders, pool_whole_cells, quantise_rois, reduce_samples
 from tests import oracles
 from tests.ops.test_roi_align import CANVAS, STRIDES, levels_of, make_pyramid, make_rois
 
@@ -69,12 +69,13 @@ def test_pool_by_hand() -> None:
     # Columns 0..5 of a ramp, pixels 4 to 20 at stride 4: cells 1..5, halves 1..3 and 3..5, the middle one in both.
     ramp = jnp.arange(6, dtype=jnp.float32)[None, :, None] * jnp.ones((6, 1, 1))
     roi = jnp.array([[4.0, 4.0, 20.0, 20.0]])
-    pool = functools.partial(pool_whole_cells, (ramp,), roi, jnp.zeros(1, jnp.int32), strides=(4,), output_size=2)
+    one, extents = jnp.zeros(1, jnp.int32), jnp.array([[6, 6]])
+    pool = functools.partial(pool_whole_cells, (ramp,), roi, one, extents, strides=(4,), output_size=2)
     np.testing.assert_array_equal(pool(reduce="max")[0, 0, :, 0], [3, 5])
     np.testing.assert_array_equal(pool(reduce="average")[0, 0, :, 0], [2, 4])
     np.testing.assert_array_equal(quantise_rois(roi, jnp.zeros(1, jnp.int32), (4,)), [[4, 4, 24, 24]])
-    cells = bin_cells(jnp.float32(1), jnp.float32(5), 2, 6, 6)
-    np.testing.assert_array_equal(cells, [[0, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]])
+    start, stop = bin_borders(one + 1, one + 5, 2, one + 6)
+    np.testing.assert_array_equal(np.stack([start[0], stop[0]]), [[1, 3], [4, 6]])
     samples = jnp.arange(16, dtype=jnp.float32).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(reduce_samples(samples, 2, "max")[0, :, :, 0], [[5, 7], [13, 15]])
 

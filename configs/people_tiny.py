@@ -5,6 +5,7 @@
 
 From scratch; 17 keypoints a person, as COCO's person_keypoints have. Measured on sixteen pictures with one or two large
 people each, learnt by heart: box AP 0.941, mask AP 0.860, keypoint AP 0.856, after 17 minutes on two shared CPU cores.
+tests/slow/test_people.py picks such pictures from COCO's person_keypoints and asserts mask AP 0.7 and keypoint AP 0.8.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

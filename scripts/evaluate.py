@@ -1,4 +1,4 @@
-"""Scores a weights folder on a prepared data set: COCO box and mask AP.
+"""Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP, and Cityscapes' AP of masks.
 
 python scripts/evaluate.py --weights runs/NAME --data DIR --split val --output metrics.json
 """
@@ -14,8 +14,10 @@ from _weights import read_weights, show_progress
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.dataset import open_dataset
-from mrcnn_jax.errors import StorageError
+from mrcnn_jax.data.transforms import mirrored_keypoints
+from mrcnn_jax.errors import ConfigError, StorageError
 from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
+from mrcnn_jax.structures import keypoint_names
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Arguments:
     """File for the scores, JSON."""
     results: Path | None = None
     """File for the detections as COCO results, JSON; other tools can score them."""
+    cityscapes: bool = False
+    """Also score masks as Cityscapes does."""
     test: TestConfig = field(default_factory=TestConfig)
     """Test settings; the defaults are those of the weights folder."""
 
@@ -38,13 +42,16 @@ def main() -> None:
     weights = read_weights()
     arguments = _cli.parse(
         Arguments(test=weights.test if weights else TestConfig()),
-        "Scores a weights folder on a prepared data set: COCO box and mask AP.",
+        "Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP.",
     )
     assert weights is not None, "the parser requires --weights"
+    if arguments.cityscapes and not weights.model.masks:
+        raise ConfigError("--cityscapes scores masks, and this model has no mask head.")
     dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
     check_categories(weights.categories, dataset.categories)
     devices = jax.local_devices()
-    predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices)
+    mirrored = mirrored_keypoints(keypoint_names(weights.categories)) if arguments.test.augment_flip else ()
+    predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices, mirrored)
     with show_progress("evaluated") as progress:
         evaluation = evaluate(
             dataset,
@@ -53,6 +60,7 @@ def main() -> None:
             num_devices=len(devices),
             progress=progress,
             categories=weights.categories,
+            cityscapes=arguments.cityscapes,
         )
     print(evaluation.table)
     if evaluation.metrics["skipped"]:

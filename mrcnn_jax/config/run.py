@@ -28,12 +28,16 @@ class TargetsConfig:
     """IoU above which the lower-scored proposal is dropped."""
     roi_foreground_iou: float = 0.5
     """A RoI is foreground from this IoU on, else background."""
+    cascade_ious: tuple[float, ...] = (0.6, 0.7)
+    """The same for the second box head and for those after it, if the model has them."""
     roi_samples: int = 512
     """RoIs sampled per image."""
     roi_foreground_fraction: float = 0.25
     """Largest share of foreground among them: 1:3."""
     box_loss_beta: float = 1.0
     """Where smooth L1 turns linear, box head; 0 is L1."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """Of the box head: smooth L1 of the four deltas, or 1 - GIoU of the decoded boxes (arXiv 1902.09630)."""
 
     def __post_init__(self) -> None:
         for name in ("rpn_foreground_fraction", "roi_foreground_fraction"):
@@ -42,6 +46,10 @@ class TargetsConfig:
         require(
             self.rpn_background_iou <= self.rpn_foreground_iou, "targets.rpn_background_iou is above foreground_iou."
         )
+        is_share = all(0.0 < iou <= 1.0 for iou in self.cascade_ious)
+        require(is_share, f"targets.cascade_ious: expected values in (0, 1], got {self.cascade_ious}.")
+        losses = ("smooth_l1", "giou")
+        require(self.box_loss in losses, f"targets.box_loss: expected one of {losses}, got {self.box_loss!r}.")
 
     @property
     def num_foreground_rois(self) -> int:
@@ -93,12 +101,29 @@ class TestConfig:
     keypoint_offset: float = 0.5
     """Subtracted from keypoints in COCO results: COCO names pixels, whose centres are here. torchvision's models were
     trained without it."""
+    keypoint_sigmas: tuple[float, ...] = ()
+    """Tolerance of each keypoint in OKS, as a share of the object's size: the spread of careful annotators. Empty: if
+    there are 17 keypoints COCO's own, a person's, else 0.05 each."""
+    augment_flip: bool = False
+    """Pictures are also seen flipped, at every size: test-time augmentation (paper, appendix B). Left and right
+    keypoints are exchanged by their names. A training run's own evaluations go without any augmentation."""
+    augment_short_sides: tuple[int, ...] = ()
+    """Pictures are also seen at these short sides, with max_side and canvases in proportion to short_side's, and two
+    more compilations a canvas."""
 
     def __post_init__(self) -> None:
         check_canvases("test.canvases", self.canvases)
         require(self.short_side > 0 and self.max_side >= self.short_side, "test.max_side is below test.short_side.")
         require(self.max_detections > 0, f"test.max_detections: expected 1 or more, got {self.max_detections}.")
         require(self.batch_size > 0, f"test.batch_size: expected 1 or more, got {self.batch_size}.")
+        require(
+            all(0.0 < sigma < float("inf") for sigma in self.keypoint_sigmas),
+            f"test.keypoint_sigmas: expected positive finite values, got {self.keypoint_sigmas}.",
+        )
+        require(
+            all(side > 0 for side in self.augment_short_sides),
+            f"test.augment_short_sides: expected sides of 1 or more, got {self.augment_short_sides}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +142,16 @@ class DataConfig:
     """Upper bound of the long side."""
     flip_probability: float = 0.5
     """Probability of a horizontal flip."""
+    keypoint_flip: tuple[int, ...] = ()
+    """For each keypoint the index, from 0, of the one that it becomes in a flipped picture. Empty: left and right are
+    exchanged in the keypoints' names."""
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    """Bounds of a factor on the size, drawn per picture; what exceeds the canvas is cropped at a random place."""
+    copy_paste_probability: float = 0.0
+    """Probability of pasting about half of the objects of another picture over a picture."""
+    repeat_threshold: float = 0.0
+    """Categories in a smaller share of the pictures than this are shown more often: repeat-factor sampling; 0: none.
+    The training data is read once at the start to count them."""
     max_objects: int = 100
     """Objects per picture; with more, the largest are kept and the rest is counted."""
     mask_size: int = 112
@@ -132,7 +167,17 @@ class DataConfig:
         check_canvases("data.canvases", self.canvases)
         require(len(self.short_sides) > 0, "data.short_sides: at least one is needed.")
         require(0.0 <= self.flip_probability <= 1.0, "data.flip_probability: expected 0 to 1.")
+        low, high = self.scale_jitter
+        require(0.0 < low <= high, f"data.scale_jitter: expected 0 < low <= high, got {low} and {high}.")
+        require(0.0 <= self.copy_paste_probability <= 1.0, "data.copy_paste_probability: expected 0 to 1.")
+        require(0.0 <= self.repeat_threshold <= 1.0, "data.repeat_threshold: expected 0 to 1.")
         require(self.max_objects > 0, "data.max_objects: expected 1 or more.")
+        count = len(self.keypoint_flip)
+        require(
+            all(0 <= k < count and self.keypoint_flip[k] == own for own, k in enumerate(self.keypoint_flip)),
+            "data.keypoint_flip: expected indices from 0 that exchange keypoints in pairs or keep them, "
+            f"got {self.keypoint_flip}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +185,7 @@ class TrainConfig:
     """Optimisation and bookkeeping of a training run."""
 
     num_steps: int = 90_000
-    """Optimizer steps."""
+    """Batches trained on; each is an optimizer step unless accumulate_steps says otherwise."""
     batch_size: int = 16
     """Images per step over all devices."""
     learning_rate: float = 0.02
@@ -157,6 +202,16 @@ class TrainConfig:
     """Steps at which the rate is multiplied by decay_factor."""
     decay_factor: float = 0.1
     """See decay_steps."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """The rate after the warm-up: drops at decay_steps, or half a cosine down to 0 at num_steps."""
+    clip_norm: float = 0.0
+    """Gradients of the trained parameters are scaled down to this global norm; 0: never."""
+    accumulate_steps: int = 1
+    """Batches whose gradients are averaged for one update. All counts of steps count batches, not updates; the rate of
+    an update is that of its first batch."""
+    ema_decay: float = 0.0
+    """Decay per update of a moving average of the parameters (lower in the first updates), which is evaluated and
+    written out in their place; 0: none."""
     seed: int = 0
     """Of initial weights, order, augmentation and sampling."""
     log_every: int = 20
@@ -178,3 +233,15 @@ class TrainConfig:
         require(self.learning_rate > 0, f"train.learning_rate: expected a positive value, got {self.learning_rate}.")
         require(self.seed >= 0, f"train.seed: expected 0 or more, got {self.seed}.")
         require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")
+        require(self.schedule in ("steps", "cosine"), f"train.schedule: expected steps or cosine, got {self.schedule}.")
+        require(
+            self.schedule == "steps" or self.warmup_steps < self.num_steps,
+            "train.warmup_steps: expected fewer than train.num_steps for the cosine schedule.",
+        )
+        require(self.clip_norm >= 0, f"train.clip_norm: expected 0 or more, got {self.clip_norm}.")
+        require(
+            self.accumulate_steps > 0 and self.num_steps % self.accumulate_steps == 0,
+            f"train.accumulate_steps: expected a divisor of train.num_steps {self.num_steps}, "
+            f"got {self.accumulate_steps}.",
+        )
+        require(0.0 <= self.ema_decay < 1.0, f"train.ema_decay: expected a value in [0, 1), got {self.ema_decay}.")

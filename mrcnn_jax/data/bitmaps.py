@@ -81,6 +81,14 @@ def decode_mask(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
     return decode_columns(_picture_counts(segmentation, image_hw), height, 0, width)
 
 
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Uncompressed RLE of a mask [H, W], 0 or 1: the inverse of `decode_mask`."""
+    values = mask.ravel(order="F").astype(np.bool_)
+    ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(values))
+    counts = np.diff(ends, prepend=0).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if values[0] else counts}
+
+
 def mask_area(segmentation: Segmentation, image_hw: ImageHW) -> int:
     """Pixels of a validated segmentation."""
     return int(_picture_counts(segmentation, image_hw)[1::2].sum())

@@ -93,6 +93,20 @@ class Dataset:
         categories = [_coco_category(category) for category in self.categories]
         return {"images": images, "annotations": annotations, "categories": categories}
 
+    def labels(self) -> list[np.ndarray]:
+        """Labels of each record's objects, crowds left out, int64 [G]; none for a record that cannot be read.
+
+        Reads the whole split, but decodes no picture.
+        """
+        return [self._labels(index) for index in range(len(self))]
+
+    def _labels(self, index: int) -> np.ndarray:
+        try:
+            objects = self._read(index)["objects"]
+        except DataError:  # is counted and reported when its batch comes
+            return np.zeros(0, np.int64)
+        return np.asarray(objects["label"], np.int64)[~np.asarray(objects["is_crowd"], np.bool_)]
+
     def _read(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"Expected a record index below {len(self)}, got {index}.")

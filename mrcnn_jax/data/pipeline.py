@@ -12,8 +12,10 @@ import jax
 import numpy as np
 
 from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.copy_paste import paste_from
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.plan import Plan, augmentation_rng
+from mrcnn_jax.data.repeats import repeat_factors, repeat_records
 from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
 from mrcnn_jax.data.transforms import fit_size, mirrored_keypoints
 from mrcnn_jax.errors import ConfigError, DataError
@@ -35,9 +37,17 @@ class _Rows:
     """Random access to all rows of the stream, as Grain wants a source: row i is row i % b of local batch i // b."""
 
     def __init__(
-        self, dataset: Dataset, config: DataConfig, plan: Plan, seed: int, steps: range, local_rows: range
+        self,
+        dataset: Dataset,
+        config: DataConfig,
+        plan: Plan,
+        entries: np.ndarray,
+        seed: int,
+        steps: range,
+        local_rows: range,
     ) -> None:
         self._dataset = dataset
+        self._entries = entries  # the record of each entry that the plan orders
         self._config = config
         self._seed = seed
         self._steps = steps
@@ -45,7 +55,10 @@ class _Rows:
         self._planned_batch = lru_cache(maxsize=16)(lambda step: plan[step])  # each is asked for once per row
         fits = bool((np.abs(dataset.image_ids) <= _INT32_MAX).all())
         self._image_ids = dataset.image_ids if fits else np.arange(len(dataset))
-        self._mirrored = mirrored_keypoints(keypoint_names(dataset.categories))
+        names = keypoint_names(dataset.categories)
+        self._mirrored = config.keypoint_flip or mirrored_keypoints(names)
+        if len(self._mirrored) != len(names):
+            raise ConfigError(f"data.keypoint_flip: expected {len(names)} indices, got {len(self._mirrored)}.")
 
     def __len__(self) -> int:
         return len(self._steps) * len(self._local_rows)
@@ -55,10 +68,13 @@ class _Rows:
         planned = self._planned_batch(self._steps[step])
         position = self._local_rows[row]
         canvas = self._config.canvases[planned.canvas]
-        record, sample_index = int(planned.records[position]), int(planned.sample_index[position])
+        record, sample_index = int(self._entries[planned.records[position]]), int(planned.sample_index[position])
         try:
             rng = augmentation_rng(self._seed, sample_index)
-            sample = make_sample(self._dataset[record], canvas, self._config, rng, self._mirrored)
+            content = self._dataset[record]
+            if self._config.copy_paste_probability > 0:
+                content = paste_from(self._dataset, content, self._config.copy_paste_probability, rng)
+            sample = make_sample(content, canvas, self._config, rng, self._mirrored)
         except DataError:
             sample = make_invalid_sample(canvas, self._config, len(self._mirrored))
         return _Row(sample, int(self._image_ids[record]), sample_index & _INT32_MAX)
@@ -128,6 +144,7 @@ def training_batches(
 
     `batch_size` is global; this process gets rows process_index * b .. (process_index + 1) * b of it, b = batch_size /
     process_count. A picture takes the canvas that fits it at the largest short side; all pictures of a batch share it.
+    With `repeat_threshold`, the plan orders a list in which some records stand more than once.
     """
     if batch_size % process_count != 0:
         raise ConfigError(f"The batch size {batch_size} is not divisible by {process_count} processes.")
@@ -135,8 +152,11 @@ def training_batches(
     sizes, inverse = np.unique(dataset.sizes, axis=0, return_inverse=True)
     canvases = [fit_size((height, width), short_side, config.max_side, config.canvases)[1] for height, width in sizes]
     canvas_of_size = np.array([config.canvases.index(canvas) for canvas in canvases])
-    plan = Plan(canvas_of_size[inverse.ravel()], batch_size=batch_size, seed=seed)
+    entries = np.arange(len(dataset))
+    if config.repeat_threshold > 0:
+        entries = repeat_records(repeat_factors(dataset.labels(), config.repeat_threshold), seed)
+    plan = Plan(canvas_of_size[inverse.ravel()][entries], batch_size=batch_size, seed=seed)
     local = batch_size // process_count
     local_rows = range(process_index * local, (process_index + 1) * local)
-    rows = _Rows(dataset, config, plan, seed, range(start_step, num_steps), local_rows)
+    rows = _Rows(dataset, config, plan, entries, seed, range(start_step, num_steps), local_rows)
     return TrainingBatches(rows, dataset, config, local)

@@ -3,7 +3,8 @@
 Every epoch is a permutation of all records. Each record joins the queue of its canvas, and a queue that reaches the
 batch size becomes the next batch; what is left in the queues goes on into the next epoch. Nothing is replayed: record
 i of a canvas's endless queue lies in epoch i // n at rank i % n (n records on that canvas), so any batch can be had
-directly, and the plan is a pure function of (canvas of each record, batch size, seed).
+directly, and the plan is a pure function of (canvas of each record, batch size, seed). A record that is to be shown
+more than once in an epoch counts as several records here: each has its own `sample_index`, and so its own augmentation.
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from mrcnn_jax.config import Canvas, DataConfig
 from mrcnn_jax.data.annotations import clip_bbox
 from mrcnn_jax.data.bitmaps import make_bitmap
+from mrcnn_jax.data.crop import Window, crop_image, crop_objects, draw_window, move_boxes, move_keypoints
 from mrcnn_jax.data.dataset import ObjectRecord, Record
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.transforms import (
@@ -20,6 +21,7 @@ from mrcnn_jax.data.transforms import (
     resize_boxes,
     resize_image,
     resize_keypoints,
+    scale_size,
 )
 from mrcnn_jax.structures import GroundTruth
 
@@ -43,19 +45,27 @@ def make_sample(
 ) -> Sample:
     """The record at a random short side, flipped with the configured probability. Crowds are left out.
 
+    With scale jitter the size is changed once more, and what exceeds the canvas is cropped.
+
     `mirrored` says for each keypoint which one it is after a flip (`mirrored_keypoints`); () leaves keypoints out.
     """
     short_side = config.short_sides[rng.integers(len(config.short_sides))]
     is_flipped = bool(rng.random() < config.flip_probability)
     old_hw = (record.image.shape[0], record.image.shape[1])
     new_hw, _ = fit_size(old_hw, short_side, config.max_side, (canvas,))
-    image = resize_image(record.image, new_hw)
+    is_jittered = config.scale_jitter != (1.0, 1.0)
+    if is_jittered:
+        new_hw = scale_size(new_hw, rng.uniform(*config.scale_jitter))
+    window = draw_window(new_hw, canvas, rng)  # all of it, unless jittered
+    image = crop_image(resize_image(record.image, new_hw), window)
     if is_flipped:
         image = _flip_image(image)
     objects = [item for item in record.objects if not item.is_crowd]
+    if is_jittered:
+        objects = crop_objects(objects, window, old_hw, new_hw, config.mask_size)
     kept = choose_objects(objects, config.max_objects)
-    ground_truth = _make_ground_truth(kept, old_hw, new_hw, is_flipped, config, mirrored)
-    return Sample(pad_to_canvas(image, canvas), new_hw, ground_truth, len(objects) - len(kept))
+    ground_truth = _make_ground_truth(kept, old_hw, new_hw, window, is_flipped, config, mirrored)
+    return Sample(pad_to_canvas(image, canvas), window.hw, ground_truth, len(objects) - len(kept))
 
 
 def make_invalid_sample(canvas: Canvas, config: DataConfig, num_keypoints: int = 0) -> Sample:
@@ -85,6 +95,7 @@ def _make_ground_truth(
     objects: list[ObjectRecord],
     old_hw: ImageHW,
     new_hw: ImageHW,
+    window: Window,
     is_flipped: bool,
     config: DataConfig,
     mirrored: tuple[int, ...],
@@ -96,15 +107,16 @@ def _make_ground_truth(
     for slot, (item, box) in enumerate(zip(objects, boxes, strict=True)):
         bitmap = make_bitmap(item.segmentation, box, old_hw, config.mask_size)
         ground_truth.masks[slot] = bitmap[:, ::-1] if is_flipped else bitmap
-    boxes = resize_boxes(boxes, old_hw, new_hw)
-    ground_truth.boxes[: len(objects)] = flip_boxes(boxes, new_hw[1]) if is_flipped else boxes
+    boxes = move_boxes(resize_boxes(boxes, old_hw, new_hw), window)
+    ground_truth.boxes[: len(objects)] = flip_boxes(boxes, window.hw[1]) if is_flipped else boxes
     ground_truth.labels[: len(objects)] = [item.label for item in objects]
     ground_truth.valid[: len(objects)] = True
     if ground_truth.keypoints is not None:
         for slot, item in enumerate(objects):
             if len(item.keypoints) == 3 * len(mirrored):
                 keypoints = resize_keypoints(np.reshape(item.keypoints, (-1, 3)), old_hw, new_hw)
-                keypoints = flip_keypoints(keypoints, new_hw[1], mirrored) if is_flipped else keypoints
+                keypoints = move_keypoints(keypoints, window)
+                keypoints = flip_keypoints(keypoints, window.hw[1], mirrored) if is_flipped else keypoints
                 ground_truth.keypoints[slot] = keypoints
     return ground_truth
 

@@ -16,7 +16,8 @@ Resize = Literal["opencv", "pillow", "float"]
 Rounding = Literal["nearest", "floor"]
 
 
-def _scaled(image_hw: ImageHW, scale: float, rounding: Rounding = "nearest") -> ImageHW:
+def scale_size(image_hw: ImageHW, scale: float, rounding: Rounding = "nearest") -> ImageHW:
+    """The size times `scale`, in whole pixels, 1 or more."""
     height, width = (max(1, int(side * scale + (0.5 if rounding == "nearest" else 0.0))) for side in image_hw)
     return height, width
 
@@ -32,13 +33,13 @@ def fit_size(
     """
     height, width = image_hw
     scale = min(short_side / min(image_hw), max_side / max(image_hw))
-    new_hw = _scaled(image_hw, scale, rounding)
+    new_hw = scale_size(image_hw, scale, rounding)
     fitting = [canvas for canvas in canvases if new_hw[0] <= canvas[0] and new_hw[1] <= canvas[1]]
     if fitting:
         return new_hw, min(fitting, key=lambda canvas: canvas[0] * canvas[1])
     scales = [min(canvas[0] / height, canvas[1] / width) for canvas in canvases]
     best = int(np.argmax(scales))
-    return _scaled(image_hw, scales[best], rounding), canvases[best]
+    return scale_size(image_hw, scales[best], rounding), canvases[best]
 
 
 def resize_image(image: np.ndarray, new_hw: ImageHW, method: Resize = "opencv") -> np.ndarray:
@@ -115,7 +116,11 @@ def flip_keypoints(keypoints: np.ndarray, width: int, mirrored: Sequence[int]) -
 
 
 def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:
-    """For each keypoint its counterpart on the other side: the name with left and right swapped, or itself."""
+    """For each keypoint its counterpart on the other side: the name with left and right swapped, or itself.
+
+    Names that occur twice have no counterpart.
+    """
     swap = {"left": "right", "right": "left"}
     other = [re.sub("left|right", lambda match: swap[match[0]], name) for name in names]
-    return tuple(list(names).index(name) if name in names else index for index, name in enumerate(other))
+    once = {name for name in names if list(names).count(name) == 1}
+    return tuple(list(names).index(name) if {name, names[index]} <= once else index for index, name in enumerate(other))

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Key
 
 from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.detection.anchors import make_anchors
-from mrcnn_jax.detection.mask_variants import MASK_VARIANTS
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
+from mrcnn_jax.detection.variants import BOX_LOSSES, MASK_VARIANTS
 from mrcnn_jax.ops.keypoints import encode_keypoints
 from mrcnn_jax.ops.losses import box_loss, class_loss, keypoint_loss, objectness_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
@@ -139,12 +139,12 @@ def box_head_losses(
     config = model.config
     features = pool_rois(maps, roi_targets.rois, image_hw, output_size=config.box_pool_size, config=config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
+    loss_of = BOX_LOSSES[targets.box_loss]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
         own_deltas = jnp.take_along_axis(deltas, rois.labels[:, None, None], axis=1)[:, 0]  # [N, 4]
         classification = class_loss(logits, rois.labels, rois.valid)
-        regression = box_loss(own_deltas, rois.deltas, rois.labels > 0, rois.valid, beta=targets.box_loss_beta)
-        return classification, regression
+        return classification, loss_of(own_deltas, rois, config.box_delta_weights, targets)
 
     batch_and_rois = roi_targets.labels.shape
     classification, regression = jax.vmap(one)(

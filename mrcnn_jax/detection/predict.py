@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.detection.anchors import make_anchors
-from mrcnn_jax.detection.mask_variants import MASK_VARIANTS
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
+from mrcnn_jax.detection.variants import MASK_VARIANTS
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.structures import Detections, Proposals
@@ -33,8 +33,52 @@ def predict(
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
     maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    proposals = propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
-    detections = classify_proposals(variables, maps, proposals, image_hw, model=model, config=config)
+    detections = _find(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    return _describe(variables, maps, detections, image_hw, model=model)
+
+
+def predict_boxes(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections of `predict` without masks and keypoints."""
+    maps = model.apply(variables, images, image_hw, method=model.extract_features)
+    return _find(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+
+
+def describe_boxes(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
+    image_hw: Int[Array, "b 2"],
+    detections: Detections,
+    *,
+    model: nn.Module,
+) -> Detections:
+    """Returns these detections, boxes found anywhere, with the masks and keypoints that the heads see in them."""
+    maps = model.apply(variables, images, image_hw, method=model.extract_features)
+    return _describe(variables, maps, detections, image_hw, model=model)
+
+
+def _find(
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    image_hw: Array,
+    *,
+    canvas: tuple[int, ...],
+    model: nn.Module,
+    config: TestConfig,
+) -> Detections:
+    proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=config)
+    return classify_proposals(variables, maps, proposals, image_hw, model=model, config=config)
+
+
+def _describe(
+    variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, image_hw: Array, *, model: nn.Module
+) -> Detections:
     if model.config.masks:
         detections = add_masks(variables, maps, detections, image_hw, model=model)
     if model.config.num_keypoints:

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.ops.boxes import encode_boxes
-from mrcnn_jax.ops.matching import match_boxes
+from mrcnn_jax.ops.matching import Match, match_boxes
 from mrcnn_jax.ops.sampling import sample_balanced
 from mrcnn_jax.structures import GroundTruth, Proposals, RoiTargets
 
@@ -39,8 +39,45 @@ def sample_rois(
         matches.states, num_samples=config.roi_samples, max_foreground=config.num_foreground_rois, key=key
     )
     rois = jnp.where(sample.valid[:, None], candidates[sample.indices], 0.0)
-    matched_gt = jnp.where(sample.is_foreground, matches.matched_gt[sample.indices], 0)
-    foreground = sample.is_foreground
+    matched_gt = matches.matched_gt[sample.indices]
+    return _make_targets(rois, sample.is_foreground, matched_gt, sample.valid, ground_truth, delta_weights)
+
+
+def rematch_rois(
+    boxes: Float[Array, "n 4"],
+    valid: Bool[Array, "n"],
+    ground_truth: GroundTruth,
+    *,
+    foreground_iou: float,
+    delta_weights: tuple[float, float, float, float],
+) -> RoiTargets:
+    """Returns all these boxes as RoIs, each at its place: nothing is sampled, and no ground truth is added.
+
+    Foreground lies anywhere among them: a later box head of a cascade is trained on it, the mask head is not.
+    """
+    rois = jnp.where(valid[:, None], boxes, 0.0)
+    matches = match_boxes(
+        rois,
+        valid,
+        ground_truth.boxes,
+        ground_truth.valid,
+        foreground_iou=foreground_iou,
+        background_iou=foreground_iou,
+        allow_low_quality=False,
+    )
+    foreground = matches.states == Match.FOREGROUND
+    return _make_targets(rois, foreground, matches.matched_gt, valid, ground_truth, delta_weights)
+
+
+def _make_targets(
+    rois: Array,
+    foreground: Array,
+    matched_gt: Array,
+    valid: Array,
+    ground_truth: GroundTruth,
+    delta_weights: tuple[float, float, float, float],
+) -> RoiTargets:
+    matched_gt = jnp.where(foreground, matched_gt, 0)
     matched_boxes = jnp.where(foreground[:, None], ground_truth.boxes[matched_gt], 0.0)
     deltas = encode_boxes(matched_boxes, rois, delta_weights)
     targets = RoiTargets(
@@ -48,6 +85,6 @@ def sample_rois(
         labels=jnp.where(foreground, ground_truth.labels[matched_gt], 0),
         deltas=jnp.where(foreground[:, None], deltas, 0.0),
         matched_gt=matched_gt,
-        valid=sample.valid,
+        valid=valid,
     )
     return jax.lax.stop_gradient(targets)

@@ -13,10 +13,12 @@ import numpy as np
 from mrcnn_jax.config import Canvas, TestConfig
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.transforms import fit_size, resize_image
+from mrcnn_jax.evaluation.augmented import further_recipes
 from mrcnn_jax.structures import Detections
 
-PredictFn = Callable[[np.ndarray, np.ndarray], Detections]
-"""images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device."""
+PredictFn = Callable[..., Detections]
+"""images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device. Further short sides of the test
+config add further arguments, a pair (images, image_hw) each."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class InputBatch:
     indices: tuple[int, ...]
     images: np.ndarray  # [B, H, W, 3] uint8, float32 with the resize "float"
     image_hw: np.ndarray  # [B, 2] int32, 0 for filler
+    further: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # (images, image_hw) at each further short side
 
 
 def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_size: int) -> list[PlannedBatch]:
@@ -55,7 +58,10 @@ def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_
 def assemble_batch(
     indices: Sequence[int], pictures: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
 ) -> InputBatch:
-    """Pictures, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`."""
+    """Pictures, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`.
+
+    The same for every further short side of the recipe.
+    """
     images = np.zeros((batch_size, *canvas, 3), np.float32 if test.resize == "float" else np.uint8)
     image_hw = np.zeros((batch_size, 2), np.int32)
     for slot, picture in enumerate(pictures):
@@ -63,7 +69,11 @@ def assemble_batch(
         new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases, test.size_rounding)
         images[slot, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw, test.resize)
         image_hw[slot] = new_hw
-    return InputBatch(tuple(indices), images, image_hw)
+    scaled = [
+        assemble_batch(indices, pictures, recipe.canvases[0], recipe, batch_size)
+        for recipe in further_recipes(test, canvas)
+    ]
+    return InputBatch(tuple(indices), images, image_hw, tuple((batch.images, batch.image_hw) for batch in scaled))
 
 
 def predict_pictures(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[int, ImageHW, Detections]]:
@@ -73,7 +83,7 @@ def predict_pictures(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> It
     """
     pending: tuple[InputBatch, Detections] | None = None
     for batch in batches:
-        started = (batch, predict_fn(batch.images, batch.image_hw))
+        started = (batch, predict_fn(batch.images, batch.image_hw, *batch.further))
         if pending is not None:
             yield from _split(*pending)
         pending = started

@@ -176,3 +176,9 @@ def _average_precision(right: np.ndarray, wrong: np.ndarray, num_objects: int) -
     recall = np.append(num_right / num_objects, 0.0)
     padded = np.pad(recall, 1, mode="edge")
     return float(precision @ (padded[:-2] - padded[2:]) / 2)
+
+
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """AP and AP50 as two lines below the table of COCO's scores."""
+    shown = {name: "  n/a" if scores[name] is None else f"{scores[name]:.3f}" for name in ("AP", "AP50")}
+    return f"masks (cityscapes)\n AP = {shown['AP']}\n AP50 = {shown['AP50']}"

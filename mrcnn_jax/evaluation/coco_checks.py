@@ -7,9 +7,6 @@ from typing import Any
 from mrcnn_jax.data.annotations import decode_counts, find_fault
 from mrcnn_jax.errors import DataError
 
-COCO_KEYPOINTS = 17
-"""Of a person; their tolerances are built into the libraries."""
-
 
 def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     """A copy in COCO annotation format whose objects the libraries can take: sound, and numbered from 1.
@@ -18,17 +15,21 @@ def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     segmentation is its box. Raises DataError, naming the first malformed object.
     """
     sizes, category_ids = _known(ground_truth)
+    keypoint_counts = count_keypoints(ground_truth)
     annotations = []
     for index, given in enumerate(ground_truth["annotations"]):
         where = f"Ground truth, object {index} (id {given.get('id')!r})"
         _check_ids(given, sizes, category_ids, where)
         annotation = {key: given.get(key) for key in ("image_id", "category_id", "area", "segmentation")}
         annotation |= {"id": index + 1, "bbox": _as_list(given.get("bbox")), "iscrowd": int(given.get("iscrowd", 0))}
-        if "keypoints" in given:
-            annotation |= {key: given[key] for key in ("keypoints", "num_keypoints")}
-        fault = find_fault(annotation, sizes[given["image_id"]]) or ("no area" if given.get("area") is None else None)
+        if num_keypoints := keypoint_counts.get(given["category_id"]):
+            annotation["keypoints"] = given.get("keypoints") or [0.0] * (3 * num_keypoints)
+        fault = find_fault(annotation, sizes[given["image_id"]], num_keypoints)
+        fault = fault or ("no area" if given.get("area") is None else None)
         if fault:
             raise DataError(f"{where}: {fault}. Prepare the data set again.")
+        if num_keypoints:
+            annotation["num_keypoints"] = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
         if not annotation.get("segmentation"):
             x, y, width, height = annotation["bbox"]
             annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
@@ -40,11 +41,18 @@ def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def count_keypoints(ground_truth: Mapping[str, Any]) -> dict[int, int]:
+    """The number of keypoints by id of the categories that have any."""
+    named = {category["id"]: category.get("keypoints") for category in ground_truth["categories"]}
+    return {category_id: len(names) for category_id, names in named.items() if names}
+
+
 def check_results(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_types: Sequence[str] = ("bbox", "segm")
 ) -> None:
     """Raises DataError, naming the first of the COCO results that is malformed or of no picture or category here."""
     sizes, category_ids = _known(ground_truth)
+    keypoint_counts = count_keypoints(ground_truth) if "keypoints" in iou_types else {}
     for index, result in enumerate(results):
         where = f"Result {index}"
         _check_ids(result, sizes, category_ids, where)
@@ -56,8 +64,9 @@ def check_results(
         fault = _fault_of_code(result.get("segmentation"), sizes[result["image_id"]]) if "segm" in iou_types else None
         if fault:
             raise DataError(f"{where}: {fault}.")
-        if "keypoints" in iou_types and not _are_keypoints(result.get("keypoints")):
-            raise DataError(f"{where}: expected keypoints as 17 times x, y, score, all finite.")
+        num_keypoints = keypoint_counts.get(result["category_id"])
+        if num_keypoints and not _are_keypoints(result.get("keypoints"), num_keypoints):
+            raise DataError(f"{where}: expected keypoints as {num_keypoints} times x, y, score, all finite.")
 
 
 def _known(ground_truth: Mapping[str, Any]) -> tuple[dict[int, tuple[int, int]], set[int]]:
@@ -79,8 +88,8 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, numbers.Real) and abs(float(value)) < float("inf")
 
 
-def _are_keypoints(values: Any) -> bool:
-    return isinstance(values, list) and len(values) == 3 * COCO_KEYPOINTS and all(map(_is_finite, values))
+def _are_keypoints(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == 3 * count and all(map(_is_finite, values))
 
 
 def _fault_of_code(code: Any, image_hw: tuple[int, int]) -> str | None:

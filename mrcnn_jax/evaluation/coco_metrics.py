@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth, count_keypoints
 
 IOU_TYPES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 """What is matched by which similarity, and its title in tables."""
@@ -19,6 +20,9 @@ AREA_RANGES = ("all", "small", "medium", "large")
 KEYPOINT_AREA_RANGES = ("all", "medium", "large")
 KEYPOINT_MAX_DETECTIONS = 20
 """COCO's rule for keypoints: only so many people of a picture count, and no small ones are annotated."""
+COCO_SIGMAS = (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)
+"""COCO's tolerances of a person's 17 keypoints, in thousandths of the person's size; a default for all else is"""
+DEFAULT_SIGMA = 0.05
 
 Scores = dict[str, float | None]
 """Name of a number, such as AP50, to its value in 0..1; None where no object of the ground truth is in its range."""
@@ -30,6 +34,7 @@ def score_results(
     *,
     max_detections: int = 100,
     iou_types: Sequence[str] = ("bbox", "segm"),
+    keypoint_sigmas: Sequence[float] = (),
 ) -> dict[str, Any]:
     """COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
 
@@ -40,46 +45,82 @@ def score_results(
         ground_truth: data set in COCO annotation format; objects of pictures that were not evaluated must not be
             in it, they would count as missed.
         results: COCO results with image_id, category_id, bbox [x, y, width, height], score and segmentation, a
-            compressed run-length code, and for iou_types "keypoints" x, y, score of each of COCO's 17.
-        iou_types: which scores to compute, of "bbox", "segm", "keypoints".
+            compressed run-length code, and for iou_types "keypoints" x, y, score of each of its category's keypoints.
+        iou_types: which scores to compute, of "bbox", "segm", "keypoints". Only categories with keypoints count in the
+            last, and all of these need the same number of them.
+        keypoint_sigmas: see TestConfig.
 
     Raises:
         DataError: the first malformed object or result, by index.
+        ConfigError: another number of sigmas than of keypoints.
     """
     ground_truth = checked_ground_truth(ground_truth)
     check_results(ground_truth, results, iou_types)
     limits = sorted({*COCO_MAX_DETECTIONS, max(max_detections, COCO_MAX_DETECTIONS[-1])})
     scores: dict[str, Any] = {}
     per_category = {}
+    category_ids = sorted(category["id"] for category in ground_truth["categories"])
     for iou_type in iou_types:
-        of_points = iou_type == "keypoints"
-        some_limits = [KEYPOINT_MAX_DETECTIONS] if of_points else limits
-        precision, recall = _accumulate(ground_truth, results, iou_type, some_limits)
-        scores[iou_type] = (
-            _summarise_keypoints(precision, recall) if of_points else _summarise(precision, recall, limits)
-        )
-        per_category[iou_type] = [_mean(precision[:, :, k, 0, -1]) for k in range(precision.shape[2])]
+        if iou_type == "keypoints":
+            sigmas = choose_sigmas(keypoint_sigmas, _number_of_keypoints(ground_truth))
+            counted = sorted(count_keypoints(ground_truth))
+            precision, recall = _accumulate(ground_truth, results, iou_type, [KEYPOINT_MAX_DETECTIONS], counted, sigmas)
+            scores[iou_type] = _summarise_keypoints(precision, recall)
+        else:
+            counted = category_ids
+            precision, recall = _accumulate(ground_truth, results, iou_type, limits, counted)
+            scores[iou_type] = _summarise(precision, recall, limits)
+        per_category[iou_type] = {id_: _mean(precision[:, :, k, 0, -1]) for k, id_ in enumerate(counted)}
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     scores["categories"] = [
         {"id": category["id"], "name": category["name"]}
-        | {iou_type: per_category[iou_type][k] for iou_type in iou_types}
-        for k, category in enumerate(categories)
+        | {iou_type: per_category[iou_type].get(category["id"]) for iou_type in iou_types}
+        for category in categories
     ]
     return scores
 
 
+def choose_sigmas(sigmas: Sequence[float], num_keypoints: int) -> tuple[float, ...]:
+    """The tolerances, by default COCO's own for 17 keypoints and else DEFAULT_SIGMA. ConfigError for a wrong number."""
+    if sigmas and len(sigmas) != num_keypoints:
+        raise ConfigError(f"test.keypoint_sigmas: expected {num_keypoints} values, one a keypoint, got {len(sigmas)}.")
+    if not sigmas and num_keypoints == len(COCO_SIGMAS):
+        return tuple(sigma / 1000 for sigma in COCO_SIGMAS)
+    return tuple(sigmas) or (DEFAULT_SIGMA,) * num_keypoints
+
+
+def _number_of_keypoints(ground_truth: Mapping[str, Any]) -> int:
+    numbers = set(count_keypoints(ground_truth).values())
+    if len(numbers) != 1:
+        raise DataError(f"Expected categories with keypoints, all with the same number, got {sorted(numbers)}.")
+    return numbers.pop()
+
+
 def _accumulate(
-    ground_truth: dict[str, Any], results: Sequence[Mapping[str, Any]], iou_type: str, limits: list[int]
+    ground_truth: dict[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    iou_type: str,
+    limits: list[int],
+    category_ids: list[int],
+    sigmas: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision [T, R, K, A, M] and recall [T, K, A, M] by IoU, recall, category, size, limit; -1: no such object."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     # Without its box a result's area is that of its mask, as on COCO's server; with it, that of the box.
     shapes = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints", "bbox")}[iou_type]
-    rows = [{key: result[key] for key in ("image_id", "category_id", "score", *shapes)} for result in results]
+    counted = set(category_ids)
+    rows = [
+        {key: result[key] for key in ("image_id", "category_id", "score", *shapes)}
+        for result in results
+        if result["category_id"] in counted
+    ]
     annotations = COCO(ground_truth, use_deepcopy=True)
     evaluator = COCOeval_faster(annotations, annotations.loadRes(rows), iouType=iou_type)
     evaluator.params.maxDets = limits
+    evaluator.params.catIds = category_ids  # for keypoints it takes those of the objects only
+    if sigmas:
+        evaluator.params.kpt_oks_sigmas = np.asarray(sigmas)
     evaluator.evaluate()
     evaluator.accumulate()
     return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])

@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mrcnn_jax.config import DataConfig, ModelConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.images import PictureError
-from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.detection.predict import describe_boxes, predict, predict_boxes
 from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.augmented import augment, is_augmented
 from mrcnn_jax.evaluation.batches import (
     InputBatch,
     PlannedBatch,
@@ -24,11 +25,11 @@ from mrcnn_jax.evaluation.batches import (
     plan_batches,
     predict_pictures,
 )
-from mrcnn_jax.evaluation.coco_checks import COCO_KEYPOINTS
-from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
+from mrcnn_jax.evaluation.cityscapes_metrics import format_scores, score_cityscapes
+from mrcnn_jax.evaluation.coco_metrics import choose_sigmas, format_table, score_results
 from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Category
+from mrcnn_jax.structures import Category, Detections
 
 NUM_READERS = 4
 """Threads that read, decode and resize, each one batch."""
@@ -55,6 +56,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     max_skip_fraction: float = DataConfig.max_skip_fraction,
     categories: Sequence[Category] | None = None,
+    cityscapes: bool = False,
 ) -> Evaluation:
     """Predicts every picture of the data set and scores the detections in the pictures' own pixels.
 
@@ -62,10 +64,12 @@ def evaluate(
     and one run-length code a detection.
 
     Args:
-        predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each.
+        predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each. It has to
+            be one with augmentation if `test` asks for it, as `make_predict_fn` makes.
         progress: called with the number of pictures done and their total, after each picture.
         max_skip_fraction: more undecodable pictures than this raise DataError; fewer are counted and not scored.
         categories: the model's; the data set's by default. Detections of others than the data set's are not scored.
+        cityscapes: masks are also scored as by Cityscapes, under "cityscapes"; the model needs a mask head.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no pictures to evaluate on. Choose another split.")
@@ -92,34 +96,62 @@ def evaluate(
     rows = [row for index in sorted(results) for row in results[index]]
     evaluated = {int(dataset.image_ids[index]) for index in results}
     ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
-    scores = score_results(ground_truth, rows, max_detections=test.max_detections, iou_types=iou_types)
-    return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, format_table(scores))
+    scores = score_results(
+        ground_truth,
+        rows,
+        max_detections=test.max_detections,
+        iou_types=iou_types,
+        keypoint_sigmas=test.keypoint_sigmas,
+    )
+    table = format_table(scores)
+    if cityscapes:
+        scores["cityscapes"] = score_cityscapes(ground_truth, rows)
+        table += "\n" + format_scores(scores["cityscapes"])
+    return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, table)
 
 
 def iou_types_of(detections: PictureDetections, categories: Sequence[Category]) -> list[str]:
-    """What can be scored: boxes, and masks and COCO's keypoints where the model has them."""
+    """What can be scored: boxes, and masks and keypoints where the model has them, the latter as many as the data.
+
+    Raises ConfigError for another number of test.keypoint_sigmas.
+    """
     masks, num_keypoints = bool(detections.mask_probabilities.shape[-1]), detections.keypoints.shape[1]
-    of_people = num_keypoints == COCO_KEYPOINTS and all(len(c.keypoints) == COCO_KEYPOINTS for c in categories)
-    return ["bbox", *["segm"] * masks, *["keypoints"] * of_people]
+    has_keypoints = {len(c.keypoints) for c in categories if c.keypoints} == {num_keypoints}
+    if has_keypoints:
+        choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # refused before all pictures are predicted
+    return ["bbox", *["segm"] * masks, *["keypoints"] * has_keypoints]
 
 
 def make_predict_fn(
-    variables: Mapping[str, Any], model_config: ModelConfig, test: TestConfig, devices: Sequence[jax.Device]
+    variables: Mapping[str, Any],
+    model_config: ModelConfig,
+    test: TestConfig,
+    devices: Sequence[jax.Device],
+    mirrored: Sequence[int] = (),
 ) -> PredictFn:
-    """The compiled network on these devices, each of which takes its share of a batch: `num_devices=len(devices)`."""
+    """The compiled network on these devices, each of which takes its share of a batch: `num_devices=len(devices)`.
+
+    With augmentation if `test` asks for it; a flip exchanges the keypoints by `mirrored` (`mirrored_keypoints`).
+    """
+    model = MaskRCNN(model_config)
     mesh = Mesh(np.asarray(devices), ("data",))
     on_devices = jax.device_put(dict(variables), NamedSharding(mesh, PartitionSpec()))
     split = PartitionSpec("data")
-    run = jax.jit(
-        jax.shard_map(
-            functools.partial(predict, model=MaskRCNN(model_config), config=test),
-            mesh=mesh,
-            in_specs=(PartitionSpec(), split, split),
-            out_specs=split,
-            check_vma=False,
-        )
+
+    def compiled(part: Callable[..., Detections], num_inputs: int = 2) -> PredictFn:
+        specs = (PartitionSpec(), *[split] * num_inputs)
+        run = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
+        return lambda *inputs: run(on_devices, *jax.device_put(inputs, NamedSharding(mesh, split)))
+
+    if not is_augmented(test):
+        return compiled(functools.partial(predict, model=model, config=test))
+    return augment(
+        compiled(functools.partial(predict_boxes, model=model, config=test)),
+        compiled(functools.partial(describe_boxes, model=model), num_inputs=3),
+        test,
+        num_keypoints=model_config.num_keypoints,
+        mirrored=mirrored,
     )
-    return lambda images, image_hw: run(on_devices, *jax.device_put((images, image_hw), NamedSharding(mesh, split)))
 
 
 def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,20 +12,23 @@ import jax
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.data.transforms import mirrored_keypoints
+from mrcnn_jax.detection.predict import describe_boxes, predict, predict_boxes
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.evaluation.batches import assemble_batch, plan_batches, predict_pictures
+from mrcnn_jax.evaluation.augmented import augment, is_augmented
+from mrcnn_jax.evaluation.batches import PredictFn, assemble_batch, plan_batches, predict_pictures
 from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Category
+from mrcnn_jax.structures import Category, Detections, keypoint_names
 from mrcnn_jax.weights.folder import load_weights
 
 
 class Predictor:
     """Finds the objects in pictures of any size: `predictor(images)`.
 
-    Runs on one device and compiles once per canvas of the test config, at the first picture that needs it or in
-    `warm_up`; after that nothing is compiled, whatever the pictures' sizes and number.
+    Runs on one device and compiles once per canvas of the test config (with augmentation, twice per canvas of each
+    short side), at the first picture that needs it or in `warm_up`; after that nothing is compiled, whatever the
+    pictures' sizes and number.
     """
 
     def __init__(
@@ -36,12 +39,15 @@ class Predictor:
         categories: Sequence[Category],
         *,
         device: jax.Device | None = None,
+        mirrored: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
             variables: the model's collections, as in `Weights.variables`.
             categories: label k of the model is categories[k - 1].
             device: where to run; JAX's first device by default.
+            mirrored: for each keypoint the index of the one that it becomes in a flipped picture, which augmentation
+                by flips needs; by default left and right are exchanged in the keypoints' names.
         """
         self.model_config = model_config
         self.test_config = test_config
@@ -49,7 +55,18 @@ class Predictor:
         self._device = device or jax.local_devices()[0]
         self._variables = jax.device_put(dict(variables), self._device)
         model = MaskRCNN(model_config)
-        self._predict = jax.jit(functools.partial(predict, model=model, config=test_config))
+        if is_augmented(test_config):
+            if mirrored is None:
+                mirrored = mirrored_keypoints(keypoint_names(self.categories))
+            self._predict = augment(
+                self._compiled(functools.partial(predict_boxes, model=model, config=test_config)),
+                self._compiled(functools.partial(describe_boxes, model=model)),
+                test_config,
+                num_keypoints=model_config.num_keypoints,
+                mirrored=mirrored,
+            )
+        else:
+            self._predict = self._compiled(functools.partial(predict, model=model, config=test_config))
 
     @classmethod
     def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":
@@ -89,7 +106,7 @@ class Predictor:
                 categories=self.categories,
                 test=self.test_config,
             )
-            for index, resized_hw, detections in predict_pictures(self._run, batches)
+            for index, resized_hw, detections in predict_pictures(self._predict, batches)
         }
         return [found[index] for index in range(len(pictures))]
 
@@ -97,11 +114,11 @@ class Predictor:
         """Compiles for every canvas, so that no later call has to wait for it."""
         for canvas in self.test_config.canvases:
             filler = assemble_batch((), [], canvas, self.test_config, self.test_config.batch_size)
-            jax.block_until_ready(self._run(filler.images, filler.image_hw))
+            jax.block_until_ready(self._predict(filler.images, filler.image_hw, *filler.further))
 
-    def _run(self, images: np.ndarray, image_hw: np.ndarray) -> Any:
-        on_device = jax.device_put((images, image_hw), self._device)
-        return self._predict(self._variables, *on_device)
+    def _compiled(self, part: Callable[..., Detections]) -> PredictFn:
+        run = jax.jit(part)
+        return lambda *inputs: run(self._variables, *jax.device_put(inputs, self._device))
 
 
 def check_image(image: Any, index: int) -> np.ndarray:
@@ -149,15 +166,29 @@ def check_override_names(overrides: Mapping[str, Any]) -> None:
 
 
 def _like(current: Any, value: Any, name: str) -> Any:
-    """The value as the type of the current one: whole numbers, numbers, names, or canvases as pairs of numbers."""
-    choices = get_args(get_type_hints(TestConfig)[name]) if isinstance(current, str) else ()
+    """The value as the type of the current one: switches, whole numbers, numbers, names, tuples of numbers, or canvases
+    as pairs of whole ones."""
+    hint = get_type_hints(TestConfig)[name]
+    choices = get_args(hint) if isinstance(current, str) else ()
     if value in choices:
         return value
+    if isinstance(current, bool):
+        if isinstance(value, bool):
+            return value
+        raise ConfigError(f"Test setting {name}: expected True or False, got {value!r}.")
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and np.isfinite(float(value))
     if isinstance(current, int) and is_number and int(value) == value:
         return int(value)
     if isinstance(current, float) and is_number:
         return float(value)
+    if hint == tuple[int, ...]:
+        if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
+            return tuple(value)
+        raise ConfigError(f"Test setting {name}: expected whole numbers such as [640, 960], got {value!r}.")
+    if hint == tuple[float, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, numbers.Real) for item in value):
+            return tuple(float(item) for item in value)
+        raise ConfigError(f"Test setting {name}: expected numbers such as [0.05, 0.1], got {value!r}.")
     if isinstance(current, tuple) and isinstance(value, (list, tuple)):
         pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else () for pair in value]
         if all(len(pair) == 2 and all(isinstance(side, int) for side in pair) for pair in pairs):

@@ -41,6 +41,24 @@ def compute_iou(boxes: Float[Array, "n 4"], others: Float[Array, "m 4"]) -> Floa
     return jnp.where(union > 0.0, intersection / jnp.where(union > 0.0, union, 1.0), 0.0)
 
 
+def compute_giou(boxes: Float[Array, "n 4"], others: Float[Array, "n 4"]) -> Float[Array, "n"]:
+    """Returns the generalised IoU of each box and its other, in [-1, 1] (arXiv 1902.09630).
+
+    That is the IoU minus the share of the smallest box around both that neither covers; 0 where that has no area.
+    """
+    x0, y0, x1, y1 = split_boxes(boxes)
+    other_x0, other_y0, other_x1, other_y1 = split_boxes(others)
+    width = jnp.maximum(jnp.minimum(x1, other_x1) - jnp.maximum(x0, other_x0), 0.0)
+    height = jnp.maximum(jnp.minimum(y1, other_y1) - jnp.maximum(y0, other_y0), 0.0)
+    intersection = width * height
+    union = box_areas(boxes) + box_areas(others) - intersection
+    hull_width = jnp.maximum(x1, other_x1) - jnp.minimum(x0, other_x0)
+    hull_height = jnp.maximum(y1, other_y1) - jnp.minimum(y0, other_y0)
+    hull = hull_width * hull_height
+    iou = jnp.where(union > 0.0, intersection / jnp.where(union > 0.0, union, 1.0), 0.0)
+    return iou - jnp.where(hull > 0.0, (hull - union) / jnp.where(hull > 0.0, hull, 1.0), 0.0)
+
+
 def encode_boxes(
     boxes: Float[Array, "n 4"], anchors: Float[Array, "n 4"], weights: tuple[float, float, float, float]
 ) -> Float[Array, "n 4"]:

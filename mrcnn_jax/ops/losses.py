@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mrcnn_jax.ops.boxes import compute_giou, decode_boxes
+
 
 def masked_mean(values: Float[Array, "*n"], valid: Bool[Array, "*n"], count: Array | None = None) -> Float[Array, ""]:
     """Returns the sum of the valid values over `count` (their number by default), 0 if there are none."""
@@ -51,6 +53,22 @@ def box_loss(
     return masked_mean(smooth_l1(difference, beta).sum(axis=-1), counted, count=jnp.sum(valid))
 
 
+def giou_loss(
+    deltas: Float[Array, "n 4"],
+    targets: Float[Array, "n 4"],
+    rois: Float[Array, "n 4"],
+    is_foreground: Bool[Array, "n"],
+    valid: Bool[Array, "n"],
+    *,
+    weights: tuple[float, float, float, float],
+) -> Float[Array, ""]:
+    """Returns 1 - GIoU of the boxes that deltas and targets make of the RoIs, normalised as `box_loss`."""
+    counted = is_foreground & valid
+    deltas, targets, rois = (jnp.where(counted[:, None], a.astype(jnp.float32), 0.0) for a in (deltas, targets, rois))
+    giou = compute_giou(decode_boxes(deltas, rois, weights), decode_boxes(targets, rois, weights))
+    return masked_mean(1.0 - giou, counted, count=jnp.sum(valid))
+
+
 def class_loss(logits: Float[Array, "n C"], labels: Int[Array, "n"], valid: Bool[Array, "n"]) -> Float[Array, ""]:
     """Returns the mean softmax cross-entropy of the sampled RoIs; label 0 is background."""
     log_scores = jax.nn.log_softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0), axis=-1)
@@ -92,7 +110,7 @@ def keypoint_loss(
     logits: Float[Array, "n K h h"], cells: Int[Array, "n K"], valid: Bool[Array, "n K"]
 ) -> Float[Array, ""]:
     """Returns the mean cross-entropy of the counted keypoints, each a softmax over its h * h cells (section 5)."""
-    flat = logits.astype(jnp.float32).reshape(*cells.shape, -1)
+    flat = logits.astype(jnp.float32).reshape(*cells.shape, logits.shape[-2] * logits.shape[-1])
     log_scores = jax.nn.log_softmax(jnp.where(valid[..., None], flat, 0.0), axis=-1)
     chosen = jnp.take_along_axis(log_scores, jnp.where(valid, cells, 0)[..., None], axis=-1)[..., 0]
     return masked_mean(-chosen, valid)

@@ -61,7 +61,7 @@ def pool_whole_cells(
 ) -> Float[Array, "n S S C"]:
     """Returns RoIPool's features of each RoI from its own level, in the features' dtype; bins without cells are 0.
 
-    `extents` are the rows and columns of each level that belong to the picture.
+    `extents` are the rows and columns of each level that belong to the picture. RoIs are not longer than the map.
     """
     stride = jnp.asarray(np.asarray(strides, np.float32))[levels]  # [n]
     x0, y0, x1, y1 = ((side / stride).astype(jnp.int32) for side in split_boxes(quantise_rois(rois, levels, strides)))
@@ -92,8 +92,8 @@ def _largest(features: list[Array], levels: Array, rows: Borders, columns: Borde
     tables = [_window_maxima(feature, orders) for feature in features]
     flat = jnp.concatenate([table.reshape(-1, table.shape[-1]) for table in tables])
     shapes = np.array([feature.shape[:2] for feature in features])
-    first = np.concatenate([[0], np.cumsum(orders**2 * shapes.prod(axis=1))[:-1]])
-    heights, widths, first = (jnp.asarray(values, jnp.int32)[levels] for values in (*shapes.T, first))
+    starts = np.concatenate([[0], np.cumsum(orders**2 * shapes.prod(axis=1))[:-1]])
+    heights, widths, first = (jnp.asarray(values, jnp.int32)[levels] for values in (*shapes.T, starts))
     order_y, ys = _two_windows(rows, orders)
     order_x, xs = _two_windows(columns, orders)
     table = order_y[:, :, None] * orders + order_x[:, None, :]  # [n, S, S]

@@ -23,11 +23,13 @@ from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import TrainingBatches, training_batches
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
+from mrcnn_jax.evaluation.augmented import without_augmentation
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.reporting.comparisons import draw_comparison
 from mrcnn_jax.reporting.overlays import save_picture
 from mrcnn_jax.structures import Batch, Detections
+from mrcnn_jax.training.averaging import averaged_params
 from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
 from mrcnn_jax.training.logging import MetricsLog, ProgressLine
 from mrcnn_jax.training.monitor import StepMonitor
@@ -194,11 +196,12 @@ class Run:
 
     def evaluate(self, state: TrainState, step: int) -> Evaluated | None:
         """Scores the weights on data.val and writes evaluation.json, pictures/ and weights/; None if told to stop."""
+        variables = {**state.variables, "params": averaged_params(state)}
 
         def predict_batch(images: Any, image_hw: Any) -> Detections:
             if self.stop.received:
                 raise _EvaluationStopped
-            return self.predict(state.variables, images, image_hw)
+            return self.predict(variables, images, image_hw)
 
         metrics: dict[str, Any] = {}
         score = None
@@ -208,7 +211,7 @@ class Run:
                 evaluation = evaluate(
                     self.val_data,
                     predict_batch,
-                    test=self.config.test,
+                    test=without_augmentation(self.config.test),
                     num_devices=self.mesh.size,
                     progress=self.line.show_evaluation,
                     max_skip_fraction=self.config.data.max_skip_fraction,
@@ -226,7 +229,7 @@ class Run:
         config = self.config
         save_weights(
             self.workdir / "weights",
-            state.variables,
+            variables,
             model=config.model,
             test=config.test,
             categories=self.train_data.categories,

@@ -1,4 +1,7 @@
-"""SGD with momentum, weight decay, linear warm-up and steps (paper section 3.1; Goyal et al., arXiv 1706.02677)."""
+"""SGD with momentum, weight decay, linear warm-up and steps (paper section 3.1; Goyal et al., arXiv 1706.02677).
+
+On request also half a cosine (arXiv 1608.03983), clipped and accumulated gradients, and averaged parameters.
+"""
 
 from typing import Any
 
@@ -8,13 +11,20 @@ import optax
 
 from mrcnn_jax.config import ModelConfig, TrainConfig
 from mrcnn_jax.models.resnet import frozen_modules
+from mrcnn_jax.training.averaging import track_average
 
 
 def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
-    """Returns the rate of a step, float32: warm-up from `warmup_factor`, then a drop at each of `decay_steps`."""
+    """Returns the rate of a step, float32: warm-up from `warmup_factor`, then a drop at each of `decay_steps` or half a
+    cosine. All steps that are accumulated into one update have the rate of the first of them."""
+    if config.accumulate_steps > 1:
+        step = step // config.accumulate_steps * config.accumulate_steps
     step = jnp.asarray(step, jnp.float32)
     progress = jnp.clip(step / max(config.warmup_steps, 1), 0.0, 1.0) if config.warmup_steps else jnp.float32(1.0)
     warmup = config.warmup_factor + (1.0 - config.warmup_factor) * progress
+    if config.schedule == "cosine":
+        cosine = optax.cosine_decay_schedule(config.learning_rate, config.num_steps - config.warmup_steps)
+        return warmup * cosine(jnp.maximum(step - config.warmup_steps, 0.0))
     drops = jnp.sum(step >= jnp.asarray((*config.decay_steps, jnp.inf), jnp.float32))
     return config.learning_rate * warmup * config.decay_factor**drops
 
@@ -22,7 +32,8 @@ def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
 def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.GradientTransformation:
     """Returns SGD as the references define it: v = m v + g + d p, p = p - rate v.
 
-    Decay d acts on kernels only, neither on biases nor on normalisation; frozen stages do not move at all.
+    Decay d acts on kernels only, neither on biases nor on normalisation; frozen stages do not move at all. Gradients
+    are clipped before decay is added, and neither norm nor accumulator nor average includes frozen stages.
     """
     frozen = frozen_modules(model_config)
 
@@ -33,10 +44,18 @@ def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.Grad
     def label(path: tuple[Any, ...], leaf: jax.Array) -> str:
         return "trained" if is_trained(path, leaf) else "frozen"
 
-    sgd = optax.chain(
+    accumulate = config.accumulate_steps
+    stages = [
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-        optax.sgd(lambda step: learning_rate(config, step), momentum=config.momentum),
-    )
+        optax.sgd(lambda update: learning_rate(config, update * accumulate), momentum=config.momentum),
+    ]
+    if config.clip_norm:
+        stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.ema_decay:
+        stages.append(track_average(config.ema_decay))
+    sgd = optax.chain(*stages)
+    if accumulate > 1:
+        sgd = optax.MultiSteps(sgd, accumulate).gradient_transformation()
     return optax.multi_transform(
         {"trained": sgd, "frozen": optax.set_to_zero()},
         lambda params: jax.tree_util.tree_map_with_path(label, params),

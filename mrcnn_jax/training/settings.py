@@ -20,12 +20,20 @@ FIXED = (
     "data.short_sides",
     "data.max_side",
     "data.flip_probability",
+    "data.keypoint_flip",
     "data.max_objects",
     "data.mask_size",
+    "data.scale_jitter",
+    "data.copy_paste_probability",
+    "data.repeat_threshold",
     "train.batch_size",
     "train.seed",
+    "train.clip_norm",
+    "train.accumulate_steps",
+    "train.ema_decay",
 )
-"""What a run may not change when it resumes: the network, its targets and the order and content of its batches."""
+"""What a run may not change when it resumes: the network, its targets, the order and content of its batches, and what
+the optimizer's state consists of."""
 
 
 def complete_config(
@@ -48,6 +56,15 @@ def complete_config(
             f"--model.num-keypoints is {config.model.num_keypoints}, but {config.data.train} has {num_keypoints} "
             "keypoints. Set it to that, or to 0 for a model without keypoint head."
         )
+    for option, values in (
+        ("--data.keypoint-flip", config.data.keypoint_flip),
+        ("--test.keypoint-sigmas", config.test.keypoint_sigmas),
+    ):
+        if len(values) not in (0, num_keypoints):
+            raise ConfigError(
+                f"{option} has {len(values)} values, but {config.data.train} has {num_keypoints} keypoints. "
+                "Give one for each, or none for the default."
+            )
     batch_size = config.train.batch_size
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices

@@ -1,12 +1,16 @@
 """Keypoints on their way from the annotation file to the device: resized, flipped, named by side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.dataset import ObjectRecord, Record
+from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.samples import make_invalid_sample, make_sample
 from mrcnn_jax.data.transforms import flip_keypoints, mirrored_keypoints, resize_keypoints
+from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.structures import Category, keypoint_names
 
 NAMES = ("nose", "left_eye", "right_eye", "tail")
@@ -18,6 +22,30 @@ def test_counterparts_are_found_by_name() -> None:
     assert mirrored_keypoints(NAMES) == MIRRORED
     assert mirrored_keypoints(("left_hand", "hand_right")) == (0, 1)  # no counterpart: itself
     assert mirrored_keypoints(()) == ()
+    assert mirrored_keypoints(("left", "right", "right", "", "")) == (0, 1, 2, 3, 4)  # which of the two is not said
+
+
+@pytest.mark.parametrize("flip", [(1, 2, 0), (0, 0), (0, 2), (-1, 0), (1, 0, 4)])
+def test_a_flip_map_exchanges_pairs(flip: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"data.keypoint_flip: expected indices .* exchange keypoints in pairs"):
+        DataConfig(keypoint_flip=flip)
+
+
+@pytest.mark.parametrize(("flip", "expected"), [((), [8.5, 2.5, 1.5, 0]), ((3, 1, 2, 0), [0, 1.5, 2.5, 8.5])])
+def test_the_stream_flips_by_the_config_or_by_name(small_coco, flip: tuple[int, ...], expected: list[float]) -> None:
+    small_coco.content["categories"][1]["keypoints"] = list(NAMES)
+    points = [23.0, 8, 2, 30.0, 8, 2, 29.0, 9, 1, 0, 0, 0]  # in a picture 32 wide
+    small_coco.content["annotations"][0]["keypoints"] = points
+    dataset = small_coco.prepare()
+    config = replace(CONFIG, short_sides=(24,), flip_probability=1.0, keypoint_flip=flip)
+    batches = training_batches(dataset, config, batch_size=3, seed=0, start_step=0, num_steps=1)
+    batch = next(batches)
+    (found,) = batch.ground_truth.keypoints[batch.image_id == 42, 0, :, 0]
+    np.testing.assert_allclose(found, expected)
+    with pytest.raises(ConfigError, match="expected 4 indices, got 2"):
+        training_batches(
+            dataset, replace(config, keypoint_flip=(1, 0)), batch_size=3, seed=0, start_step=0, num_steps=1
+        )
 
 
 def test_pixels_become_points_and_hidden_ones_zeros() -> None:

@@ -139,6 +139,18 @@ def test_undecodable_pictures_are_counted_and_not_scored():
         evaluate(Pictures(undecodable=(1,)), RectangleFinder(), test=TEST)
 
 
+def test_cityscapes_scores_are_added_for_the_evaluated_pictures():
+    pictures = Pictures(undecodable=(1, 3))
+    evaluation = evaluate(pictures, RectangleFinder(), test=TEST, max_skip_fraction=0.3, cityscapes=True)
+    scores = evaluation.metrics["cityscapes"]
+    assert scores["AP50"] == 1.0 and scores["AP"] > 0.8  # the objects in skipped pictures are not missed
+    assert [row["name"] for row in scores["categories"]] == ["red", "green"]
+    assert evaluation.table.endswith(f"masks (cityscapes)\n AP = {scores['AP']:.3f}\n AP50 = 1.000")
+    plain = evaluate(pictures, RectangleFinder(), test=TEST, max_skip_fraction=0.3)
+    assert "cityscapes" not in plain.metrics and "cityscapes" not in plain.table
+    assert plain.metrics["segm"] == evaluation.metrics["segm"]
+
+
 def test_no_pictures_are_an_error():
     with pytest.raises(DataError, match="no pictures"):
         evaluate(Pictures(0), RectangleFinder(), test=TEST)

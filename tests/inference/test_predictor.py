@@ -141,7 +141,13 @@ def test_a_single_picture_must_be_in_a_list(traced, images):
         ({"canvases": [(64, 90)]}, "multiples of 32"),
         ({"canvases": "64x96"}, "expected canvases"),
         ({"batch_size": 0}, "batch_size"),
+        ({"keypoint_sigmas": 0.05}, "keypoint_sigmas: expected numbers such as .* got 0.05"),
+        ({"keypoint_sigmas": ["0.05"]}, "keypoint_sigmas: expected numbers"),
+        ({"keypoint_sigmas": (0.05, 0.0)}, "keypoint_sigmas: expected positive finite values"),
         ({"resize": "bicubic"}, "resize: expected one of opencv, pillow, float, got 'bicubic'"),
+        ({"augment_flip": 1}, "augment_flip: expected True or False, got 1"),
+        ({"augment_short_sides": [(64, 96)]}, "augment_short_sides: expected whole numbers"),
+        ({"augment_short_sides": [0]}, "sides of 1 or more"),
     ],
 )
 def test_bad_overrides_are_refused_with_the_nearest_name(monkeypatch, override, message):
@@ -158,6 +164,9 @@ def test_overrides_replace_the_folders_test_settings(monkeypatch):
     assert test.canvases == ((128, 128),) and test.score_threshold == 0.25 and test.max_detections == 7
     assert test.short_side == 64
     assert Predictor.load("w", resize="pillow").test_config.resize == "pillow"
+    assert Predictor.load("w", keypoint_sigmas=(0.05, np.float64(1))).test_config.keypoint_sigmas == (0.05, 1.0)
+    test = Predictor.load("w", augment_flip=True, augment_short_sides=[48, 80]).test_config
+    assert test.augment_flip is True and test.augment_short_sides == (48, 80)
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -162,6 +162,17 @@ def test_pictures_are_saved_as_rgb(tmp_path: object) -> None:
         save_picture(f"{path}/inside_a_file.png", image)
 
 
+def test_without_a_skeleton_there_are_points_only() -> None:
+    keypoints = np.array([[[100, 100, 0.9], [300, 400, 0.9]]])
+    image, box, one = make_picture(500, 600), np.array([[50.0, 50, 350, 450]]), np.ones(1)
+    without = draw_detections(image, box, one, np.ones(1, int), None, (Category(1, "tool"),))
+    for category in (Category(1, "tool", ("tip", "end")), Category(1, "tool", ("tip", "end"), ((1, 9),))):
+        drawn = draw_detections(image, box, one, np.ones(1, int), None, (category,), keypoints)
+        rows, columns = np.nonzero((drawn != without).any(axis=-1))
+        to_points = np.hypot(*(np.stack([columns, rows], axis=-1)[:, None] - keypoints[0, :, :2]).T)  # [2, n]
+        assert to_points.min(axis=0).max() < 10 and (to_points.min(axis=1) < 1).all()
+
+
 def test_skeletons_join_seen_keypoints_only() -> None:
     category = Category(1, "stick", ("a", "b", "c"), ((1, 2), (2, 3)))
     keypoints = np.array([[[100, 100, 0.9], [300, 100, 0.9], [300, 400, 0.01]]])

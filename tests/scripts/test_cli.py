@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,21 @@ def test_overrides_are_typed_and_keep_the_other_defaults() -> None:
 @pytest.mark.parametrize("form", [["640,672"], ["640", "672"], ["640,", "672"]])
 def test_tuples_take_commas_and_spaces(form: list[str]) -> None:
     assert parse("--data.short-sides", *form).data.short_sides == (640, 672)
+    test = parse("--test.augment-flip", "--test.augment-short-sides", *form).test
+    assert test.augment_flip is True and test.augment_short_sides == (640, 672)
+
+
+@pytest.mark.parametrize("form", [["0.05,0.1", "1"], ["0.05", ".1", "1e0"]])
+def test_keypoint_settings_are_numbers_one_a_keypoint(form: list[str]) -> None:
+    evaluate = importlib.import_module("evaluate")  # scripts/evaluate.py
+    argv = ["--weights", "w", "--data", "d", "--test.keypoint-sigmas", *form]
+    arguments = _cli.parse(evaluate.Arguments(), "Scores.", argv)
+    assert arguments.test.keypoint_sigmas == parse("--test.keypoint-sigmas", *form).test.keypoint_sigmas
+    assert arguments.test.keypoint_sigmas == (0.05, 0.1, 1.0)
+    assert all(type(sigma) is float for sigma in arguments.test.keypoint_sigmas)
+    assert parse("--data.keypoint-flip", "0,2,1").data.keypoint_flip == (0, 2, 1)
+    assert "exchange keypoints in pairs" in refusal("--data.keypoint-flip", "1,2,0")
+    assert "positive finite values, got (0.1, 0.0)" in refusal("--test.keypoint-sigmas", "0.1,0")
 
 
 def test_canvases_are_given_as_height_x_width() -> None:

@@ -165,7 +165,19 @@ def test_another_dtype_or_shape_is_refused_instead_of_cast(tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("name", ["model.backbone", "train.batch_size", "data.canvases", "dataset.fingerprint"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.backbone",
+        "train.batch_size",
+        "train.ema_decay",
+        "data.canvases",
+        "data.scale_jitter",
+        "data.copy_paste_probability",
+        "data.repeat_threshold",
+        "dataset.fingerprint",
+    ],
+)
 def test_changed_settings_are_refused_by_name(tmp_path, name):
     save_steps(tmp_path, 1)
     with pytest.raises(ConfigError, match=name):

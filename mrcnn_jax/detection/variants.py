@@ -1,4 +1,4 @@
-"""How mask logits are trained and read: a sigmoid for each class, as in the paper, or one softmax over the classes.
+"""Functions that the config chooses: how masks are trained and read, and what boxes are charged.
 
 Shapes: n RoIs, m mask side, C classes with background.
 """
@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mrcnn_jax.ops.losses import mask_loss, softmax_mask_loss
+from mrcnn_jax.config import TargetsConfig
+from mrcnn_jax.ops.losses import box_loss, giou_loss, mask_loss, softmax_mask_loss
+from mrcnn_jax.structures import RoiTargets
 
 
 class MaskVariant(NamedTuple):
@@ -41,4 +43,22 @@ MASK_VARIANTS = {
     "sigmoid": MaskVariant(_sigmoid_loss, _sigmoid_probabilities),
     "softmax": MaskVariant(softmax_mask_loss, _softmax_probabilities),
 }
-"""By `ModelConfig.mask_activation`."""
+"""By `ModelConfig.mask_activation`: the paper's sigmoid for each class, or one softmax over the classes (table 2b)."""
+
+DeltaWeights = tuple[float, float, float, float]
+BoxLoss = Callable[[Array, RoiTargets, DeltaWeights, TargetsConfig], Array]
+"""(deltas [n, 4] of each RoI's own label, RoIs, weights of the deltas, config) to the scalar loss of one image."""
+
+
+def _smooth_l1_loss(deltas: Array, rois: RoiTargets, weights: DeltaWeights, targets: TargetsConfig) -> Array:
+    del weights  # the targets' deltas have them already
+    return box_loss(deltas, rois.deltas, rois.labels > 0, rois.valid, beta=targets.box_loss_beta)
+
+
+def _giou_loss(deltas: Array, rois: RoiTargets, weights: DeltaWeights, targets: TargetsConfig) -> Array:
+    del targets
+    return giou_loss(deltas, rois.deltas, rois.rois, rois.labels > 0, rois.valid, weights=weights)
+
+
+BOX_LOSSES: dict[str, BoxLoss] = {"smooth_l1": _smooth_l1_loss, "giou": _giou_loss}
+"""By `TargetsConfig.box_loss`."""

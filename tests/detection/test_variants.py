@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.detection.mask_variants import MASK_VARIANTS
 from mrcnn_jax.detection.objective import compute_objective
+from mrcnn_jax.detection.variants import MASK_VARIANTS
 from mrcnn_jax.models.heads import MaskHead, MlpMaskHead
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.ops.losses import softmax_mask_loss

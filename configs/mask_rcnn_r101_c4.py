@@ -1,0 +1,23 @@
+"""Mask R-CNN, ResNet-101 C4, on COCO: the paper's tables 1 and 2a.
+
+    python scripts/train.py configs/mask_rcnn_r101_c4.py --workdir runs/mask_rcnn_r101_c4 \
+        --data.train data/coco:train --data.val data/coco:val --train.init-from resnet101-63fe2227.pth
+
+RoIs of 14 x 14 cells go through res5; 64 RoIs an image in training, 300 proposals in testing, masks of 14 x 14. Meant
+for eight accelerators, as in the paper. Not trained here yet. Published: table 1, mask AP 33.1 on test-dev; table 2a,
+32.7 on minival.
+"""
+
+from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig, TrainConfig
+
+config = Config(
+    model=ModelConfig(
+        backbone="resnet101",
+        neck="c4",
+        box_pool_size=14,
+        mask_pool_size=14,
+    ),
+    targets=TargetsConfig(pre_nms_top_n=12_000, post_nms_top_n=2000, roi_samples=64),
+    test=TestConfig(pre_nms_top_n=6000, post_nms_top_n=300),
+    train=TrainConfig(num_steps=160_000, decay_steps=(120_000,)),
+)

@@ -1,0 +1,16 @@
+"""Mask R-CNN, ResNeXt-101 32x8d FPN, on COCO: the body that Detectron2 publishes weights of.
+
+    python scripts/train.py configs/mask_rcnn_x101_32x8d_fpn.py --workdir runs/mask_rcnn_x101_32x8d_fpn \
+        --data.train data/coco:train --data.val data/coco:val --train.init-from BODY.pth
+
+The paper trains ResNeXt with one image a GPU: batch 8, rate 0.01. Meant for eight accelerators, as in the paper. Not
+trained here yet. Published: Detectron2's model zoo, 3x schedule, box AP 44.3, mask AP 39.5 on val2017.
+"""
+
+from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TrainConfig
+
+config = Config(
+    model=ModelConfig(backbone="resnext101_32x8d"),
+    targets=TargetsConfig(post_nms_top_n=2000),
+    train=TrainConfig(batch_size=8, learning_rate=0.01, num_steps=160_000, decay_steps=(120_000,)),
+)

@@ -1,0 +1,91 @@
+"""Large-scale jitter (arXiv 2012.07177, section 3): a random size, and a random window where it exceeds the canvas.
+
+An object in a window is the part of it that the window shows, still in pixels of the whole picture: its bitmap comes
+from the same segmentation, relative to the clipped box. Shapes: G objects; K keypoints.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mrcnn_jax.config import Canvas
+from mrcnn_jax.data.annotations import clip_bbox
+from mrcnn_jax.data.bitmaps import make_bitmap
+from mrcnn_jax.data.dataset import ObjectRecord
+from mrcnn_jax.data.images import ImageHW
+
+MIN_SIDE = 1.0
+"""Objects with a shorter visible side, in pixels of the network input, are dropped."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is kept of a resized picture, in its pixels."""
+
+    top: int
+    left: int
+    hw: ImageHW
+
+
+def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> Window:
+    """A window of the canvas's size at a random place; along sides that fit all of the picture, and nothing drawn."""
+    top, left = (
+        int(rng.integers(side - limit + 1)) if side > limit else 0 for side, limit in zip(image_hw, canvas, strict=True)
+    )
+    return Window(top, left, (min(image_hw[0], canvas[0]), min(image_hw[1], canvas[1])))
+
+
+def crop_image(image: np.ndarray, window: Window) -> np.ndarray:
+    """The window of a picture [H, W, 3]."""
+    height, width = window.hw
+    return image[window.top : window.top + height, window.left : window.left + width]
+
+
+def move_boxes(boxes: np.ndarray, window: Window) -> np.ndarray:
+    """Boxes [G, 4] in pixels of the window, float32."""
+    return boxes - np.array([window.left, window.top] * 2, np.float32)
+
+
+def move_keypoints(keypoints: np.ndarray, window: Window) -> np.ndarray:
+    """Keypoints [K, 3] in pixels of the window, float32; rows of visibility 0 stay zeros."""
+    moved = keypoints - np.array([window.left, window.top, 0], np.float32)
+    return np.where(keypoints[:, 2:] > 0, moved, np.float32(0.0))
+
+
+def crop_objects(
+    objects: Iterable[ObjectRecord], window: Window, old_hw: ImageHW, new_hw: ImageHW, mask_size: int
+) -> list[ObjectRecord]:
+    """The objects that the window of a picture, resized from `old_hw` to `new_hw`, shows.
+
+    Boxes are clipped, areas are those of the visible part, keypoints outside are not visible. Objects of which less
+    than MIN_SIDE or no pixel of the bitmap is left are dropped.
+    """
+    scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
+    # Products first: exactly the picture's borders where the window ends there.
+    left, right = (x * old_hw[1] / new_hw[1] for x in (window.left, window.left + window.hw[1]))
+    top, bottom = (y * old_hw[0] / new_hw[0] for y in (window.top, window.top + window.hw[0]))
+    kept = []
+    for item in objects:
+        whole = clip_bbox(item.bbox, old_hw)
+        x0, y0, x1, y1 = max(whole[0], left), max(whole[1], top), min(whole[2], right), min(whole[3], bottom)
+        if (x1 - x0) * scale_x < MIN_SIDE or (y1 - y0) * scale_y < MIN_SIDE:
+            continue
+        item = replace(item, keypoints=_hide_outside(item.keypoints, (left, top, right, bottom)))
+        if (x0, y0, x1, y1) != whole:
+            bitmap = make_bitmap(item.segmentation, np.array([x0, y0, x1, y1]), old_hw, mask_size)
+            if not bitmap.any():
+                continue
+            area = float(bitmap.mean()) * (x1 - x0) * (y1 - y0)
+            item = replace(item, bbox=(x0, y0, x1 - x0, y1 - y0), area=area)
+        kept.append(item)
+    return kept
+
+
+def _hide_outside(keypoints: tuple[float, ...], part: tuple[float, float, float, float]) -> tuple[float, ...]:
+    """Keypoints with zeros in place of those whose pixel's centre is outside."""
+    left, top, right, bottom = part
+    points = np.reshape(np.asarray(keypoints, np.float64), (-1, 3))
+    x, y = points[:, 0] + 0.5, points[:, 1] + 0.5
+    inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    return tuple(np.where(inside[:, None], points, 0.0).ravel().tolist())

@@ -1,0 +1,117 @@
+"""Every preset: in the table of the docs with its number of parameters, and a step and a prediction at a small size."""
+
+import functools
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrcnn_jax.config import Config, ModelConfig
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.models import resnet
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.state import make_train_state
+from mrcnn_jax.training.step import train_step
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+PRESETS = {path.stem: runpy.run_path(str(path))["config"] for path in sorted((ROOT / "configs").glob("*.py"))}
+NUM_CLASSES = 3
+
+
+def table() -> dict[str, int]:
+    """Preset to number of parameters, from docs/presets.md."""
+    rows = [line.split("|") for line in (ROOT / "docs" / "presets.md").read_text().splitlines()]
+    named = [row for row in rows if len(row) > 3 and row[1].strip().startswith("`")]
+    return {row[1].strip(" `"): int(row[-2].replace(",", "")) for row in named}
+
+
+def test_the_table_has_every_preset_and_no_other() -> None:
+    assert table().keys() == PRESETS.keys()
+
+
+@functools.cache
+def count(model: ModelConfig) -> int:
+    return count_parameters(jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_number_of_parameters(name: str) -> None:
+    model = PRESETS[name].model
+    assert count(replace(model, num_classes=model.num_classes or 1)) == table()[name]
+
+
+def shrink(config: Config) -> Config:
+    """The same choices in a network, pictures and numbers of samples small enough to compile in a test."""
+    model = config.model
+    small = replace(
+        model,
+        body_width=16,
+        num_classes=NUM_CLASSES,
+        freeze_at=min(model.freeze_at, 2),
+        fpn_channels=16,
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        box_head_dim=16,
+        mask_head_dim=8,
+        mask_head_convs=min(model.mask_head_convs, 1),
+        mask_head_fc_dim=8,
+        num_keypoints=min(model.num_keypoints, 3),
+        keypoint_head_dim=8,
+        keypoint_head_convs=1,
+        backbone={"resnet101": "resnet50"}.get(model.backbone, model.backbone),
+    )
+    test = replace(
+        Config().test,
+        canvases=((64, 64),),
+        short_side=64,
+        max_side=64,
+        post_nms_top_n=20,
+        max_detections=4,
+        score_threshold=0.0,
+    )
+    return Config(model=small, targets=tiny.TARGETS, test=test)
+
+
+def test_what_is_shrunk_keeps_the_choices() -> None:
+    assert len(SMALL) >= 20
+    assert shrink(PRESETS["mask_rcnn_r50_c4_roi_pool"]).model.roi_op == "pool"
+
+
+SMALL = {shrink(config): name for name, config in reversed(PRESETS.items())}
+"""Small configs that differ, and a preset of each."""
+
+
+@pytest.mark.parametrize("config", SMALL, ids=SMALL.values())
+def test_a_step_and_a_prediction(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_block = dict.fromkeys(resnet.STAGE_BLOCKS, (1, 1, 1, 1))
+    monkeypatch.setattr(resnet, "STAGE_BLOCKS", one_block)
+    tiny.make_variables.cache_clear()
+    model, variables, batch = MaskRCNN(config.model), tiny.make_variables(config.model), tiny.make_batch(1)
+    if config.model.num_keypoints:
+        x0, y0, x1, y1 = jnp.moveaxis(batch.ground_truth.boxes, -1, 0)
+        centre = jnp.stack([(x0 + x1) / 2, (y0 + y1) / 2, jnp.full_like(x0, 2)], axis=-1)
+        points = jnp.repeat(centre[:, :, None], config.model.num_keypoints, axis=2)
+        batch = batch.replace(ground_truth=batch.ground_truth.replace(keypoints=points))
+    optimizer = make_optimizer(config.train, config.model)
+
+    @jax.jit
+    def step_and_predict(state, batch):
+        state, metrics = train_step(
+            state, batch, jax.random.key(0), model=model, optimizer=optimizer, targets=config.targets
+        )
+        return metrics, predict(state.variables, batch.images, batch.image_hw, model=model, config=config.test)
+
+    metrics, found = step_and_predict(make_train_state(variables, optimizer), batch)
+    assert all(np.isfinite(value) for value in metrics.values())
+    heads = {"mask": config.model.masks, "keypoint": config.model.num_keypoints > 0}
+    assert all((f"loss/{head}" in metrics) == has_head for head, has_head in heads.items())
+    assert found.valid.any() and np.isfinite(found.boxes).all()
+    assert found.masks.shape == (1, 4, *[config.model.mask_size * config.model.masks] * 2)
+    assert found.heat_maps.shape[2] == config.model.num_keypoints
+    tiny.make_variables.cache_clear()

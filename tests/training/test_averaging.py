@@ -1,0 +1,87 @@
+"""Averaged parameters on their way: through a checkpoint, into the evaluation and into the weights folder."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mrcnn_jax.config import Config, ModelConfig, TrainConfig
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.training import loop
+from mrcnn_jax.training.averaging import averaged_params
+from mrcnn_jax.training.checkpoint import Checkpoints
+from mrcnn_jax.training.optimizer import make_optimizer
+from mrcnn_jax.training.settings import run_settings
+from mrcnn_jax.training.state import TrainState, make_train_state
+
+TRAIN = TrainConfig(num_steps=12, warmup_steps=0, ema_decay=0.5, accumulate_steps=2, clip_norm=1.0)
+
+
+def make_state(train: TrainConfig, num_steps: int) -> TrainState:
+    """A state whose average differs from its parameters, once something was trained."""
+    params = {
+        "backbone": {"stem": {"kernel": jnp.ones((2, 2))}},
+        "box_head": {"kernel": jnp.ones((2, 3))},
+    }
+    optimizer = make_optimizer(train, ModelConfig(freeze_at=2))
+    state = make_train_state({"params": params, "frozen": {"mean": jnp.ones(2)}}, optimizer)
+    for _ in range(num_steps):
+        updates, opt_state = optimizer.update(state.params, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state
+        )
+    return state
+
+
+def test_average_is_saved_and_resumed_between_updates(tmp_path: Path) -> None:
+    state = make_state(TRAIN, num_steps=5)  # a gradient waits in the accumulator
+    settings = run_settings(Config(train=TRAIN), fingerprint="", num_records=1)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(5, state, settings, None)
+    checkpoints.wait()
+    restored = checkpoints.restore(jax.eval_shape(lambda: make_state(TRAIN, 0)), settings)
+    assert restored is not None
+    jax.tree.map(np.testing.assert_array_equal, restored.state, state)
+    jax.tree.map(np.testing.assert_array_equal, averaged_params(restored.state), averaged_params(state))
+    other = run_settings(Config(train=TrainConfig(num_steps=12)), fingerprint="", num_records=1)
+    with pytest.raises(ConfigError, match=r"accumulate_steps 2 -> 1.*clip_norm 1\.0 -> 0\.0.*ema_decay 0\.5 -> 0\.0"):
+        checkpoints.restore(jax.eval_shape(lambda: make_state(TrainConfig(), 0)), other)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("train", [TRAIN, TrainConfig()])
+def test_averaged_weights_are_evaluated_and_written(
+    train: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_state(train, num_steps=4)
+    seen = []
+
+    def evaluate(dataset, predict_batch, **_):
+        predict_batch(None, None)
+        return SimpleNamespace(metrics={"segm": {"AP": 0.5}}, table="", results=[])
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "save_weights", lambda path, variables, **_: seen.append(variables))
+    run = SimpleNamespace(
+        config=Config(train=train),
+        workdir=tmp_path,
+        train_data=SimpleNamespace(categories=()),
+        val_data=type("Data", (), {"name": "val", "__len__": lambda self: 1})(),
+        mesh=SimpleNamespace(size=1),
+        stop=SimpleNamespace(received=None),
+        line=SimpleNamespace(say=lambda text: None, show_evaluation=None),
+        predict=lambda variables, images, image_hw: seen.append(variables),
+        draw_pictures=lambda dataset, evaluation: None,
+    )
+
+    assert loop.Run.evaluate(run, state, 4).score == 0.5
+    evaluated, written = seen
+    expected = {**state.variables, "params": averaged_params(state)}
+    jax.tree.map(np.testing.assert_array_equal, evaluated, expected)
+    jax.tree.map(np.testing.assert_array_equal, written, expected)
+    differs = not np.array_equal(written["params"]["box_head"]["kernel"], state.params["box_head"]["kernel"])
+    assert differs == (train.ema_decay > 0)

@@ -1,0 +1,47 @@
+"""A run's keypoint settings are checked against its data before it starts, and stay when it resumes."""
+
+from dataclasses import replace
+
+import pytest
+
+from mrcnn_jax.config import Config, DataConfig, ModelConfig, TestConfig
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.structures import Category
+from mrcnn_jax.training.settings import check_settings, complete_config, run_settings
+
+HAND = (Category(1, "cup"), Category(2, "hand", ("wrist", "left", "right")))
+CONFIG = Config(model=ModelConfig(num_classes=0, num_keypoints=3), data=DataConfig(train="data/hands"))
+
+
+def complete(**data: object) -> Config:
+    return complete_config(replace(CONFIG, data=replace(CONFIG.data, **data)), HAND, None, num_devices=1)
+
+
+def test_one_value_for_each_keypoint_is_fine_and_so_is_none() -> None:
+    assert complete().model.num_classes == 2
+    assert complete(keypoint_flip=(0, 2, 1)).data.keypoint_flip == (0, 2, 1)
+    test = TestConfig(keypoint_sigmas=(0.1, 0.1, 0.2))
+    assert complete_config(replace(CONFIG, test=test), HAND, None, num_devices=1).test == test
+
+
+def test_another_number_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--data.keypoint-flip has 2 values, but data/hands has 3 keypoints\. .*\.$"
+    ):
+        complete(keypoint_flip=(1, 0))
+    with pytest.raises(ConfigError, match=r"^--test.keypoint-sigmas has 4 values, but data/hands has 3 keypoints"):
+        complete_config(replace(CONFIG, test=TestConfig(keypoint_sigmas=(0.1,) * 4)), HAND, None, num_devices=1)
+    plain = replace(CONFIG, model=ModelConfig(), data=DataConfig(train="data/cups", keypoint_flip=(0,)))
+    with pytest.raises(ConfigError, match=r"--data.keypoint-flip has 1 values, but data/cups has 0 keypoints"):
+        complete_config(replace(plain, model=ModelConfig(num_classes=1)), HAND[:1], None, num_devices=1)
+
+
+def test_a_resumed_run_keeps_its_flip() -> None:
+    recorded, current = (
+        run_settings(config, fingerprint="a", num_records=1)
+        for config in (complete(), complete(keypoint_flip=(0, 2, 1)))
+    )
+    with pytest.raises(ConfigError, match=r"data.keypoint_flip \[\] -> \[0, 2, 1\]"):
+        check_settings(recorded, current, "checkpoint 3")
+    del recorded["data.keypoint_flip"]  # a run from before this field existed
+    check_settings(recorded, recorded | {"data.keypoint_flip": []}, "checkpoint 3")

@@ -4,8 +4,8 @@
         --data.train data/cityscapes:train --data.val data/cityscapes:val --train.init-from resnet50-0676ba61.pth
 
 Score it by the official AP: python scripts/evaluate.py --weights runs/mask_rcnn_r50_fpn_cityscapes --data
-data/cityscapes --split val --metrics coco,cityscapes. Meant for eight accelerators, as in the paper. Not trained here
-yet. Published: table 7, AP 31.5 on val, 26.2 on test.
+data/cityscapes --split val --cityscapes. Meant for eight accelerators, as in the paper. Not trained here yet.
+Published: table 7, AP 31.5 on val, 26.2 on test.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

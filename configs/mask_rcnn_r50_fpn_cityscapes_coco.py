@@ -4,8 +4,8 @@
         --data.train data/cityscapes:train --data.val data/cityscapes:val --train.init-from runs/r50_1x
 
 Score it by the official AP: python scripts/evaluate.py --weights runs/cityscapes_coco --data data/cityscapes --split
-val --metrics coco,cityscapes. Meant for eight accelerators, as in the paper. Not trained here yet. Published: table
-7, AP 36.4 on val, 32.0 on test.
+val --cityscapes. Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 7, AP 36.4 on
+val, 32.0 on test.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

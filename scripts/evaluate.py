@@ -50,7 +50,8 @@ def main() -> None:
     dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
     check_categories(weights.categories, dataset.categories)
     devices = jax.local_devices()
-    mirrored = mirrored_keypoints(keypoint_names(weights.categories)) if arguments.test.augment_flip else ()
+    named = mirrored_keypoints(keypoint_names(weights.categories)) if arguments.test.augment_flip else ()
+    mirrored = arguments.test.keypoint_flip or named
     predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices, mirrored)
     with show_progress("evaluated") as progress:
         evaluation = evaluate(

@@ -104,9 +104,12 @@ class TestConfig:
     keypoint_sigmas: tuple[float, ...] = ()
     """Tolerance of each keypoint in OKS, as a share of the object's size: the spread of careful annotators. Empty: if
     there are 17 keypoints COCO's own, a person's, else 0.05 each."""
+    keypoint_flip: tuple[int, ...] = ()
+    """For each keypoint the index of the one that it becomes in a flipped picture; empty: left and right are exchanged
+    in the names. A training run takes it from data.keypoint_flip."""
     augment_flip: bool = False
-    """Pictures are also seen flipped, at every size: test-time augmentation (paper, appendix B). Left and right
-    keypoints are exchanged by their names. A training run's own evaluations go without any augmentation."""
+    """Pictures are also seen flipped, at every size: test-time augmentation (paper, appendix B). A training run's own
+    evaluations go without any augmentation."""
     augment_short_sides: tuple[int, ...] = ()
     """Pictures are also seen at these short sides, with max_side and canvases in proportion to short_side's, and two
     more compilations a canvas."""

@@ -133,7 +133,7 @@ def _areas(codes: Sequence[Code]) -> np.ndarray:
     """Pixels int64 [N] of the codes."""
     from pycocotools import mask as coco_mask
 
-    return np.asarray(coco_mask.area(list(codes)) if codes else [], np.int64)
+    return np.array([coco_mask.area(code) for code in codes], np.int64)  # of a list it fails for more than 255
 
 
 def _intersect(codes: Sequence[Code], regions: Sequence[Code], areas: np.ndarray) -> np.ndarray:

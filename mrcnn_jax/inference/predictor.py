@@ -47,7 +47,7 @@ class Predictor:
             categories: label k of the model is categories[k - 1].
             device: where to run; JAX's first device by default.
             mirrored: for each keypoint the index of the one that it becomes in a flipped picture, which augmentation
-                by flips needs; by default left and right are exchanged in the keypoints' names.
+                by flips needs; by default `test_config.keypoint_flip`, or by left and right in the keypoints' names.
         """
         self.model_config = model_config
         self.test_config = test_config
@@ -57,7 +57,7 @@ class Predictor:
         model = MaskRCNN(model_config)
         if is_augmented(test_config):
             if mirrored is None:
-                mirrored = mirrored_keypoints(keypoint_names(self.categories))
+                mirrored = test_config.keypoint_flip or mirrored_keypoints(keypoint_names(self.categories))
             self._predict = augment(
                 self._compiled(functools.partial(predict_boxes, model=model, config=test_config)),
                 self._compiled(functools.partial(describe_boxes, model=model)),

@@ -152,8 +152,10 @@ class Run:
         if restored is None:
             state, step, evaluated = create(), 0, None
             if self.config.train.init_from:
-                variables, report = initialise(state.variables, self.config.train.init_from, self.config.model)
-                self.line.say(report.describe(self.config.train.init_from))
+                classes = [category.name for category in self.train_data.categories]
+                source = self.config.train.init_from
+                variables, report = initialise(state.variables, source, self.config.model, classes)
+                self.line.say(report.describe(source))
                 state = make_train_state(variables, self.optimizer)
         else:
             state, step, evaluated = restored.state, restored.step, restored.evaluated

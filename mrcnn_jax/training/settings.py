@@ -39,7 +39,7 @@ the optimizer's state consists of."""
 def complete_config(
     config: Config, categories: Sequence[Category], val_categories: Sequence[Category] | None, *, num_devices: int
 ) -> Config:
-    """The config with num_classes taken from the training data if it is 0.
+    """The config with num_classes taken from the training data if it is 0, and one map of flipped keypoints for all.
 
     Raises ConfigError if config, training data, validation data and devices do not fit together.
     """
@@ -72,7 +72,11 @@ def complete_config(
         raise ConfigError(
             f"--train.batch-size {batch_size} does not divide by {num_devices} devices. Nearest: {valid}."
         )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(categories)))
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, num_classes=len(categories)),
+        test=dataclasses.replace(config.test, keypoint_flip=config.data.keypoint_flip),
+    )
 
 
 def _count_keypoints(name: str, categories: Sequence[Category]) -> int:

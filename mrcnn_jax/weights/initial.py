@@ -1,6 +1,10 @@
-"""Starting from other weights: whatever has the name and shape of one of our leaves is taken, the rest stays fresh."""
+"""Starting from other weights: whatever has the name and shape of one of our leaves is taken, the rest stays fresh.
 
-from collections.abc import Mapping
+Where the weights were trained on other classes, layers with outputs for each class are re-initialised but for the
+classes of the same name.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,8 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.leaves import host_copies, named_leaves, replace_leaves
 from mrcnn_jax.weights.body import read_body
+from mrcnn_jax.weights.class_rows import adopt_rows, shared_classes
+from mrcnn_jax.weights.coco_categories import default_categories
 from mrcnn_jax.weights.folder import load_weights
 from mrcnn_jax.weights.importing import UnknownNames, import_variables, open_source
 
@@ -25,47 +31,72 @@ class InitReport:
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+    by_class: tuple[str, ...] = ()
+    """Leaves with outputs for each class, of which only those of the same name were taken."""
+    new_classes: tuple[str, ...] = ()
+    """Classes of ours that the source does not name."""
 
     def describe(self, source: str) -> str:
         """One paragraph for people."""
-        text = f"Started from {source}: {len(self.taken)} of {len(self.taken) + len(self.fresh)} arrays taken"
+        total = len(self.taken) + len(self.fresh) + len(self.by_class)
+        text = f"Started from {source}: {len(self.taken)} of {total} arrays taken"
+        others = (*self.taken, *self.fresh)
+        if self.by_class:
+            layers = ", ".join(_modules(self.by_class, others))
+            text += f"; taken for classes of the same name: {layers}, with new {', '.join(self.new_classes) or 'order'}"
         if self.fresh:
-            text += f"; re-initialised: {', '.join(_modules(self.fresh, self.taken))}"
+            text += f"; re-initialised: {', '.join(_modules(self.fresh, (*self.taken, *self.by_class)))}"
         if self.unused:
-            text += f"; not used: {', '.join(_modules(self.unused, self.taken))}"
+            text += f"; not used: {', '.join(_modules(self.unused, (*self.taken, *self.by_class)))}"
         return f"{text}."
 
 
-def initialise(variables: Mapping[str, Any], source: str, model: ModelConfig) -> tuple[dict[str, Any], InitReport]:
+def initialise(
+    variables: Mapping[str, Any], source: str, model: ModelConfig, classes: Sequence[str] = ()
+) -> tuple[dict[str, Any], InitReport]:
     """`variables` with the leaves of `source` where name and shape agree, and what was done.
 
-    `source` is a weights folder, a workdir, or a file: a detector's checkpoint or an ImageNet body. DataError if it
-    cannot be read or does not fit anywhere.
+    `source` is a weights folder, a workdir, or a file: a detector's checkpoint or an ImageNet body. `classes` are the
+    names of the model's, without background; () takes layers with outputs for each class wherever their shape fits.
+    DataError if the source cannot be read or does not fit anywhere.
     """
-    given = _read(Path(source), model)
+    given, their_classes = _read(Path(source), model)
     ours = named_leaves(dict(variables))
-    taken = tuple(name for name in ours if name in given and given[name].shape == ours[name].shape)
+    differ = bool(classes) and bool(their_classes) and tuple(classes) != their_classes
+    adopted = adopt_rows(host_copies(dict(variables)), given, classes, their_classes) if differ else {}
+    shares_classes = len(shared_classes(classes, their_classes)) > 1
+    taken = tuple(
+        name for name in ours if name in given and given[name].shape == ours[name].shape and name not in adopted
+    )
     if not taken:
         raise DataError(f"{source}: no array has the name and shape of one of this model's ({model.backbone}).")
+    by_class = tuple(adopted) if shares_classes else ()
     report = InitReport(
-        taken, tuple(name for name in ours if name not in taken), tuple(name for name in given if name not in taken)
+        taken,
+        tuple(name for name in ours if name not in taken and name not in by_class),
+        tuple(name for name in given if name not in taken and name not in by_class),
+        by_class,
+        tuple(name for name in classes if name not in their_classes) if by_class else (),
     )
-    return replace_leaves(
-        dict(variables), {name: given[name] if name in taken else ours[name] for name in ours}
-    ), report
+    chosen = {name: given[name] if name in taken else adopted.get(name, ours[name]) for name in ours}
+    return replace_leaves(dict(variables), chosen), report
 
 
-def _read(path: Path, model: ModelConfig) -> Mapping[str, np.ndarray]:
+def _read(path: Path, model: ModelConfig) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    """The leaves of the source, and the names of its classes where they are known."""
     if not path.is_file():
         weights = load_weights(path)
         _check_conventions(path, weights.model, model)
-        return host_copies(dict(weights.variables))
+        return host_copies(dict(weights.variables)), tuple(category.name for category in weights.categories)
     try:
         found = open_source(path)
     except UnknownNames:
-        return read_body(path, model)
-    _check_conventions(path, found.recognised.model, model)
-    return named_leaves(import_variables(found, found.recognised.model)[0])
+        return read_body(path, model), ()
+    theirs = found.recognised.model
+    _check_conventions(path, theirs, model)
+    categories = default_categories(theirs.num_classes, theirs.num_keypoints)
+    names = tuple(category.name for category in categories if not category.name.startswith("class "))
+    return named_leaves(import_variables(found, theirs)[0]), names
 
 
 def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:

@@ -256,3 +256,17 @@ def test_malformed_results_are_refused() -> None:
     for change in ({"score": float("nan")}, {"category_id": 29}, {"segmentation": None}):
         with pytest.raises(DataError, match="Result 0"):
             score_cityscapes(truth_of((26000, CAR)), [result | change])
+
+
+def test_a_picture_may_have_hundreds_of_objects_and_results() -> None:
+    image_hw, category_id = (200, 220), LABELS[0]
+    squares = [np.zeros(image_hw, bool) for _ in range(400)]
+    for index, square in enumerate(squares):
+        y, x = divmod(index, 20)
+        square[10 * y : 10 * y + 10, 11 * x : 11 * x + 11] = True  # 110 pixels
+    objects = [annotate(mask, category_id, id=k, iscrowd=0, area=110) for k, mask in enumerate(squares)]
+    images = [{"id": 1, "height": image_hw[0], "width": image_hw[1]}]
+    categories = [{"id": category_id, "name": NAMES[category_id]}]
+    truth = {"images": images, "annotations": objects, "categories": categories}
+    scores = score_cityscapes(truth, [annotate(mask, category_id, score=0.5) for mask in squares])
+    assert scores["AP"] == scores["AP50"] == 1.0

@@ -19,7 +19,8 @@ def complete(**data: object) -> Config:
 
 def test_one_value_for_each_keypoint_is_fine_and_so_is_none() -> None:
     assert complete().model.num_classes == 2
-    assert complete(keypoint_flip=(0, 2, 1)).data.keypoint_flip == (0, 2, 1)
+    flipping = complete(keypoint_flip=(0, 2, 1))
+    assert flipping.data.keypoint_flip == flipping.test.keypoint_flip == (0, 2, 1)  # weights carry the latter
     test = TestConfig(keypoint_sigmas=(0.1, 0.1, 0.2))
     assert complete_config(replace(CONFIG, test=test), HAND, None, num_devices=1).test == test
 

@@ -24,6 +24,7 @@ from mrcnn_jax.data.transforms import fit_size, resize_boxes
 from mrcnn_jax.evaluation.coco_metrics import score_results
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.ops.roi_align import interpolation_matrix
+from mrcnn_jax.structures import keypoint_names
 
 TARGET_SIZE = 28
 JITTER = 0.15
@@ -45,7 +46,7 @@ class Arguments:
 
 
 def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float]:
-    """Box and mask AP of the annotations against themselves."""
+    """AP of the annotations' boxes, masks and, if there are any, keypoints against themselves."""
     truth = dataset.coco_dict()
     results: list[dict[str, Any]] = [
         {
@@ -53,13 +54,17 @@ def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float
             "category_id": row["category_id"],
             "bbox": row["bbox"],
             "segmentation": row["segmentation"],
-            "score": 1.0,
+            "keypoints": row.get("keypoints", []),
+            # Only the best 20 people of a picture count for keypoints: those without any come last.
+            "score": 1.0 if row.get("num_keypoints", 1) else 0.5,
         }
         for row in truth["annotations"]
         if not row["iscrowd"]
     ]
-    scores = score_results(truth, encode_segmentations(truth, results), max_detections=max_detections)
-    return {kind: scores[kind]["AP"] for kind in ("bbox", "segm")}
+    kinds = ["bbox", "segm", *["keypoints"] * bool(keypoint_names(dataset.categories))]
+    found = encode_segmentations(truth, results)
+    scores = score_results(truth, found, max_detections=max_detections, iou_types=kinds)
+    return {kind: scores[kind]["AP"] for kind in kinds}
 
 
 def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:

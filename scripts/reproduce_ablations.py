@@ -7,6 +7,7 @@ Writes a run a variant and seed, ablations.md (tables), ablations.json and ablat
 kept, so the command can be stopped and given again, also with more seeds.
 """
 
+import importlib.util
 import json
 import os
 import queue
@@ -85,6 +86,8 @@ class Run:
 def main() -> None:
     """Trains what is missing and writes the comparison."""
     arguments = _cli.parse(Arguments(), __doc__ or "")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("The plot needs matplotlib: pip install matplotlib.")
     cores = sorted(os.sched_getaffinity(0))
     jobs = min(arguments.jobs or len(cores), len(cores))
     sources = {"shapes": ("configs/ablation_shapes.py", str(make_shapes(arguments.to)))}

@@ -6,7 +6,7 @@ Functions receive the section that they need, never the root.
 
 from dataclasses import dataclass, field
 
-from mrcnn_jax.config.checks import SIZE_DIVISOR, Canvas
+from mrcnn_jax.config.checks import SIZE_DIVISOR, Canvas, require
 from mrcnn_jax.config.model import Backbone, ModelConfig
 from mrcnn_jax.config.run import DataConfig, TargetsConfig, TestConfig, TrainConfig
 
@@ -32,3 +32,11 @@ class Config:
     test: TestConfig = field(default_factory=TestConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        later_stages = self.model.box_head_stages - 1
+        require(
+            later_stages <= len(self.targets.cascade_ious),
+            f"targets.cascade_ious: expected one for each of {later_stages} box heads after the first, "
+            f"got {self.targets.cascade_ious}.",
+        )

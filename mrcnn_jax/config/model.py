@@ -99,6 +99,9 @@ class ModelConfig:
     """Fully connected layers of the box head."""
     box_head_dim: int = 1024
     """Their width."""
+    box_head_stages: int = 1
+    """Box heads, each on the boxes of the one before (Cascade R-CNN, arXiv 1712.00726, has 3); with the FPN only. More
+    than one make one box for all classes, and stage k's deltas have k times the weights."""
     masks: bool = True
     """Has a mask head."""
     mask_head: Literal["fcn", "mlp"] = "fcn"
@@ -142,6 +145,12 @@ class ModelConfig:
         require(is_counted, "model.roi_reduce: max needs a fixed model.sampling_ratio.")
         is_specific = self.mask_activation == "sigmoid" or not self.class_agnostic_masks
         require(is_specific, "model.mask_activation: softmax has classes to choose from only without agnostic masks.")
+        stages = self.box_head_stages
+        require(stages > 0, f"model.box_head_stages: expected 1 or more, got {stages}.")
+        require(
+            stages == 1 or self.neck == "fpn",
+            f"model.box_head_stages: more than 1 need the FPN, not {self.neck}; C4's heads share their res5.",
+        )
         require(
             self.mask_head == "fcn" or self.neck != "c4", "model.mask_head: mlp is not built for C4, whose is res5."
         )
@@ -185,6 +194,16 @@ class ModelConfig:
     def anchors_per_cell(self) -> int:
         """Anchors at each cell of a map."""
         return len(self.anchor_sizes_by_map[0]) * len(self.anchor_ratios)
+
+    @property
+    def num_box_deltas(self) -> int:
+        """Boxes that a box head makes of a RoI: one for each class and, without use, for 0; in a cascade one."""
+        return 1 if self.box_head_stages > 1 else self.num_classes + 1
+
+    def stage_delta_weights(self, stage: int) -> tuple[float, float, float, float]:
+        """Scale of the deltas of a box head, 0 for the first: the later ones have less to correct."""
+        dx, dy, dw, dh = (weight * (stage + 1) for weight in self.box_delta_weights)
+        return dx, dy, dw, dh
 
     @property
     def num_mask_maps(self) -> int:

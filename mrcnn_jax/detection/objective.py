@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.cascade import cascade_losses
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
@@ -71,7 +72,10 @@ def compute_objective(
 
     rpn_targets, roi_targets = jax.vmap(choose_samples)(logits, deltas, image_hw, ground_truth, rpn_keys, roi_keys)
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
-    losses |= box_head_losses(variables, maps, roi_targets, image_hw, model=model, targets=targets)
+    if config.box_head_stages == 1:
+        losses |= box_head_losses(variables, maps, roi_targets, image_hw, model=model, targets=targets)
+    else:
+        losses |= cascade_losses(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
     if config.masks:
         losses |= mask_head_loss(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
     if config.num_keypoints:

@@ -1,5 +1,5 @@
 """How images become detections: proposals, the box head on them, NMS per class, masks and keypoints for what is left
-(paper section 3.1, "Inference"). Shapes: B images, P proposals, K candidates, D detections, C classes.
+(paper section 3.1, "Inference"). Shapes: B images, P proposals, D detections, C classes.
 """
 
 import dataclasses
@@ -8,15 +8,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 
-from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.cascade import classify_in_cascade
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
+from mrcnn_jax.detection.selection import select_detections
 from mrcnn_jax.detection.variants import MASK_VARIANTS
-from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
-from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.structures import Detections, Proposals
 
 
@@ -73,7 +73,8 @@ def _find(
     config: TestConfig,
 ) -> Detections:
     proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=config)
-    return classify_proposals(variables, maps, proposals, image_hw, model=model, config=config)
+    classify = classify_in_cascade if model.config.box_head_stages > 1 else classify_proposals
+    return classify(variables, maps, proposals, image_hw, model=model, config=config)
 
 
 def _describe(
@@ -133,47 +134,6 @@ def classify_proposals(
         return select_detections(logits, deltas, proposals, image_hw, model_config=model.config, config=config)
 
     return jax.vmap(one)(logits.reshape(*shape, -1), deltas.reshape(*shape, -1, 4), proposals, image_hw)
-
-
-def select_detections(
-    logits: Float[Array, "p c"],
-    deltas: Float[Array, "p c 4"],
-    proposals: Proposals,
-    image_hw: Int[Array, "2"],
-    *,
-    model_config: ModelConfig,
-    config: TestConfig,
-) -> Detections:
-    """Returns the detections of one picture: score above threshold, NMS within each class, best `max_detections`.
-
-    Only the `config.max_candidates` best (proposal, class) pairs enter NMS. That is exact as long as `max_detections`
-    of them are kept or no more pairs than that pass the score threshold.
-    """
-    scores = jax.nn.softmax(logits, axis=-1)[:, 1:]  # [P, C] without background
-    num_classes = scores.shape[1]
-    passing = proposals.valid[:, None] & (scores > config.score_threshold)  # False for NaN
-    num_candidates = min(config.max_candidates, passing.size)
-    top_scores, top = jax.lax.top_k(jnp.where(passing, scores, -1.0).reshape(-1), num_candidates)
-    proposal, label = top // num_classes, top % num_classes + 1  # [K]
-    boxes = decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
-    boxes = clip_boxes(boxes, image_hw)
-    valid = (top_scores >= 0.0) & is_nonempty(boxes, config.min_detection_side)
-    kept = suppress_overlaps(
-        jnp.where(valid[:, None], boxes, 0.0),
-        top_scores,
-        valid,
-        label,
-        iou_threshold=config.nms_threshold,
-        max_kept=config.max_detections,
-    )
-    return Detections(
-        boxes=jnp.where(kept.valid[:, None], boxes[kept.indices], 0.0),
-        scores=jnp.where(kept.valid, top_scores[kept.indices], 0.0),
-        labels=jnp.where(kept.valid, label[kept.indices], 0),
-        masks=jnp.zeros((config.max_detections, 0, 0), jnp.float32),
-        heat_maps=jnp.zeros((config.max_detections, 0, 0, 0), jnp.float32),
-        valid=kept.valid,
-    )
 
 
 def add_masks(

@@ -50,7 +50,7 @@ class Res5(nn.Module):
 
 class BoxHead(nn.Module):
     """RoI features [n, S, S, D] to hidden features [n, box_head_dim] and what the last two layers make of them: class
-    logits [n, C + 1] (0 is background) and deltas [n, C + 1, 4], all float32.
+    logits [n, C + 1] (0 is background) and deltas [n, C + 1, 4], in a cascade [n, 1, 4], all float32.
 
     Hidden layers are convolutions and fully connected layers; with C4, whose RoIs went through res5, the mean.
     """
@@ -72,9 +72,10 @@ class BoxHead(nn.Module):
                 fc = nn.Dense(config.box_head_dim, kernel_init=lecun_uniform, dtype=dtype, name=f"fc{index + 1}")
                 x = nn.relu(fc(x))
         logits = nn.Dense(num_logits, kernel_init=normal_001, dtype=dtype, name="logits")(x)
-        deltas = nn.Dense(4 * num_logits, kernel_init=nn.initializers.normal(0.001), dtype=dtype, name="deltas")(x)
+        num_deltas = config.num_box_deltas
+        deltas = nn.Dense(4 * num_deltas, kernel_init=nn.initializers.normal(0.001), dtype=dtype, name="deltas")(x)
         hidden, logits, deltas = (output.astype(jnp.float32) for output in (x, logits, deltas))
-        return hidden, logits, deltas.reshape(-1, num_logits, 4)
+        return hidden, logits, deltas.reshape(-1, num_deltas, 4)
 
 
 class MaskHead(nn.Module):

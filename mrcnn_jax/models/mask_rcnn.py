@@ -36,6 +36,8 @@ class MaskRCNN(nn.Module):
             self.res5 = Res5(config)
         self.rpn_head = RpnHead(config)
         self.box_head = BoxHead(config)
+        later_stages = range(2, config.box_head_stages + 1)
+        self.later_box_heads = [BoxHead(config, name=f"box_head_{number}") for number in later_stages]
         if config.masks:
             self.mask_head = MlpMaskHead(config) if config.mask_head == "mlp" else MaskHead(config)
         if config.num_keypoints:
@@ -74,9 +76,12 @@ class MaskRCNN(nn.Module):
         """Returns the box head's hidden features [n, box_head_dim] of features [n, S, S, D]."""
         return self.box_head(self._to_heads(roi_features))[0]
 
-    def classify_rois(self, roi_features: Array) -> tuple[Array, Array]:
-        """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] of features [n, S, S, D]."""
-        return self.box_head(self._to_heads(roi_features))[1:]
+    def classify_rois(self, roi_features: Array, stage: int = 0) -> tuple[Array, Array]:
+        """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] of features [n, S, S, D].
+
+        In a cascade they are those of one of its box heads, 0 for the first, with deltas [n, 1, 4].
+        """
+        return (self.box_head, *self.later_box_heads)[stage](self._to_heads(roi_features))[1:]
 
     def predict_masks(self, roi_features: Array, labels: Array) -> Array:
         """Returns the mask logits [n, m, m] of each RoI's own label, from features [n, S, S, D].
@@ -101,7 +106,8 @@ class MaskRCNN(nn.Module):
         def zeros(side: int) -> Array:
             return jnp.zeros((1, side, side, config.map_channels))
 
-        self.classify_rois(zeros(config.box_pool_size))
+        for stage in range(config.box_head_stages):
+            self.classify_rois(zeros(config.box_pool_size), stage)
         if config.masks:
             self.predict_masks(zeros(config.mask_pool_size), jnp.zeros(1, jnp.int32))
         if config.num_keypoints:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.detection.predict import select_detections
+from mrcnn_jax.detection.selection import select_detections
 from mrcnn_jax.structures import Proposals
 from tests import oracles
 

@@ -13,8 +13,8 @@ import pytest
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.conventions import DETECTRON2, TORCHVISION
 from mrcnn_jax.detection.anchors import LevelAnchors
-from mrcnn_jax.detection.predict import select_detections
 from mrcnn_jax.detection.proposals import propose
+from mrcnn_jax.detection.selection import select_detections
 from mrcnn_jax.evaluation.keypoints import cubic_matrix, decode_keypoints
 from mrcnn_jax.evaluation.paste_masks import paste_masks
 from mrcnn_jax.evaluation.restore import restore_detections

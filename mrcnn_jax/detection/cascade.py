@@ -1,0 +1,106 @@
+"""Cascade R-CNN: box heads in a row, each on the boxes of the one before (arXiv 1712.00726).
+
+In training each head calls foreground only what overlaps an object more than the one before asked for. RoIs are sampled
+once, for the first head, from proposals and objects; mask and keypoint head are trained on these. As in Detectron2, a
+head makes one box for all classes, all its losses count in full, and the maps learn from the average of the heads.
+Shapes: B images, N RoIs or proposals, C classes with background.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int
+
+from mrcnn_jax.config import TargetsConfig, TestConfig
+from mrcnn_jax.detection.pooling import pool_rois
+from mrcnn_jax.detection.roi_targets import rematch_rois
+from mrcnn_jax.detection.selection import select_boxes
+from mrcnn_jax.detection.variants import BOX_LOSSES, DeltaWeights
+from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
+from mrcnn_jax.ops.losses import class_loss
+from mrcnn_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
+
+
+def cascade_losses(
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    roi_targets: RoiTargets,
+    ground_truth: GroundTruth,
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    targets: TargetsConfig,
+) -> dict[str, Float[Array, "b"]]:
+    """Returns L_cls and L_box of each head and image, the first over the sampled RoIs, the next over their boxes."""
+    config, boxes = model.config, roi_targets.rois
+    losses: dict[str, Array] = {}
+    for stage in range(config.box_head_stages):
+        weights = config.stage_delta_weights(stage)
+        if stage > 0:
+            iou = targets.cascade_ious[stage - 1]
+            rematch = partial(rematch_rois, foreground_iou=iou, delta_weights=weights)
+            # Boxes carry no gradient on: RoI targets never do.
+            roi_targets = jax.vmap(rematch)(boxes, roi_targets.valid & is_nonempty(boxes), ground_truth)
+        logits, deltas, boxes = run_stage(variables, maps, roi_targets.rois, image_hw, stage=stage, model=model)
+        one = partial(_stage_losses, weights=weights, targets=targets)
+        losses[f"class_{stage + 1}"], losses[f"box_{stage + 1}"] = jax.vmap(one)(logits, deltas, roi_targets)
+    return losses
+
+
+def _stage_losses(
+    logits: Array, deltas: Array, rois: RoiTargets, *, weights: DeltaWeights, targets: TargetsConfig
+) -> tuple[Array, Array]:
+    regression = BOX_LOSSES[targets.box_loss](deltas, rois, weights, targets)
+    return class_loss(logits, rois.labels, rois.valid), regression
+
+
+def classify_in_cascade(
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    proposals: Proposals,
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    config: TestConfig,
+) -> Detections:
+    """Returns each picture's detections without masks and keypoints: the last head's boxes, the heads' mean scores."""
+    num_stages, boxes = model.config.box_head_stages, proposals.boxes
+    scores = []
+    for stage in range(num_stages):
+        logits, _, boxes = run_stage(variables, maps, boxes, image_hw, stage=stage, model=model)
+        scores.append(jax.nn.softmax(logits, axis=-1))
+
+    def one(scores: Array, boxes: Array, valid: Array, image_hw: Array) -> Detections:
+        return select_boxes(scores, valid, lambda proposal, _: boxes[proposal], image_hw, config=config)
+
+    return jax.vmap(one)(sum(scores) / num_stages, boxes, proposals.valid, image_hw)
+
+
+def run_stage(
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    rois: Float[Array, "b n 4"],
+    image_hw: Int[Array, "b 2"],
+    *,
+    stage: int,
+    model: nn.Module,
+) -> tuple[Float[Array, "b n C"], Float[Array, "b n 4"], Float[Array, "b n 4"]]:
+    """Returns a head's class logits and deltas, and the boxes that it makes of the RoIs, cut off at the borders."""
+    config = model.config
+    features = pool_rois(maps, rois, image_hw, output_size=config.box_pool_size, config=config)
+    features = scale_gradient(features, 1.0 / config.box_head_stages)
+    logits, deltas = model.apply(variables, features, stage, method=model.classify_rois)  # [B*N, C], [B*N, 1, 4]
+    logits, deltas = logits.reshape(*rois.shape[:2], -1), deltas.reshape(rois.shape)
+
+    def refine(deltas: Array, rois: Array, image_hw: Array) -> Array:
+        return clip_boxes(decode_boxes(deltas, rois, config.stage_delta_weights(stage)), image_hw)
+
+    return logits, deltas, jax.vmap(refine)(deltas, rois, image_hw)
+
+
+def scale_gradient(values: Float[Array, "*n"], scale: float) -> Float[Array, "*n"]:
+    """Returns the values; what flows back through them is multiplied by `scale`."""
+    identity = jax.custom_gradient(lambda values: (values, lambda gradient: gradient * scale))
+    return identity(values)

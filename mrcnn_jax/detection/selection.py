@@ -1,0 +1,69 @@
+"""Which scored boxes are a picture's detections. Shapes: P proposals, K candidates, C classes with background."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
+from mrcnn_jax.ops.nms import suppress_overlaps
+from mrcnn_jax.structures import Detections, Proposals
+
+
+def select_detections(
+    logits: Float[Array, "p c"],
+    deltas: Float[Array, "p c 4"],
+    proposals: Proposals,
+    image_hw: Int[Array, "2"],
+    *,
+    model_config: ModelConfig,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections of one picture from what the box head says of its proposals."""
+
+    def decode(proposal: Array, label: Array) -> Array:
+        return decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
+
+    return select_boxes(jax.nn.softmax(logits, axis=-1), proposals.valid, decode, image_hw, config=config)
+
+
+def select_boxes(
+    scores: Float[Array, "p c"],
+    valid: Bool[Array, "p"],
+    decode: Callable[[Array, Array], Array],
+    image_hw: Int[Array, "2"],
+    *,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections of one picture: score above threshold, NMS within each class, best `max_detections`.
+
+    `decode` turns proposals [K] and labels [K], indices, into boxes [K, 4]. Only the `config.max_candidates` best
+    (proposal, class) pairs enter NMS. That is exact as long as `max_detections` of them are kept or no more pairs than
+    that pass the score threshold.
+    """
+    scores = scores[:, 1:]  # [P, C - 1]
+    num_classes = scores.shape[1]
+    passing = valid[:, None] & (scores > config.score_threshold)  # False for NaN
+    num_candidates = min(config.max_candidates, passing.size)
+    top_scores, top = jax.lax.top_k(jnp.where(passing, scores, -1.0).reshape(-1), num_candidates)
+    proposal, label = top // num_classes, top % num_classes + 1  # [K]
+    boxes = clip_boxes(decode(proposal, label), image_hw)
+    usable = (top_scores >= 0.0) & is_nonempty(boxes, config.min_detection_side)
+    kept = suppress_overlaps(
+        jnp.where(usable[:, None], boxes, 0.0),
+        top_scores,
+        usable,
+        label,
+        iou_threshold=config.nms_threshold,
+        max_kept=config.max_detections,
+    )
+    return Detections(
+        boxes=jnp.where(kept.valid[:, None], boxes[kept.indices], 0.0),
+        scores=jnp.where(kept.valid, top_scores[kept.indices], 0.0),
+        labels=jnp.where(kept.valid, label[kept.indices], 0),
+        masks=jnp.zeros((config.max_detections, 0, 0), jnp.float32),
+        heat_maps=jnp.zeros((config.max_detections, 0, 0, 0), jnp.float32),
+        valid=kept.valid,
+    )

@@ -3,9 +3,9 @@
     python scripts/train.py configs/mask_keypoint_rcnn_r50_fpn.py --workdir runs/mask_keypoint_rcnn_r50_fpn \
         --data.train data/people:train --data.val data/people:val --train.init-from resnet50-0676ba61.pth
 
-Prepared from person_keypoints_train2017.json. Short sides of 640 to 800 in training, 800 in testing; 90,000 steps,
-drops at 60k and 80k. Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 4,
-keypoint AP 63.1 on test-dev; table 5, box AP 52.0, mask AP 45.1, keypoint AP 64.7 on minival.
+Prepared from person_keypoints_train2017.json with --annotated-only. Short sides of 640 to 800 in training, 800 in
+testing; 90,000 steps, drops at 60k and 80k. Meant for eight accelerators, as in the paper. Not trained here yet.
+Published: table 4, keypoint AP 63.1 on test-dev; table 5, box AP 52.0, mask AP 45.1, keypoint AP 64.7 on minival.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig

@@ -1,7 +1,7 @@
 """Mask R-CNN, ResNeXt-101 32x8d FPN, on COCO: the body that Detectron2 publishes weights of.
 
     python scripts/train.py configs/mask_rcnn_x101_32x8d_fpn.py --workdir runs/mask_rcnn_x101_32x8d_fpn \
-        --data.train data/coco:train --data.val data/coco:val --train.init-from BODY.pth
+        --data.train data/coco:train --data.val data/coco:val --train.init-from X-101-32x8d.pkl
 
 The paper trains ResNeXt with one image a GPU: batch 8, rate 0.01. Meant for eight accelerators, as in the paper. Not
 trained here yet. Published: Detectron2's model zoo, 3x schedule, box AP 44.3, mask AP 39.5 on val2017.

@@ -1,7 +1,7 @@
 """Mask R-CNN, ResNeXt-101 64x4d FPN, on COCO: the paper's tables 1, 2a and 3.
 
     python scripts/train.py configs/mask_rcnn_x101_64x4d_fpn.py --workdir runs/mask_rcnn_x101_64x4d_fpn \
-        --data.train data/coco:train --data.val data/coco:val --train.init-from BODY.pth
+        --data.train data/coco:train --data.val data/coco:val --train.init-from X-101-64x4d.pkl
 
 The paper trains ResNeXt with one image a GPU: batch 8, rate 0.01. Meant for eight accelerators, as in the paper. Not
 trained here yet. Published: table 1, mask AP 37.1 on test-dev; table 3, box AP 39.8; table 2a, mask AP 36.7 on

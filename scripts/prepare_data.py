@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from mrcnn_jax.config import Config
 from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import coco_source
 from mrcnn_jax.data.prepare import prepare
@@ -37,6 +38,8 @@ class Coco:
     """Replace a split that was made from something else."""
     max_skip_fraction: float = 0.01
     """Stop when more than this share of the pictures or of the objects is unusable."""
+    annotated_only: bool = False
+    """Leave out pictures without objects, or, where categories have keypoints, without any visible one."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_skip_fraction <= 1.0:
@@ -99,11 +102,15 @@ def main() -> None:
         for split in splits:
             source = cityscapes_source(arguments.root, split)
             write(source, arguments.to, split, arguments.overwrite, arguments.max_skip_fraction)
-        print(next_command(arguments.to, splits[0], "configs/mask_rcnn_r50_fpn_1x.py --workdir runs/cityscapes"))
+        print(
+            next_command(arguments.to, splits[0], "configs/mask_rcnn_r50_fpn_cityscapes.py --workdir runs/cityscapes")
+        )
     else:
-        source = coco_source(arguments.images, arguments.annotations)
+        source = coco_source(arguments.images, arguments.annotations, annotated_only=arguments.annotated_only)
         write(source, arguments.to, arguments.split, arguments.overwrite, arguments.max_skip_fraction)
-        print(next_command(arguments.to, arguments.split, "configs/mask_rcnn_r50_fpn_1x.py --workdir runs/r50"))
+        classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
+        preset = f"configs/mask_rcnn_r50_fpn_1x.py{classes} --workdir runs/r50"
+        print(next_command(arguments.to, arguments.split, preset))
 
 
 def next_command(to: Path, split: str, preset: str) -> str:

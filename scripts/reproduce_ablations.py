@@ -69,18 +69,20 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of one variant."""
+    """One training run of one variant; `num_steps` 0 is the preset's number."""
 
     data: str
     preset: str
     folder: str
     variant: str
     seed: int
+    num_steps: int
 
     @property
     def name(self) -> str:
-        """Its folder below the folder of all."""
-        return f"{self.data}/{self.variant.replace(' ', '_')}/{self.seed}"
+        """Its folder below the folder of all; trials have folders of their own."""
+        trial = f"-{self.num_steps}-steps" if self.num_steps else ""
+        return f"{self.data}{trial}/{self.variant.replace(' ', '_')}/{self.seed}"
 
 
 def main() -> None:
@@ -94,7 +96,7 @@ def main() -> None:
     if arguments.nuclei:
         sources["nuclei"] = ("configs/ablation_nuclei.py", arguments.nuclei)
     runs = [
-        Run(data, preset, folder, variant, seed)
+        Run(data, preset, folder, variant, seed, arguments.num_steps)
         for seed in arguments.seeds
         for data, (preset, folder) in sources.items()
         for variant in VARIANTS
@@ -125,7 +127,7 @@ def train(run: Run, arguments: Arguments, free: "queue.Queue[int]") -> dict[str,
         command = [sys.executable, str(_cli.ROOT / "scripts/train.py"), str(_cli.ROOT / run.preset)]
         command += ["--workdir", str(workdir), "--data.train", f"{run.folder}:train", "--data.val", f"{run.folder}:val"]
         command += ["--train.seed", str(run.seed), *VARIANTS[run.variant]]
-        command += ["--train.num-steps", str(arguments.num_steps)] if arguments.num_steps else []
+        command += ["--train.num-steps", str(run.num_steps)] if run.num_steps else []
         # Programs are compiled once for all seeds.
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str((arguments.to / "cache").absolute())}
         workdir.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,6 @@ say "ruff format --check"
 "$python" -m ruff format --check
 say "mypy"
 "$python" -m mypy
-say "pytest"
-"$python" -m pytest "$@"
+say "pytest, two processes"
+"$python" -m pytest -n 2 --dist worksteal "$@"
 say "All passed."

@@ -13,6 +13,14 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_flip(name: str, flip: tuple[int, ...]) -> None:
+    """Raises ValueError for a map of keypoints to their counterparts that is not its own inverse."""
+    require(
+        all(0 <= k < len(flip) and flip[k] == own for own, k in enumerate(flip)),
+        f"{name}: expected indices from 0 that exchange keypoints in pairs or keep them, got {flip}.",
+    )
+
+
 def check_canvases(name: str, canvases: tuple[Canvas, ...]) -> None:
     """Raises ValueError for an empty list and for sides that are no multiples of SIZE_DIVISOR."""
     require(len(canvases) > 0, f"{name}: at least one canvas is needed.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mrcnn_jax.config.checks import Canvas, check_canvases, require
+from mrcnn_jax.config.checks import Canvas, check_canvases, check_flip, require
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class TestConfig:
             all(0.0 < sigma < float("inf") for sigma in self.keypoint_sigmas),
             f"test.keypoint_sigmas: expected positive finite values, got {self.keypoint_sigmas}.",
         )
+        check_flip("test.keypoint_flip", self.keypoint_flip)
         require(
             all(side > 0 for side in self.augment_short_sides),
             f"test.augment_short_sides: expected sides of 1 or more, got {self.augment_short_sides}.",
@@ -175,12 +176,7 @@ class DataConfig:
         require(0.0 <= self.copy_paste_probability <= 1.0, "data.copy_paste_probability: expected 0 to 1.")
         require(0.0 <= self.repeat_threshold <= 1.0, "data.repeat_threshold: expected 0 to 1.")
         require(self.max_objects > 0, "data.max_objects: expected 1 or more.")
-        count = len(self.keypoint_flip)
-        require(
-            all(0 <= k < count and self.keypoint_flip[k] == own for own, k in enumerate(self.keypoint_flip)),
-            "data.keypoint_flip: expected indices from 0 that exchange keypoints in pairs or keep them, "
-            f"got {self.keypoint_flip}.",
-        )
+        check_flip("data.keypoint_flip", self.keypoint_flip)
 
 
 @dataclass(frozen=True)
@@ -228,7 +224,7 @@ class TrainConfig:
     num_pictures: int = 8
     """Validation pictures drawn beside their ground truth at each evaluation."""
     init_from: str = ""
-    """Weights to start from: a weights folder, or an ImageNet body as .npz."""
+    """Weights to start from: a weights folder, a workdir, a detector's checkpoint, or an ImageNet body."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):

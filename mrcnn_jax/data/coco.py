@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +146,21 @@ def _read_images(
         yield CocoImage(image_id, file_name, image_hw, tuple(annotations.pop(image_id, ())))
 
 
-def coco_source(images: Path, annotations: Path) -> Source:
-    """The pictures of the folder `images` that the file `annotations` lists. DataError."""
+def coco_source(images: Path, annotations: Path, *, annotated_only: bool = False) -> Source:
+    """The pictures of the folder `images` that the file `annotations` lists. DataError.
+
+    With `annotated_only` those without objects are left out, and, where categories have keypoints, those without a
+    visible one: the paper's human pose is trained on the others (section 5).
+    """
     if not images.is_dir():
         raise DataError(f"The image folder {images} does not exist.")
     root = Path(os.path.realpath(images))
     coco = read_coco(annotations)
+    if annotated_only:
+        of_points = any(category.keypoints for category in coco.categories)
+        coco = replace(coco, images=tuple(image for image in coco.images if _is_annotated(image, of_points)))
     if not coco.images:
-        raise DataError(f"{annotations} lists no images.")
+        raise DataError(f"{annotations} lists no images{' with annotations' * annotated_only}.")
 
     def load(index: int) -> Picture:
         image = coco.images[index]
@@ -169,6 +176,13 @@ def coco_source(images: Path, annotations: Path) -> Source:
         return f"image {image.image_id} {image.file_name[:200]!r}"
 
     return Source(annotations.stem, _fingerprint(root, coco), coco.categories, len(coco.images), load, describe)
+
+
+def _is_annotated(image: CocoImage, of_points: bool) -> bool:
+    if not of_points:
+        return bool(image.annotations)
+    keypoints = [item.get("keypoints") for item in image.annotations]
+    return any(isinstance(values, list) and any(values[2::3]) for values in keypoints)
 
 
 def _fingerprint(root: Path, coco: CocoFile) -> str:

@@ -55,7 +55,10 @@ class _Rows:
         self._planned_batch = lru_cache(maxsize=16)(lambda step: plan[step])  # each is asked for once per row
         fits = bool((np.abs(dataset.image_ids) <= _INT32_MAX).all())
         self._image_ids = dataset.image_ids if fits else np.arange(len(dataset))
-        names = keypoint_names(dataset.categories)
+        try:
+            names = keypoint_names(dataset.categories)
+        except ValueError:
+            names = ()  # no model can learn them: runs with a keypoint head have been refused
         self._mirrored = config.keypoint_flip or mirrored_keypoints(names)
         if len(self._mirrored) != len(names):
             raise ConfigError(f"data.keypoint_flip: expected {len(names)} indices, got {len(self._mirrored)}.")

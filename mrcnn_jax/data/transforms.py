@@ -121,6 +121,7 @@ def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:
     Names that occur twice have no counterpart.
     """
     swap = {"left": "right", "right": "left"}
+    names = [name.lower() for name in names]
     other = [re.sub("left|right", lambda match: swap[match[0]], name) for name in names]
     once = {name for name in names if list(names).count(name) == 1}
     return tuple(list(names).index(name) if {name, names[index]} <= once else index for index, name in enumerate(other))

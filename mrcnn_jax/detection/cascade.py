@@ -17,9 +17,8 @@ from mrcnn_jax.config import TargetsConfig, TestConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.roi_targets import rematch_rois
 from mrcnn_jax.detection.selection import select_boxes
-from mrcnn_jax.detection.variants import BOX_LOSSES, DeltaWeights
+from mrcnn_jax.detection.variants import roi_losses
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
-from mrcnn_jax.ops.losses import class_loss
 from mrcnn_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
 
@@ -44,16 +43,9 @@ def cascade_losses(
             # Boxes carry no gradient on: RoI targets never do.
             roi_targets = jax.vmap(rematch)(boxes, roi_targets.valid & is_nonempty(boxes), ground_truth)
         logits, deltas, boxes = run_stage(variables, maps, roi_targets.rois, image_hw, stage=stage, model=model)
-        one = partial(_stage_losses, weights=weights, targets=targets)
+        one = partial(roi_losses, weights=weights, targets=targets)
         losses[f"class_{stage + 1}"], losses[f"box_{stage + 1}"] = jax.vmap(one)(logits, deltas, roi_targets)
     return losses
-
-
-def _stage_losses(
-    logits: Array, deltas: Array, rois: RoiTargets, *, weights: DeltaWeights, targets: TargetsConfig
-) -> tuple[Array, Array]:
-    regression = BOX_LOSSES[targets.box_loss](deltas, rois, weights, targets)
-    return class_loss(logits, rois.labels, rois.valid), regression
 
 
 def classify_in_cascade(

@@ -20,9 +20,9 @@ from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
-from mrcnn_jax.detection.variants import BOX_LOSSES, MASK_VARIANTS
+from mrcnn_jax.detection.variants import MASK_VARIANTS, roi_losses
 from mrcnn_jax.ops.keypoints import encode_keypoints
-from mrcnn_jax.ops.losses import box_loss, class_loss, keypoint_loss, objectness_loss
+from mrcnn_jax.ops.losses import box_loss, keypoint_loss, objectness_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
 
@@ -143,12 +143,10 @@ def box_head_losses(
     config = model.config
     features = pool_rois(maps, roi_targets.rois, image_hw, output_size=config.box_pool_size, config=config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
-    loss_of = BOX_LOSSES[targets.box_loss]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
         own_deltas = jnp.take_along_axis(deltas, rois.labels[:, None, None], axis=1)[:, 0]  # [N, 4]
-        classification = class_loss(logits, rois.labels, rois.valid)
-        return classification, loss_of(own_deltas, rois, config.box_delta_weights, targets)
+        return roi_losses(logits, own_deltas, rois, weights=config.box_delta_weights, targets=targets)
 
     batch_and_rois = roi_targets.labels.shape
     classification, regression = jax.vmap(one)(

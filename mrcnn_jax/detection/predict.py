@@ -33,53 +33,16 @@ def predict(
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
     maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    detections = _find(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
-    return _describe(variables, maps, detections, image_hw, model=model)
+    proposals = propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    classify = classify_proposals if model.config.box_head_stages == 1 else classify_in_cascade
+    detections = classify(variables, maps, proposals, image_hw, model=model, config=config)
+    return describe(variables, maps, detections, image_hw, model=model)
 
 
-def predict_boxes(
-    variables: dict[str, Any],
-    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
-    image_hw: Int[Array, "b 2"],
-    *,
-    model: nn.Module,
-    config: TestConfig,
-) -> Detections:
-    """Returns the detections of `predict` without masks and keypoints."""
-    maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    return _find(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
-
-
-def describe_boxes(
-    variables: dict[str, Any],
-    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
-    image_hw: Int[Array, "b 2"],
-    detections: Detections,
-    *,
-    model: nn.Module,
-) -> Detections:
-    """Returns these detections, boxes found anywhere, with the masks and keypoints that the heads see in them."""
-    maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    return _describe(variables, maps, detections, image_hw, model=model)
-
-
-def _find(
-    variables: dict[str, Any],
-    maps: tuple[Array, ...],
-    image_hw: Array,
-    *,
-    canvas: tuple[int, ...],
-    model: nn.Module,
-    config: TestConfig,
-) -> Detections:
-    proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=config)
-    classify = classify_in_cascade if model.config.box_head_stages > 1 else classify_proposals
-    return classify(variables, maps, proposals, image_hw, model=model, config=config)
-
-
-def _describe(
+def describe(
     variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, image_hw: Array, *, model: nn.Module
 ) -> Detections:
+    """Returns the detections with masks and keypoints, where the model has these heads."""
     if model.config.masks:
         detections = add_masks(variables, maps, detections, image_hw, model=model)
     if model.config.num_keypoints:

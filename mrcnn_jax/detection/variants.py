@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.config import TargetsConfig
-from mrcnn_jax.ops.losses import box_loss, giou_loss, mask_loss, softmax_mask_loss
+from mrcnn_jax.ops.losses import box_loss, class_loss, giou_loss, mask_loss, softmax_mask_loss
 from mrcnn_jax.structures import RoiTargets
 
 
@@ -62,3 +62,10 @@ def _giou_loss(deltas: Array, rois: RoiTargets, weights: DeltaWeights, targets: 
 
 BOX_LOSSES: dict[str, BoxLoss] = {"smooth_l1": _smooth_l1_loss, "giou": _giou_loss}
 """By `TargetsConfig.box_loss`."""
+
+
+def roi_losses(
+    logits: Array, deltas: Array, rois: RoiTargets, *, weights: DeltaWeights, targets: TargetsConfig
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns L_cls and L_box of one image's RoIs from class logits [n, C] and deltas [n, 4] of their own labels."""
+    return class_loss(logits, rois.labels, rois.valid), BOX_LOSSES[targets.box_loss](deltas, rois, weights, targets)

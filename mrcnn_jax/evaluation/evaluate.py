@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mrcnn_jax.config import DataConfig, ModelConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.images import PictureError
-from mrcnn_jax.detection.predict import describe_boxes, predict, predict_boxes
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.augmented import augment, is_augmented
 from mrcnn_jax.evaluation.batches import (

@@ -13,7 +13,8 @@ import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.transforms import mirrored_keypoints
-from mrcnn_jax.detection.predict import describe_boxes, predict, predict_boxes
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.evaluation.augmented import augment, is_augmented
 from mrcnn_jax.evaluation.batches import PredictFn, assemble_batch, plan_batches, predict_pictures

@@ -5,6 +5,7 @@ RoIPool (Fast R-CNN) rounds a RoI to whole cells of its map, and its bins to who
 maximum or the average of a bin. RoIs carry no gradient. Shapes as in `roi_align`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,6 +21,9 @@ Reduce = Literal["average", "max"]
 CHUNK = 16
 """RoIs that are averaged at a time."""
 
+BLOCK = 16
+"""Channels whose window maxima are held at a time: dozens of copies of a large map."""
+
 
 def quantise_rois(rois: Float[Array, "n 4"], levels: Int[Array, "n"], strides: Sequence[int]) -> Float[Array, "n 4"]:
     """Returns the RoIs on whole cells of their level, in pixels: corners are rounded, both belong to the RoI."""
@@ -33,7 +37,11 @@ def reduce_samples(samples: Float[Array, "n R R C"], ratio: int, reduce: Reduce)
     """Returns the maximum or the average of each ratio x ratio samples: R = S * ratio."""
     count, side, _, channels = samples.shape
     grid = samples.reshape(count, side // ratio, ratio, side // ratio, ratio, channels)
-    return grid.max(axis=(2, 4)) if reduce == "max" else grid.mean(axis=(2, 4))
+    if reduce == "average":
+        return grid.mean(axis=(2, 4))
+    # In pairs: the gradient of one maximum over all divides by how many samples equal it, which is 0 where the compiler
+    # rounded them otherwise when it computed them once more.
+    return functools.reduce(jnp.maximum, [grid[:, :, i, :, j] for i in range(ratio) for j in range(ratio)])
 
 
 def bin_borders(
@@ -89,20 +97,24 @@ def _largest(features: list[Array], levels: Array, rows: Borders, columns: Borde
     size = rows[0].shape[1]
     longest = max(-(-max(feature.shape[:2]) // size) + 1 for feature in features)  # cells of a bin along an axis
     orders = longest.bit_length()
-    tables = [_window_maxima(feature, orders) for feature in features]
-    flat = jnp.concatenate([table.reshape(-1, table.shape[-1]) for table in tables])
     shapes = np.array([feature.shape[:2] for feature in features])
     starts = np.concatenate([[0], np.cumsum(orders**2 * shapes.prod(axis=1))[:-1]])
     heights, widths, first = (jnp.asarray(values, jnp.int32)[levels] for values in (*shapes.T, starts))
     order_y, ys = _two_windows(rows, orders)
     order_x, xs = _two_windows(columns, orders)
-    table = order_y[:, :, None] * orders + order_x[:, None, :]  # [n, S, S]
-    largest = jnp.float32(-jnp.inf)
-    for y in ys:  # [n, S]
-        for x in xs:
-            cell = y[:, :, None] * per_roi(widths) + x[:, None, :]  # [n, S, S]
-            index = per_roi(first) + table * per_roi(heights * widths) + cell
-            largest = jnp.maximum(largest, flat[index])
+    table = per_roi(first) + (order_y[:, :, None] * orders + order_x[:, None, :]) * per_roi(heights * widths)
+    corners = [table + y[:, :, None] * per_roi(widths) + x[:, None, :] for y in ys for x in xs]  # each [n, S, S]
+
+    @jax.checkpoint
+    def pool(block: list[Array]) -> Array:
+        tables = [_window_maxima(feature, orders) for feature in block]
+        flat = jnp.concatenate([table.reshape(-1, table.shape[-1]) for table in tables])
+        return functools.reduce(jnp.maximum, [flat[index] for index in corners])  # [n, S, S, BLOCK]
+
+    channels = features[0].shape[-1]
+    block = BLOCK if channels % BLOCK == 0 else channels
+    blocks = [jnp.moveaxis(f.reshape(*f.shape[:2], -1, block), 2, 0) for f in features]  # each [C / BLOCK, H, W, BLOCK]
+    largest = jnp.moveaxis(jax.lax.map(pool, blocks), 0, 3).reshape(*corners[0].shape, channels)
     return jnp.where(_has_cells(rows, columns)[..., None], largest, 0.0)
 
 

@@ -50,7 +50,8 @@ def complete_config(
         )
     if val_categories is not None and tuple(val_categories) != tuple(categories):
         raise ConfigError(f"--data.val {config.data.val} has other categories than --data.train {config.data.train}.")
-    num_keypoints = _count_keypoints(config.data.train, categories)
+    is_asked = config.model.num_keypoints or config.data.keypoint_flip or config.test.keypoint_sigmas
+    num_keypoints = _count_keypoints(config.data.train, categories) if is_asked else 0
     if config.model.num_keypoints not in (0, num_keypoints):
         raise ConfigError(
             f"--model.num-keypoints is {config.model.num_keypoints}, but {config.data.train} has {num_keypoints} "
@@ -65,6 +66,8 @@ def complete_config(
                 f"{option} has {len(values)} values, but {config.data.train} has {num_keypoints} keypoints. "
                 "Give one for each, or none for the default."
             )
+    if config.model.num_keypoints and config.data.flip_probability > 0 and not config.data.keypoint_flip:
+        _check_sides(config.data.train, categories)
     batch_size = config.train.batch_size
     if batch_size % num_devices:
         below = batch_size // num_devices * num_devices
@@ -84,6 +87,16 @@ def _count_keypoints(name: str, categories: Sequence[Category]) -> int:
         return len(keypoint_names(categories))
     except ValueError:
         raise ConfigError(f"{name}: its categories have different keypoints. Prepare one of them alone.") from None
+
+
+def _check_sides(name: str, categories: Sequence[Category]) -> None:
+    """ConfigError if the names of keypoints do not say which is left and which is right, as a flip has to know."""
+    names = keypoint_names(categories)
+    if len(names) > 1 and not any("left" in keypoint.lower() for keypoint in names):
+        raise ConfigError(
+            f"{name}: no keypoint is named left or right ({', '.join(names[:3])}, ...), so flips cannot exchange them. "
+            "Give --data.keypoint-flip, the index of each one's counterpart, or --data.flip-probability 0."
+        )
 
 
 def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Settings:

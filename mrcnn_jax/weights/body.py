@@ -1,8 +1,8 @@
 """ImageNet bodies for our ResNet: torchvision's, MSRA's and FAIR's in Caffe2's names, and folded ones.
 
 Folded files hold torchvision's names without batch norm: y = conv(x, weight) + bias replaces convolution and norm.
-Caffe2's bodies see BGR and, the ResNets, pixels that are not divided by their deviation; the first kernel takes up
-both. Stages may be missing.
+Caffe2's bodies see BGR and, but for FAIR's 32x8d, pixels that are not divided by their deviation; the first kernel
+takes up both. Stages may be missing.
 """
 
 import re
@@ -21,6 +21,9 @@ from mrcnn_jax.weights.mapping import Row
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """RGB, 0..255: what all these bodies subtract, and what torchvision's and FAIR's divide by."""
+
+DIVIDES = "resnext101_32x8d"
+"""The one body in Caffe2's names that was trained on pixels divided by their deviation."""
 
 SURPLUS = ("fc.", "fc1000", "pred_", "num_batches_tracked", "momentum", "lr", "weight_order")
 """Parts of names of what an ImageNet file holds beside the body: its classifier, and how it was trained."""
@@ -57,7 +60,7 @@ def read_body(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
         _check_caffe2(path, model)
         rows: Sequence[Row] = detectron2.body_rows(model, "", "backbone", is_bgr=True)
         rows = [*rows, *(detectron2.stage_rows(model, 3, "", "res5") if model.neck == "c4" else [])]
-        scale = np.asarray((1.0, 1.0, 1.0) if model.backbone in GROUPS else model.pixel_std, np.float32)
+        scale = np.asarray((1.0, 1.0, 1.0) if model.backbone == DIVIDES else model.pixel_std, np.float32)
     else:
         is_folded = "conv1.bias" in arrays or any(name.endswith("conv1.bias") for name in arrays)
         arrays = _unfolded(arrays, model.norm_eps) if is_folded else arrays
@@ -129,5 +132,5 @@ def _check_caffe2(path: Path, model: ModelConfig) -> None:
         raise ConfigError(f"{path} strides in its {1 if needs_1x1 else 3}x{1 if needs_1x1 else 3}: add {option}.")
     if not np.allclose(model.pixel_mean, IMAGENET_MEAN, atol=1e-3):
         raise ConfigError(f"{path} was trained with the pixel mean {IMAGENET_MEAN}: set --model.pixel-mean to it.")
-    if not needs_1x1 and not np.allclose(model.pixel_std, IMAGENET_STD, rtol=1e-3):
+    if model.backbone == DIVIDES and not np.allclose(model.pixel_std, IMAGENET_STD, rtol=1e-3):
         raise ConfigError(f"{path} was trained with the pixel deviation {IMAGENET_STD}: set --model.pixel-std to it.")

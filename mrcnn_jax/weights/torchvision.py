@@ -87,14 +87,15 @@ def recognise(arrays: Arrays) -> Recognised:
 
 
 def body_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
-    """Rows of the body in torchvision's names."""
+    """Rows of the body in torchvision's names; with C4 the last stage belongs to the heads."""
     trained = config.norm == "sync_bn"
     rows = module(f"{prefix}conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
     rows += norm(f"{prefix}bn1", f"{target}/stem/norm", trained=trained)
     num_convs = 2 if config.backbone in BASIC_BLOCK_BODIES else 3
     for stage, blocks in enumerate(STAGE_BLOCKS[config.backbone]):
         for block in range(blocks):
-            theirs, ours = f"{prefix}layer{stage + 1}.{block}", f"{target}/layer{stage + 1}_{block}"
+            home = "res5" if config.neck == "c4" and stage == 3 else target
+            theirs, ours = f"{prefix}layer{stage + 1}.{block}", f"{home}/layer{stage + 1}_{block}"
             for index in range(1, num_convs + 1):
                 rows += module(f"{theirs}.conv{index}", f"{ours}/conv{index}/conv", conv_kernel, bias=False)
                 rows += norm(f"{theirs}.bn{index}", f"{ours}/conv{index}/norm", trained=trained)

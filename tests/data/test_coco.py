@@ -29,6 +29,22 @@ def test_keypoints_of_categories(small_coco: Any) -> None:
     assert read_coco(small_coco.annotations).categories[1] == Category(90, "ant", ("nose", "tail"), ((1, 2),))
 
 
+def test_pictures_without_annotations_can_be_left_out(small_coco: Any) -> None:
+    small_coco.write()
+    folder = small_coco.images
+    whole = coco_source(folder, small_coco.annotations)
+    objects = coco_source(folder, small_coco.annotations, annotated_only=True)
+    assert (whole.num_pictures, objects.num_pictures) == (3, 2)
+    assert whole.fingerprint != objects.fingerprint
+    small_coco.content["categories"][0] |= {"keypoints": ["nose", "tail"], "skeleton": []}
+    first, *others = small_coco.content["annotations"]
+    first["keypoints"] = [1, 1, 2, 0, 0, 0]
+    others[-1]["keypoints"] = [0] * 6
+    small_coco.write()
+    visible = coco_source(folder, small_coco.annotations, annotated_only=True)
+    assert [visible.describe(index) for index in range(visible.num_pictures)] == [whole.describe(0)]
+
+
 @pytest.mark.parametrize(
     "data",
     [

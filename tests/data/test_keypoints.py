@@ -21,6 +21,7 @@ CONFIG = DataConfig(canvases=((32, 64),), short_sides=(32,), max_side=64, max_ob
 def test_counterparts_are_found_by_name() -> None:
     assert mirrored_keypoints(NAMES) == MIRRORED
     assert mirrored_keypoints(("left_hand", "hand_right")) == (0, 1)  # no counterpart: itself
+    assert mirrored_keypoints(("Left Eye", "Nose", "RIGHT eye")) == (2, 1, 0)
     assert mirrored_keypoints(()) == ()
     assert mirrored_keypoints(("left", "right", "right", "", "")) == (0, 1, 2, 3, 4)  # which of the two is not said
 

@@ -9,7 +9,8 @@ import pytest
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.transforms import fit_size
-from mrcnn_jax.detection.predict import describe_boxes, predict, predict_boxes
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.evaluation import augmented
 from mrcnn_jax.evaluation import evaluate as evaluate_module

@@ -37,6 +37,25 @@ def test_another_number_is_refused_in_one_line() -> None:
         complete_config(replace(plain, model=ModelConfig(num_classes=1)), HAND[:1], None, num_devices=1)
 
 
+def test_flips_need_to_know_left_from_right() -> None:
+    paw = (Category(1, "paw", ("L_Toe", "R_Toe", "heel")),)
+    config = replace(CONFIG, data=DataConfig(train="data/paws"))
+    with pytest.raises(
+        ConfigError, match=r"^data/paws: no keypoint is named left or right \(L_Toe, R_Toe, heel, \.\.\.\)"
+    ):
+        complete_config(config, paw, None, num_devices=1)
+    for data in (DataConfig(keypoint_flip=(1, 0, 2)), DataConfig(flip_probability=0.0)):
+        complete_config(replace(config, data=data), paw, None, num_devices=1)
+
+
+def test_different_skeletons_are_in_the_way_of_keypoints_only() -> None:
+    mixed = (*HAND, Category(3, "foot", ("left_toe", "heel")))
+    with pytest.raises(ConfigError, match="its categories have different keypoints"):
+        complete_config(CONFIG, mixed, None, num_devices=1)
+    plain = replace(CONFIG, model=ModelConfig(num_classes=0))
+    assert complete_config(plain, mixed, None, num_devices=1).model.num_classes == 3
+
+
 def test_a_resumed_run_keeps_its_flip() -> None:
     recorded, current = (
         run_settings(config, fingerprint="a", num_records=1)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.leaves import named_leaves
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.weights import body
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, default_categories
@@ -173,6 +175,10 @@ def test_a_whole_torchvision_body_fills_ours(tmp_path: Path, arrays: dict) -> No
     assert leaves.keys() == ours.keys()
     for name, leaf in ours.items():
         np.testing.assert_array_equal(leaves[name], leaf)
+    c4 = ModelConfig(neck="c4", box_pool_size=14)
+    named = named_leaves(jax.eval_shape(lambda: init_variables(MaskRCNN(c4), 0)))
+    of_body = {name for name in named if "/backbone/" in name or "/res5/" in name}
+    assert read_body(tmp_path / "resnet50.npz", c4).keys() == of_body  # res5 belongs to the heads there
 
 
 def test_a_detector_is_a_start_unless_its_conventions_differ(tmp_path: Path, arrays: dict) -> None:

@@ -2,7 +2,7 @@
 
     python scripts/reproduce_ablations.py --to runs/ablations
 
-Trained from scratch; docs/ablations.md has the scores. A run takes six minutes on one CPU core.
+Trained from scratch; docs/ablations.md has the scores. A run takes two to four minutes on one CPU core.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -24,7 +24,6 @@ from mrcnn_jax.data.transforms import fit_size, resize_boxes
 from mrcnn_jax.evaluation.coco_metrics import score_results
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.ops.roi_align import interpolation_matrix
-from mrcnn_jax.structures import keypoint_names
 
 TARGET_SIZE = 28
 JITTER = 0.15
@@ -61,7 +60,8 @@ def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float
         for row in truth["annotations"]
         if not row["iscrowd"]
     ]
-    kinds = ["bbox", "segm", *["keypoints"] * bool(keypoint_names(dataset.categories))]
+    skeletons = {category.keypoints for category in dataset.categories if category.keypoints}
+    kinds = ["bbox", "segm", *["keypoints"] * (len(skeletons) == 1)]
     found = encode_segmentations(truth, results)
     scores = score_results(truth, found, max_detections=max_detections, iou_types=kinds)
     return {kind: scores[kind]["AP"] for kind in kinds}

@@ -14,10 +14,9 @@ from _weights import read_weights, show_progress
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.dataset import open_dataset
-from mrcnn_jax.data.transforms import mirrored_keypoints
+from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.errors import ConfigError, StorageError
 from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
-from mrcnn_jax.structures import keypoint_names
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def main() -> None:
     dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
     check_categories(weights.categories, dataset.categories)
     devices = jax.local_devices()
-    named = mirrored_keypoints(keypoint_names(weights.categories)) if arguments.test.augment_flip else ()
-    mirrored = arguments.test.keypoint_flip or named
+    mirrored = flip_map(arguments.test.keypoint_flip, weights.categories, weights.model.num_keypoints)
     predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices, mirrored)
     with show_progress("evaluated") as progress:
         evaluation = evaluate(

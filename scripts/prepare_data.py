@@ -139,6 +139,8 @@ def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fracti
         prepared = prepare(source, to, split, overwrite=overwrite, max_skip_fraction=max_skip_fraction, progress=show)
     for line in prepared.skipped:
         print(_cli.one_line(line))
+    if source.num_left_out:
+        print(f"{source.num_left_out} pictures without annotations left out.")
     verb = "Reused" if prepared.reused else "Wrote"
     counts = f"{prepared.num_images} pictures, {prepared.num_objects} objects, {len(source.categories)} classes"
     print(f"{verb} {prepared.path}: {counts} from {source.name}.")

@@ -156,6 +156,7 @@ def coco_source(images: Path, annotations: Path, *, annotated_only: bool = False
         raise DataError(f"The image folder {images} does not exist.")
     root = Path(os.path.realpath(images))
     coco = read_coco(annotations)
+    num_listed = len(coco.images)
     if annotated_only:
         of_points = any(category.keypoints for category in coco.categories)
         coco = replace(coco, images=tuple(image for image in coco.images if _is_annotated(image, of_points)))
@@ -175,7 +176,9 @@ def coco_source(images: Path, annotations: Path, *, annotated_only: bool = False
         image = coco.images[index]
         return f"image {image.image_id} {image.file_name[:200]!r}"
 
-    return Source(annotations.stem, _fingerprint(root, coco), coco.categories, len(coco.images), load, describe)
+    left_out = num_listed - len(coco.images)
+    fingerprint = _fingerprint(root, coco)
+    return Source(annotations.stem, fingerprint, coco.categories, len(coco.images), load, describe, left_out)
 
 
 def _is_annotated(image: CocoImage, of_points: bool) -> bool:

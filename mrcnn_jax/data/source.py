@@ -29,3 +29,4 @@ class Source:
     num_pictures: int
     load: Callable[[int], Picture]  # by position, from any thread; raises images.PictureError
     describe: Callable[[int], str]  # which picture, for messages
+    num_left_out: int = 0  # pictures that were not asked for

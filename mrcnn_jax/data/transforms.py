@@ -11,6 +11,7 @@ import numpy as np
 
 from mrcnn_jax.config import Canvas
 from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.structures import Category, keypoint_names
 
 Resize = Literal["opencv", "pillow", "float"]
 Rounding = Literal["nearest", "floor"]
@@ -113,6 +114,13 @@ def flip_keypoints(keypoints: np.ndarray, width: int, mirrored: Sequence[int]) -
     """Keypoints [K, 3] of a picture of this width after its horizontal flip: a left eye becomes a right one."""
     x, y, visibility = np.moveaxis(keypoints[list(mirrored)], -1, 0)
     return np.stack([np.where(visibility > 0, width - x, 0.0), y, visibility], axis=-1).astype(np.float32)
+
+
+def flip_map(given: Sequence[int], categories: Sequence[Category], num_keypoints: int) -> tuple[int, ...]:
+    """For each of a model's keypoints the one that it becomes in a flipped picture: as `given`, or by the names."""
+    if not num_keypoints:
+        return ()
+    return tuple(given) or mirrored_keypoints(keypoint_names(categories))
 
 
 def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:

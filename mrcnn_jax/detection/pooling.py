@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.model import extent_in_cells
 from mrcnn_jax.ops.roi_align import align_rois, assign_levels
-from mrcnn_jax.ops.roi_pool import pool_whole_cells, quantise_rois, reduce_samples
+from mrcnn_jax.ops.roi_pool import largest_samples, pool_whole_cells, quantise_rois
 
 
 def pool_rois(
@@ -44,7 +44,7 @@ def _align(
     if config.roi_reduce == "average":
         return align_rois(maps, rois, levels, extents, output_size=output_size, sampling_ratio=ratio, **choices)
     samples = align_rois(maps, rois, levels, extents, output_size=output_size * ratio, sampling_ratio=1, **choices)
-    return reduce_samples(samples, ratio, config.roi_reduce)
+    return largest_samples(samples, ratio)
 
 
 def _warp(

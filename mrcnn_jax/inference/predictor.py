@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.data.transforms import mirrored_keypoints
+from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError
@@ -20,7 +20,7 @@ from mrcnn_jax.evaluation.augmented import augment, is_augmented
 from mrcnn_jax.evaluation.batches import PredictFn, assemble_batch, plan_batches, predict_pictures
 from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Category, Detections, keypoint_names
+from mrcnn_jax.structures import Category, Detections
 from mrcnn_jax.weights.folder import load_weights
 
 
@@ -58,7 +58,7 @@ class Predictor:
         model = MaskRCNN(model_config)
         if is_augmented(test_config):
             if mirrored is None:
-                mirrored = test_config.keypoint_flip or mirrored_keypoints(keypoint_names(self.categories))
+                mirrored = flip_map(test_config.keypoint_flip, self.categories, model_config.num_keypoints)
             self._predict = augment(
                 self._compiled(functools.partial(predict_boxes, model=model, config=test_config)),
                 self._compiled(functools.partial(describe_boxes, model=model)),

@@ -33,12 +33,10 @@ def quantise_rois(rois: Float[Array, "n 4"], levels: Int[Array, "n"], strides: S
     return jax.lax.stop_gradient(jnp.stack([corner * stride for corner in corners], axis=-1))
 
 
-def reduce_samples(samples: Float[Array, "n R R C"], ratio: int, reduce: Reduce) -> Float[Array, "n S S C"]:
-    """Returns the maximum or the average of each ratio x ratio samples: R = S * ratio."""
+def largest_samples(samples: Float[Array, "n R R C"], ratio: int) -> Float[Array, "n S S C"]:
+    """Returns the maximum of each ratio x ratio samples: R = S * ratio."""
     count, side, _, channels = samples.shape
     grid = samples.reshape(count, side // ratio, ratio, side // ratio, ratio, channels)
-    if reduce == "average":
-        return grid.mean(axis=(2, 4))
     # In pairs: the gradient of one maximum over all divides by how many samples equal it, which is 0 where the compiler
     # rounded them otherwise when it computed them once more.
     return functools.reduce(jnp.maximum, [grid[:, :, i, :, j] for i in range(ratio) for j in range(ratio)])

@@ -51,7 +51,9 @@ def adopt_rows(
             continue
         rows = np.array(leaf).reshape(*leaf.shape[:-1], -1, len(ours) + 1, per_class)
         source_rows = np.asarray(source).reshape(*source.shape[:-1], -1, len(theirs) + 1, per_class)
-        if rows.shape[:-2] == source_rows.shape[:-2] and len(pairs) > 1:
+        if rows.shape[:-2] != source_rows.shape[:-2]:
+            continue  # another width: fresh, as any leaf of another shape
+        if len(pairs) > 1:
             for label, their_label in pairs.items():
                 rows[..., label, :] = source_rows[..., their_label, :]
         adopted[name] = rows.reshape(leaf.shape)

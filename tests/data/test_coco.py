@@ -35,6 +35,7 @@ def test_pictures_without_annotations_can_be_left_out(small_coco: Any) -> None:
     whole = coco_source(folder, small_coco.annotations)
     objects = coco_source(folder, small_coco.annotations, annotated_only=True)
     assert (whole.num_pictures, objects.num_pictures) == (3, 2)
+    assert (whole.num_left_out, objects.num_left_out) == (0, 1)
     assert whole.fingerprint != objects.fingerprint
     small_coco.content["categories"][0] |= {"keypoints": ["nose", "tail"], "skeleton": []}
     first, *others = small_coco.content["annotations"]

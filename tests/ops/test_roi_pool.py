@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.ops import roi_pool
-from mrcnn_jax.ops.roi_pool import bin_borders, pool_whole_cells, quantise_rois, reduce_samples
+from mrcnn_jax.ops.roi_pool import bin_borders, largest_samples, pool_whole_cells, quantise_rois
 from tests import oracles
 from tests.ops.test_roi_align import CANVAS, STRIDES, levels_of, make_pyramid, make_rois
 
@@ -86,7 +86,7 @@ def test_pool_by_hand() -> None:
     start, stop = bin_borders(one + 1, one + 5, 2, one + 6)
     np.testing.assert_array_equal(np.stack([start[0], stop[0]]), [[1, 3], [4, 6]])
     samples = jnp.arange(16, dtype=jnp.float32).reshape(1, 4, 4, 1)
-    np.testing.assert_array_equal(reduce_samples(samples, 2, "max")[0, :, :, 0], [[5, 7], [13, 15]])
+    np.testing.assert_array_equal(largest_samples(samples, 2)[0, :, :, 0], [[5, 7], [13, 15]])
 
 
 @pytest.mark.parametrize("op", ["pool", "warp"])

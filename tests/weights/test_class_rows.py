@@ -80,6 +80,8 @@ def test_mlp_and_agnostic_masks() -> None:
     for label in PAIRS:
         np.testing.assert_array_equal(found[..., label], theirs[..., PAIRS[label]])
     np.testing.assert_array_equal(found[..., 2], fresh["params/mask_head/logits/kernel"].reshape(5, 4, 4)[..., 2])
+    wider = {"params/mask_head/logits/kernel": rng.normal(size=(6, 2 * 2 * 5))}
+    assert adopt_rows(fresh, wider, OURS, THEIRS) == {}
     one_map = {"params/mask_head/kernel": np.ones((5, 1))}
     assert adopt_rows(one_map, one_map, OURS, THEIRS) == {}
     assert ModelConfig(class_agnostic_masks=True).num_mask_maps == 1

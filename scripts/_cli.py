@@ -43,8 +43,8 @@ Required: Any = tyro.MISSING
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Runs main() and ends the process with one of the documented exit codes."""
+def run(main: Callable[[], int | None], leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
+    """Runs main() and ends the process, by `leave`, with one of the documented exit codes."""
     debug = "--debug" in sys.argv or os.environ.get("MRCNN_JAX_DEBUG", "") not in ("", "0")
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
@@ -61,7 +61,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if error is not None:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
         code = 1 if error is None else error.exit_code
-    sys.exit(code)
+    leave(code)
 
 
 def as_user_error(exception: BaseException) -> UserError | None:
@@ -75,6 +75,9 @@ def as_user_error(exception: BaseException) -> UserError | None:
     if isinstance(exception, MemoryError) or (is_jax_error and "RESOURCE_EXHAUSTED" in text):
         reason = text.splitlines()[0] if text else "no memory left on the host"
         return DeviceError(f"Out of memory: {reason}. Lower the batch size, the canvases or the number of proposals.")
+    if is_jax_error and re.search("gloo|nccl|coordination service|heartbeat", text, re.IGNORECASE):
+        reason = text.splitlines()[0]
+        return DeviceError(f"Another process was lost: {reason}. Start all again; a run continues where it was saved.")
     if isinstance(exception, RuntimeError) and "Unable to initialize backend" in text:
         return DeviceError(f"{text.splitlines()[0]}. Check JAX_PLATFORMS and the installed jax.")
     if isinstance(exception, OSError) and exception.errno in _STORAGE_ERRNOS:

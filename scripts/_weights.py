@@ -2,14 +2,31 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-import _cli  # noqa: F401  # makes the package importable from a checkout
+import _cli
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from mrcnn_jax.config import DistributedConfig
 from mrcnn_jax.weights.folder import Weights, load_weights
+
+
+@dataclass(frozen=True)
+class _Joining:
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+
+def read_distributed(argv: Sequence[str] | None = None) -> DistributedConfig:
+    """The `--distributed.*` options alone: processes join before weights are read, and thus before all is parsed."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    picked: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--distributed."):
+            picked += [argument] if "=" in argument else arguments[index : index + 2]
+    return _cli.parse(_Joining(), "", picked).distributed
 
 
 def read_weights(argv: list[str] | None = None) -> Weights | None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
-from _weights import read_weights, show_progress
+from _weights import read_distributed, read_weights, show_progress
 
-from mrcnn_jax.config import TestConfig
+from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.errors import ConfigError, StorageError
 from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
+from mrcnn_jax.processes import is_primary, join_processes, leave
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Arguments:
     """File for the detections as COCO results, JSON; other tools can score them."""
     cityscapes: bool = False
     """Also score masks as Cityscapes does."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """How the processes of an evaluation on several machines find each other."""
     test: TestConfig = field(default_factory=TestConfig)
     """Test settings; the defaults are those of the weights folder."""
 
 
 def main() -> None:
+    join_processes(read_distributed())
     weights = read_weights()
     arguments = _cli.parse(
         Arguments(test=weights.test if weights else TestConfig()),
@@ -61,6 +65,8 @@ def main() -> None:
             categories=weights.categories,
             cityscapes=arguments.cityscapes,
         )
+    if not is_primary():
+        return
     print(evaluation.table)
     if evaluation.metrics["skipped"]:
         print(f"Skipped pictures: {evaluation.metrics['skipped']}")
@@ -79,4 +85,4 @@ def write_json(path: Path, content: object) -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, leave=leave)

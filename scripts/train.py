@@ -3,10 +3,11 @@
 import _cli  # isort: skip
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrcnn_jax.config import Config
+from mrcnn_jax.config import Config, DistributedConfig
+from mrcnn_jax.processes import join_processes, leave
 from mrcnn_jax.training.loop import train
 
 
@@ -17,6 +18,8 @@ class Arguments:
     config: _cli.Inline[Config]
     workdir: Path = _cli.Required
     """Folder of the run: checkpoints, curves, scores, pictures and weights are written here."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """How the processes of a run on several machines find each other."""
 
 
 def main() -> None:
@@ -24,8 +27,9 @@ def main() -> None:
     config, options = _cli.split_preset()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs the tracebacks of what it raises
     arguments = _cli.parse(Arguments(config), __doc__ or "", options, usage="configs/NAME.py")
+    join_processes(arguments.distributed)
     train(arguments.config, arguments.workdir)
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, leave=leave)

@@ -22,24 +22,26 @@ ALLOWED = {
     "config": set(),
     "structures": set(),
     "leaves": set(),
+    "processes": {"config", "errors"},
     "ops": set(),
     "models": {"config", "errors"},
     "detection": {"ops", *BASE},
     "data": BASE,
     "weights": {"models", "leaves", *BASE},
-    "training": {"detection", "models", "leaves", *BASE},
-    "evaluation": {"detection", "models", "data", "weights", *BASE},
+    "training": {"detection", "models", "leaves", "processes", *BASE},
+    "evaluation": {"detection", "models", "data", "weights", "processes", *BASE},
     "inference": {"detection", "models", "data", "weights", "evaluation", *BASE},
     "reporting": BASE,
 }
-# The training loop and what it calls at its borders join the upper layers.
-LOOP = {"training.loop"}
+# The training loop and its evaluations join the upper layers.
+LOOP = {"training.loop", "training.validation"}
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "evaluation", "weights", "reporting"}
 
 CORE = ("ops", "models", "detection", "structures", "config", "errors", "leaves", "training.step")
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
 MAY_JIT = (
     "training.loop",
+    "training.validation",
     "evaluation.evaluate",
     "inference",
     "models.mask_rcnn",  # init_variables alone: eager initialisation would run the whole network

@@ -7,6 +7,7 @@ Functions receive the section that they need, never the root.
 from dataclasses import dataclass, field
 
 from mrcnn_jax.config.checks import SIZE_DIVISOR, Canvas, require
+from mrcnn_jax.config.distributed import DistributedConfig
 from mrcnn_jax.config.model import Backbone, ModelConfig
 from mrcnn_jax.config.run import DataConfig, TargetsConfig, TestConfig, TrainConfig
 
@@ -16,6 +17,7 @@ __all__ = [
     "Canvas",
     "Config",
     "DataConfig",
+    "DistributedConfig",
     "ModelConfig",
     "TargetsConfig",
     "TestConfig",

@@ -188,7 +188,10 @@ class TrainConfig:
     batch_size: int = 16
     """Images per step over all devices."""
     learning_rate: float = 0.02
-    """Peak rate, for this batch size."""
+    """Peak rate, for this batch size or for rate_batch_size."""
+    rate_batch_size: int = 0
+    """The images per update that learning_rate is meant for: another number scales the rate in proportion (linear
+    scaling, arXiv 1706.02677); 0: the rate is as given."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float = 1e-4
@@ -203,6 +206,10 @@ class TrainConfig:
     """See decay_steps."""
     schedule: Literal["steps", "cosine"] = "steps"
     """The rate after the warm-up: drops at decay_steps, or half a cosine down to 0 at num_steps."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What devices send each other of their gradients; everything else about them stays float32."""
+    shard_optimizer: bool = False
+    """Each device holds its part of the optimizer's state instead of all of it, and sends what it updates."""
     clip_norm: float = 0.0
     """Gradients of the trained parameters are scaled down to this global norm; 0: never."""
     accumulate_steps: int = 1
@@ -230,6 +237,9 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) > 0, f"train.{name}: expected 1 or more, got {getattr(self, name)}.")
         require(self.learning_rate > 0, f"train.learning_rate: expected a positive value, got {self.learning_rate}.")
+        require(self.rate_batch_size >= 0, f"train.rate_batch_size: expected 0 or more, got {self.rate_batch_size}.")
+        dtypes = ("float32", "bfloat16")
+        require(self.gradient_dtype in dtypes, f"train.gradient_dtype: expected {dtypes}, got {self.gradient_dtype!r}.")
         require(self.seed >= 0, f"train.seed: expected 0 or more, got {self.seed}.")
         require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")
         require(self.schedule in ("steps", "cosine"), f"train.schedule: expected steps or cosine, got {self.schedule}.")
@@ -244,3 +254,10 @@ class TrainConfig:
             f"got {self.accumulate_steps}.",
         )
         require(0.0 <= self.ema_decay < 1.0, f"train.ema_decay: expected a value in [0, 1), got {self.ema_decay}.")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The rate after the warm-up, scaled to the images of an update if rate_batch_size says so."""
+        if not self.rate_batch_size:
+            return self.learning_rate
+        return self.learning_rate * self.batch_size * self.accumulate_steps / self.rate_batch_size

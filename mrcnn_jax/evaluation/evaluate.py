@@ -1,9 +1,7 @@
 """A data set and a prediction function become COCO scores."""
 
 import functools
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,27 +11,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mrcnn_jax.config import DataConfig, ModelConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.data.images import PictureError
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.augmented import augment, is_augmented
-from mrcnn_jax.evaluation.batches import (
-    InputBatch,
-    PlannedBatch,
-    PredictFn,
-    assemble_batch,
-    plan_batches,
-    predict_pictures,
-)
+from mrcnn_jax.evaluation.batches import PredictFn
 from mrcnn_jax.evaluation.cityscapes_metrics import format_scores, score_cityscapes
-from mrcnn_jax.evaluation.coco_metrics import choose_sigmas, format_table, score_results
-from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
+from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
+from mrcnn_jax.evaluation.parts import PartReader, Predicted, predict_part
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.processes import gather_bytes, shared_errors
 from mrcnn_jax.structures import Category, Detections
-
-NUM_READERS = 4
-"""Threads that read, decode and resize, each one batch."""
 
 
 @dataclass(frozen=True)
@@ -58,69 +46,54 @@ def evaluate(
     max_skip_fraction: float = DataConfig.max_skip_fraction,
     categories: Sequence[Category] | None = None,
     cityscapes: bool = False,
+    before_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Predicts every picture of the data set and scores the detections in the pictures' own pixels.
 
-    The result does not depend on the batch size, which is `test.batch_size * num_devices`. Memory holds a few batches
-    and one run-length code a detection.
+    The result depends neither on the batch size, which is `test.batch_size * num_devices`, nor on the number of
+    processes that have joined: each predicts its part of the batches on its own devices, and all score everything.
+    Memory holds a few batches and one run-length code a detection.
 
     Args:
         predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each. It has to
             be one with augmentation if `test` asks for it, as `make_predict_fn` makes.
-        progress: called with the number of pictures done and their total, after each picture.
+        progress: called with the number of pictures done and their total, of this process, after each picture.
         max_skip_fraction: more undecodable pictures than this raise DataError; fewer are counted and not scored.
         categories: the model's; the data set's by default. Detections of others than the data set's are not scored.
         cityscapes: masks are also scored as by Cityscapes, under "cityscapes"; the model needs a mask head.
+        before_batch: called before each batch is read, equally often in all processes; may raise to end it all.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no pictures to evaluate on. Choose another split.")
-    ground_truth = dataset.coco_dict()
-    reader = _Reader(dataset, test, test.batch_size * num_devices, max_skip_fraction)
-    results: dict[int, list[dict[str, Any]]] = {}
-    labels = tuple(dataset.categories if categories is None else categories)
-    known_ids = {category.id for category in dataset.categories}
-    iou_types = ["bbox"]
-    for index, resized_hw, detections in predict_pictures(predict_fn, reader.batches()):
-        height, width = dataset.sizes[index].tolist()
-        restored = restore_detections(
-            detections,
-            resized_hw,
-            (height, width),
-            categories=labels,
-            test=test,
+    reader = PartReader(
+        dataset,
+        test,
+        test.batch_size * num_devices,
+        max_skip_fraction,
+        part=(jax.process_index(), jax.process_count()),
+        before_batch=before_batch,
+    )
+    with shared_errors():
+        own = predict_part(
+            reader, predict_fn, tuple(dataset.categories if categories is None else categories), progress
         )
-        found = restored.coco_results(int(dataset.image_ids[index]))
-        results[index] = [row for row in found if row["category_id"] in known_ids]
-        iou_types = iou_types_of(restored, dataset.categories)
-        if progress is not None:
-            progress(len(results) + sum(reader.skipped.values()), len(dataset))
-    rows = [row for index in sorted(results) for row in results[index]]
-    evaluated = {int(dataset.image_ids[index]) for index in results}
+    predicted = Predicted.merge(gather_bytes(own.encode()))
+    reader.check_skipped(predicted.skipped)
+    ground_truth, rows = dataset.coco_dict(), predicted.rows()
+    evaluated = {int(dataset.image_ids[index]) for index in predicted.results}
     ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
     scores = score_results(
         ground_truth,
         rows,
         max_detections=test.max_detections,
-        iou_types=iou_types,
+        iou_types=predicted.iou_types,
         keypoint_sigmas=test.keypoint_sigmas,
     )
     table = format_table(scores)
     if cityscapes:
         scores["cityscapes"] = score_cityscapes(ground_truth, rows)
         table += "\n" + format_scores(scores["cityscapes"])
-    return Evaluation(scores | {"num_images": len(results), "skipped": reader.skipped}, rows, table)
-
-
-def iou_types_of(detections: PictureDetections, categories: Sequence[Category]) -> list[str]:
-    """What can be scored: boxes, and masks and keypoints where the model has them, the latter as many as the data.
-
-    Raises ConfigError for another number of test.keypoint_sigmas.
-    """
-    masks, num_keypoints = bool(detections.mask_probabilities.shape[-1]), detections.keypoints.shape[1]
-    has_keypoints = {len(c.keypoints) for c in categories if c.keypoints} == {num_keypoints}
-    if has_keypoints:
-        choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # refused before all pictures are predicted
-    return ["bbox", *["segm"] * masks, *["keypoints"] * has_keypoints]
+    return Evaluation(scores | {"num_images": len(evaluated), "skipped": predicted.skipped}, rows, table)
 
 
 def make_predict_fn(
@@ -169,51 +142,3 @@ def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]
             f"Weights and data name different categories ({len(different)} differ: {shown}). "
             "Evaluate on data with the categories that the weights were trained on."
         )
-
-
-class _Reader:
-    """Reads a data set in batches, ahead of their use, and counts by reason the pictures that cannot be decoded."""
-
-    def __init__(self, dataset: Dataset, test: TestConfig, batch_size: int, max_skip_fraction: float) -> None:
-        self.skipped: dict[str, int] = {}
-        self._dataset = dataset
-        self._test = test
-        self._batch_size = batch_size
-        self._max_skip_fraction = max_skip_fraction
-
-    def batches(self) -> Iterator[InputBatch]:
-        """Every batch that has a picture; DataError as soon as too many pictures were skipped."""
-        under_way: deque[Future[tuple[InputBatch, list[str]]]] = deque()
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            for planned in plan_batches(self._dataset.sizes, self._test, self._batch_size):
-                under_way.append(pool.submit(self._read, planned))
-                if len(under_way) > NUM_READERS:
-                    yield from self._counted(*under_way.popleft().result())
-            while under_way:
-                yield from self._counted(*under_way.popleft().result())
-
-    def _read(self, planned: PlannedBatch) -> tuple[InputBatch, list[str]]:
-        """The batch, without the pictures that cannot be decoded, and why each of those cannot."""
-        indices, pictures, reasons = [], [], []
-        for index in planned.indices:
-            try:
-                pictures.append(self._dataset[index].image)
-                indices.append(index)
-            except DataError as error:
-                if not isinstance(error.__context__, PictureError):
-                    raise  # the record itself is damaged, and so is its ground truth
-                reasons.append(error.__context__.reason)
-        return assemble_batch(indices, pictures, planned.canvas, self._test, self._batch_size), reasons
-
-    def _counted(self, batch: InputBatch, reasons: list[str]) -> Iterator[InputBatch]:
-        for reason in reasons:
-            self.skipped[reason] = self.skipped.get(reason, 0) + 1
-        count, total = sum(self.skipped.values()), len(self._dataset)
-        if count > self._max_skip_fraction * total:
-            listed = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.items())
-            raise DataError(
-                f"{self._dataset.name}: too many of the {total} pictures cannot be used ({listed}; allowed: "
-                f"{self._max_skip_fraction:.1%}). Prepare the data set again."
-            )
-        if batch.indices:
-            yield batch

@@ -3,6 +3,9 @@
 Each step holds two items: `state`, the named leaves of the training state, and `description`, JSON that says what they
 are (step, settings of the run, last evaluation) with a SHA-256 of every leaf and of itself. Orbax commits both at once.
 The data position is the step: the order of the data is a pure function of (seed, step).
+
+Leaves are saved whole, so that any number of devices and processes can continue. Of several processes, which share the
+folder, process 0 writes, and all have to make the same calls.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationContext
@@ -31,6 +35,7 @@ from mrcnn_jax.leaves import (
     replace_leaves,
     silence_abandoned_reads,
 )
+from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.training.settings import Settings, check_settings
 
 logger = logging.getLogger(__name__)
@@ -94,11 +99,12 @@ class Checkpoints:
         handlers = {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler()}
         # A killed save leaves one behind. Orbax's own cleanup only starts here and ends with the next save.
         self._remove_unfinished_steps()
+        wait_for_all("checkpoints opened")
         with self._storage_errors("opened"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: PyTree, settings: Settings, evaluated: Evaluated | None) -> None:
-        """Starts saving `state`; it is saved once `wait` returned.
+        """Starts saving `state`, whose leaves every process holds whole; it is saved once `wait` returned.
 
         Raises NumericalError if a leaf is not finite and StorageError if this save or the one before failed.
         """
@@ -140,6 +146,23 @@ class Checkpoints:
         warning and moved aside once an older one was found good. Raises DataError if all fail and ConfigError if
         `settings` differ in what a run may not change.
         """
+        with shared_errors():
+            restored, refused = self._find_valid(target, settings)
+        seen = set(gather_bytes(f"{restored and restored.step} {sorted(refused)}".encode()))
+        if len(seen) > 1:
+            raise StorageError(
+                f"The processes see different checkpoints in {self.directory}. --workdir has to be a folder that all "
+                "of them share."
+            )
+        for step, reason in refused.items():
+            self._move_aside(step, reason)
+        if refused:
+            wait_for_all("damaged checkpoints moved")
+            self._manager.reload()
+        return restored
+
+    def _find_valid(self, target: PyTree, settings: Settings) -> tuple[Restored | None, dict[int, str]]:
+        """The newest valid step, and why each newer one is not."""
         refused: dict[int, str] = {}
         restored = None
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -155,11 +178,7 @@ class Checkpoints:
         if refused and restored is None:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in refused.items())
             raise DataError(f"No valid checkpoint in {self.directory} ({reasons}). Remove the folder to start over.")
-        for step, reason in refused.items():
-            self._move_aside(step, reason)
-        if refused:
-            self._manager.reload()
-        return restored
+        return restored, refused
 
     def _read_description(self, step: int) -> dict[str, Any]:
         items = ocp.args.Composite(description=ocp.args.JsonRestore())
@@ -187,6 +206,8 @@ class Checkpoints:
             self._policy.scores[step] = evaluated.score
 
     def _move_aside(self, step: int, reason: str) -> None:
+        if not is_primary():
+            return
         destination = self.directory.with_name(f"{self.directory.name}_refused") / str(step)
         logger.warning("Checkpoint step %d is damaged (%s); moved to %s.", step, reason, destination)
         with self._storage_errors("moved"):
@@ -195,6 +216,8 @@ class Checkpoints:
             shutil.move(self.directory / str(step), destination)
 
     def _remove_unfinished_steps(self) -> None:
+        if not is_primary():
+            return
         for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -204,6 +227,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError of Orbax
+            if isinstance(error, jax.errors.JaxRuntimeError):  # another process was lost
+                raise
             self._remove_unfinished_steps()
             text = str(error).strip() or type(error).__name__
             reason = "no space left on the device" if "No space left" in text else text.splitlines()[0][:200]

@@ -112,12 +112,13 @@ class Stopwatch:
 class ProgressLine:
     """Progress for people: a bar on a terminal, a line for every logged step elsewhere."""
 
-    def __init__(self, num_steps: int, *, stream: TextIO | None = None) -> None:
+    def __init__(self, num_steps: int, *, stream: TextIO | None = None, is_silent: bool = False) -> None:
         self.num_steps = num_steps
+        self._is_silent = is_silent
         self._stream = stream or sys.stdout
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_silent:
             columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=Console(file=self._stream), transient=True)
             self._task = self._bar.add_task("compiling", total=num_steps)
@@ -152,6 +153,8 @@ class ProgressLine:
         """Prints a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)  # paths stay whole
+            return
+        if self._is_silent:
             return
         with suppress(OSError):  # the reader of our output is gone (`| head`); training goes on
             print(text, file=self._stream, flush=True)

@@ -1,46 +1,40 @@
 """A training run from start to end: data, resume, steps, evaluations, checkpoints, and what is written where.
 
-workdir/config.json        settings of the run          workdir/evaluation.json   newest scores
-workdir/checkpoints/       what a resume needs          workdir/pictures/         predictions beside ground truth
-workdir/metrics.jsonl      one object a logged step     workdir/weights/          newest evaluated weights
-workdir/tensorboard/       the same as events
+workdir/config.json     settings of the run    workdir/metrics.jsonl   one object a logged step
+workdir/checkpoints/    what a resume needs    workdir/tensorboard/    the same as events
+
+and what `validation` writes. Of several processes, process 0 writes.
 """
 
 import dataclasses
 import functools
+import json
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset, open_dataset
-from mrcnn_jax.data.pipeline import TrainingBatches, training_batches
-from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
-from mrcnn_jax.evaluation.augmented import without_augmentation
-from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.reporting.comparisons import draw_comparison
-from mrcnn_jax.reporting.overlays import save_picture
-from mrcnn_jax.structures import Batch, Detections
-from mrcnn_jax.training.averaging import averaged_params
+from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors
+from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
 from mrcnn_jax.training.logging import MetricsLog, ProgressLine
 from mrcnn_jax.training.monitor import StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate, make_optimizer
 from mrcnn_jax.training.preemption import StopRequest
-from mrcnn_jax.training.settings import complete_config, run_settings
-from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated
+from mrcnn_jax.training.settings import Settings, check_agreement, complete_config, run_settings
+from mrcnn_jax.training.sharding import batch_sharding, make_mesh, place, place_batch, replicated, state_sharding
 from mrcnn_jax.training.state import TrainState, create_train_state, make_train_state
 from mrcnn_jax.training.step import make_train_step
+from mrcnn_jax.training.validation import Validation
 from mrcnn_jax.training.workdir import claim_workdir, write_json
-from mrcnn_jax.weights.folder import save_weights
 from mrcnn_jax.weights.initial import initialise
 
 PREFETCH_DEPTH = 2
@@ -52,19 +46,25 @@ def train(config: Config, workdir: str | Path) -> None:
 
     Raises ConfigError, DataError, NumericalError or StorageError for what a user can act on, and Preempted when a
     signal stopped the run after its state was saved.
+
+    Processes that have joined (`mrcnn_jax.processes`) train together on all their devices; each has to call it. They
+    share `workdir`.
     """
     workdir = Path(workdir)
-    with claim_workdir(workdir), StopRequest() as stop:
-        train_data, val_data = open_data(config)
-        mesh = make_mesh()
-        val_categories = None if val_data is None else val_data.categories
-        config = complete_config(config, train_data.categories, val_categories, num_devices=mesh.size)
-        with closing(Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)) as checkpoints:
-            Run(config, workdir, train_data, val_data, mesh, checkpoints, stop).train()
-
-
-class _EvaluationStopped(Exception):
-    """A stop request came in while the network was being evaluated."""
+    with ExitStack() as stack:
+        with shared_errors():
+            if is_primary():
+                stack.enter_context(claim_workdir(workdir))
+            stop = stack.enter_context(StopRequest())
+            train_data, val_data = open_data(config)
+            mesh = make_mesh()
+            val_categories = None if val_data is None else val_data.categories
+            config = complete_config(config, train_data.categories, val_categories, num_devices=mesh.size)
+            settings = run_settings(config, fingerprint=train_data.fingerprint, num_records=len(train_data))
+        check_agreement([json.loads(each) for each in gather_bytes(json.dumps(settings).encode())])
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
+        stack.enter_context(closing(checkpoints))
+        Run(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop).train()
 
 
 @dataclasses.dataclass
@@ -72,45 +72,53 @@ class Run:
     """One run: what stays the same from its first step to its last, and the functions that use it."""
 
     config: Config
+    settings: Settings
     workdir: Path
     train_data: Dataset
     val_data: Dataset | None
     mesh: jax.sharding.Mesh
     checkpoints: Checkpoints
     stop: StopRequest
-    unread_images: int = 0
     dropped_objects: int = 0
 
     def __post_init__(self) -> None:
         self.model = MaskRCNN(self.config.model)
         self.optimizer = make_optimizer(self.config.train, self.config.model)
-        data = self.train_data
-        self.settings = run_settings(self.config, fingerprint=data.fingerprint, num_records=len(data))
-        step = make_train_step(self.mesh, model=self.model, optimizer=self.optimizer, targets=self.config.targets)
-        whole, split = replicated(self.mesh), batch_sharding(self.mesh)
+        config, mesh = self.config.train, self.mesh
+        self.create_state = functools.partial(create_train_state, self.model, self.optimizer, config.seed)
+        shapes = jax.eval_shape(self.create_state)
+        self.shardings = state_sharding(mesh, shapes, shard_optimizer=config.shard_optimizer)
+        step = make_train_step(
+            mesh,
+            model=self.model,
+            optimizer=self.optimizer,
+            targets=self.config.targets,
+            gradient_dtype=config.gradient_dtype,
+        )
+        whole, split = replicated(mesh), batch_sharding(mesh)
         self.train_step = jax.jit(
-            step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+            step, in_shardings=(self.shardings, split, whole), out_shardings=(self.shardings, whole), donate_argnums=0
         )
-        self.predict = jax.jit(
-            jax.shard_map(
-                functools.partial(predict, model=self.model, config=self.config.test),
-                mesh=self.mesh,
-                in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS), PartitionSpec(DATA_AXIS)),
-                out_specs=PartitionSpec(DATA_AXIS),
-                check_vma=False,
-            )
+        self.gather = jax.jit(lambda state: state, out_shardings=whole)
+        self.line = ProgressLine(config.num_steps, is_silent=not is_primary())
+        self.validation = Validation(
+            self.config, self.workdir, self.val_data, self.train_data.categories, mesh, self.stop, self.line
         )
-        self.line = ProgressLine(self.config.train.num_steps)
 
     def train(self) -> None:
         """Steps, evaluates and saves until the last step or until told to stop."""
         config = self.config.train
         state, step, evaluated = self.start_or_resume()
         saved_step = step
-        write_json(self.workdir / "config.json", dataclasses.asdict(self.config))
         key = jax.random.key(config.seed)
         batches = self.prefetch_batches(start_step=step)
-        with closing(MetricsLog(self.workdir, start_step=step)) as log, self.line as line:
+        with ExitStack() as stack:
+            log = None
+            with shared_errors():
+                if is_primary():
+                    write_json(self.workdir / "config.json", dataclasses.asdict(self.config))
+                    log = stack.enter_context(closing(MetricsLog(self.workdir, start_step=step)))
+            line = stack.enter_context(self.line)
             monitor = StepMonitor(
                 log,
                 line,
@@ -122,16 +130,16 @@ class Run:
             )
             compiled = set()
             while True:
-                if self.is_evaluation_due(step, evaluated) and not self.stop.received:
+                if self.validation.is_due(step, evaluated) and not self.stop.poll():
                     monitor.flush()
                     with monitor.watch.paused():
-                        evaluated = self.evaluate(state, step)
-                is_last = step >= config.num_steps or self.stop.received is not None
+                        evaluated = self.validation.evaluate(self.whole(state), step)
+                is_last = step >= config.num_steps or self.stop.poll() is not None
                 is_due = step % config.checkpoint_every == 0 or (evaluated is not None and evaluated.step == step)
                 if (is_last or is_due) and step != saved_step:
                     monitor.flush()
                     with monitor.watch.paused():
-                        self.checkpoints.save(step, state, self.settings, evaluated)
+                        self.checkpoints.save(step, self.whole(state), self.settings, evaluated)
                     saved_step = step
                 if is_last:
                     break
@@ -142,15 +150,17 @@ class Run:
                 compiled.add(canvas)
                 step += 1
                 monitor.add(step, metrics, image_ids)
+                self.check_left_out(monitor.num_left_out, step)
         self.checkpoints.wait()
-        self.finish(step, is_complete=step >= config.num_steps and not self.is_evaluation_due(step, evaluated))
+        self.check_left_out(monitor.num_left_out, step)
+        is_complete = step >= config.num_steps and not self.validation.is_due(step, evaluated)
+        self.finish(step, monitor.num_left_out, is_complete=is_complete)
 
     def start_or_resume(self) -> tuple[TrainState, int, Evaluated | None]:
         """The state on the mesh, its step, and the last evaluation."""
-        create = functools.partial(create_train_state, self.model, self.optimizer, self.config.train.seed)
-        restored = self.checkpoints.restore(jax.eval_shape(create), self.settings)
+        restored = self.checkpoints.restore(jax.eval_shape(self.create_state), self.settings)
         if restored is None:
-            state, step, evaluated = create(), 0, None
+            state, step, evaluated = self.create_state(), 0, None
             if self.config.train.init_from:
                 classes = [category.name for category in self.train_data.categories]
                 source = self.config.train.init_from
@@ -160,7 +170,11 @@ class Run:
         else:
             state, step, evaluated = restored.state, restored.step, restored.evaluated
             self.line.say(f"Continuing from step {step} in {self.checkpoints.directory}.")
-        return jax.device_put(state, replicated(self.mesh)), step, evaluated
+        return place(state, self.shardings), step, evaluated
+
+    def whole(self, state: TrainState) -> TrainState:
+        """The state with every leaf on every device."""
+        return self.gather(state) if self.config.train.shard_optimizer else state
 
     def prefetch_batches(self, start_step: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Image ids on the host and the batch on the mesh, for each step from `start_step` on."""
@@ -171,97 +185,39 @@ class Run:
             seed=self.config.train.seed,
             start_step=start_step,
             num_steps=self.config.train.num_steps,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         ahead: deque[tuple[np.ndarray, Batch]] = deque()
-        for num_given, batch in enumerate(batches, start=1):
-            self.check_left_out(batches, num_images=num_given * self.config.train.batch_size)
-            ahead.append((np.asarray(batch.image_id), jax.device_put(batch, batch_sharding(self.mesh))))
+        for batch in batches:
+            self.dropped_objects = batches.dropped_objects
+            ahead.append((np.asarray(batch.image_id), place_batch(batch, self.mesh)))
             if len(ahead) > PREFETCH_DEPTH:
                 yield ahead.popleft()
         yield from ahead
 
-    def check_left_out(self, batches: TrainingBatches, num_images: int) -> None:
-        """DataError when more than data.max_skip_fraction of `num_images`, or of one epoch, could not be read."""
-        self.unread_images, self.dropped_objects = batches.invalid_images, batches.dropped_objects
-        fraction, total = self.config.data.max_skip_fraction, max(num_images, len(self.train_data))
-        if self.unread_images > fraction * total:
+    def check_left_out(self, num_left_out: int, step: int) -> None:
+        """DataError when more than data.max_skip_fraction of the pictures so far, or of an epoch, could not be read."""
+        fraction = self.config.data.max_skip_fraction
+        total = max(step * self.config.train.batch_size, len(self.train_data))
+        if num_left_out > fraction * total:
             raise DataError(
-                f"{self.config.data.train}: {self.unread_images} of {total} pictures could not be read, more than "
+                f"{self.config.data.train}: {num_left_out} of {total} pictures could not be read, more than "
                 f"{fraction:.1%} (--data.max-skip-fraction). Prepare the data again."
             )
 
-    def is_evaluation_due(self, step: int, evaluated: Evaluated | None) -> bool:
-        """Whether the weights of this step are to be evaluated and were not yet."""
-        every = self.config.train.eval_every
-        due = step >= self.config.train.num_steps or (every > 0 and step > 0 and step % every == 0)
-        return due and (evaluated is None or evaluated.step != step)
-
-    def evaluate(self, state: TrainState, step: int) -> Evaluated | None:
-        """Scores the weights on data.val and writes evaluation.json, pictures/ and weights/; None if told to stop."""
-        variables = {**state.variables, "params": averaged_params(state)}
-
-        def predict_batch(images: Any, image_hw: Any) -> Detections:
-            if self.stop.received:
-                raise _EvaluationStopped
-            return self.predict(variables, images, image_hw)
-
-        metrics: dict[str, Any] = {}
-        score = None
-        if self.val_data is not None:
-            self.line.say(f"Evaluating step {step} on {len(self.val_data)} pictures of {self.val_data.name}.")
-            try:
-                evaluation = evaluate(
-                    self.val_data,
-                    predict_batch,
-                    test=without_augmentation(self.config.test),
-                    num_devices=self.mesh.size,
-                    progress=self.line.show_evaluation,
-                    max_skip_fraction=self.config.data.max_skip_fraction,
-                )
-            except _EvaluationStopped:
-                return None
-            self.line.say(evaluation.table)
-            metrics = {"step": step} | evaluation.metrics
-            score = evaluation.metrics["segm" if self.config.model.masks else "bbox"][
-                "AP"
-            ]  # None without any ground truth
-            write_json(self.workdir / "evaluation.json", metrics)
-            (self.workdir / "evaluation.txt").write_text(evaluation.table + "\n")
-            self.draw_pictures(self.val_data, evaluation)
-        config = self.config
-        save_weights(
-            self.workdir / "weights",
-            variables,
-            model=config.model,
-            test=config.test,
-            categories=self.train_data.categories,
-        )
-        return Evaluated(step, metrics, score)
-
-    def draw_pictures(self, dataset: Dataset, evaluation: Evaluation) -> None:
-        """Draws the first pictures of the validation data with predictions beside ground truth."""
-        annotations = dataset.coco_dict()["annotations"]
-        for index in range(min(self.config.train.num_pictures, len(dataset))):
-            try:
-                record = dataset[index]
-            except DataError:  # counted and reported by the evaluation
-                continue
-            objects = [item for item in annotations if item["image_id"] == record.image_id]
-            predictions = [item for item in evaluation.results if item["image_id"] == record.image_id]
-            picture = draw_comparison(record.image, objects, predictions, dataset.categories)
-            save_picture(self.workdir / "pictures" / f"{record.image_id}.png", picture)
-
-    def finish(self, step: int, *, is_complete: bool) -> None:
+    def finish(self, step: int, num_left_out: int, *, is_complete: bool) -> None:
         """Says what was written, what was left out and what to do next; raises Preempted if the run was stopped."""
         if not is_complete:
             raise Preempted(
                 f"Stopped by {self.stop.received} at step {step} of {self.config.train.num_steps}; its state is saved "
                 f"in {self.workdir}. Run the same command again to continue."
             )
-        if self.unread_images or self.dropped_objects:
+        num_dropped = sum(int(number) for number in gather_bytes(str(self.dropped_objects).encode()))
+        if num_left_out or num_dropped:
             self.line.say(
-                f"Left out: {self.unread_images} pictures that could not be read, "
-                f"{self.dropped_objects} objects beyond --data.max-objects {self.config.data.max_objects}."
+                f"Left out: {num_left_out} pictures that could not be read, "
+                f"{num_dropped} objects beyond --data.max-objects {self.config.data.max_objects}."
             )
         self.line.say(f"Trained to step {step}. Weights: {self.workdir}/weights, curves: {self.workdir}/metrics.jsonl")
         if self.val_data is not None:

@@ -17,12 +17,14 @@ LAG = 2
 class StepMonitor:
     """Takes the metrics of every step: refuses those that are not finite, logs and shows every `log_every`-th.
 
+    Without a log, as in all processes but one, nothing is written.
+
     Call `flush` before anything that trusts the state, such as saving it.
     """
 
     def __init__(
         self,
-        log: MetricsLog,
+        log: MetricsLog | None,
         line: ProgressLine,
         *,
         num_steps: int,
@@ -32,6 +34,8 @@ class StepMonitor:
         learning_rate: Callable[[int], float],
     ) -> None:
         self.watch = Stopwatch()
+        self.num_left_out = 0
+        """Pictures that could not be read, on all devices, in the steps that were read."""
         self._log, self._line = log, line
         self._num_steps, self._log_every, self._batch_size = num_steps, log_every, batch_size
         self._num_records, self._learning_rate = num_records, learning_rate
@@ -51,6 +55,7 @@ class StepMonitor:
     def _read(self, step: int, metrics: Mapping[str, jax.Array], image_ids: np.ndarray) -> None:
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         self.watch.count_step()
+        self.num_left_out += self._batch_size - round(values["images"])
         not_finite = [name for name, value in values.items() if not math.isfinite(value)]
         if not_finite or step % self._log_every == 0 or step == self._num_steps:
             self._report(step, values)
@@ -72,5 +77,6 @@ class StepMonitor:
             "epoch": step * self._batch_size / self._num_records,
             "seconds": self.watch.seconds,
         }
-        self._log.write(step, values)
+        if self._log is not None:
+            self._log.write(step, values)
         self._line.show(step, values, seconds_left=(self._num_steps - step) / speed if speed else None)

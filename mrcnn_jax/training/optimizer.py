@@ -23,10 +23,10 @@ def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
     progress = jnp.clip(step / max(config.warmup_steps, 1), 0.0, 1.0) if config.warmup_steps else jnp.float32(1.0)
     warmup = config.warmup_factor + (1.0 - config.warmup_factor) * progress
     if config.schedule == "cosine":
-        cosine = optax.cosine_decay_schedule(config.learning_rate, config.num_steps - config.warmup_steps)
+        cosine = optax.cosine_decay_schedule(config.peak_learning_rate, config.num_steps - config.warmup_steps)
         return warmup * cosine(jnp.maximum(step - config.warmup_steps, 0.0))
     drops = jnp.sum(step >= jnp.asarray((*config.decay_steps, jnp.inf), jnp.float32))
-    return config.learning_rate * warmup * config.decay_factor**drops
+    return config.peak_learning_rate * warmup * config.decay_factor**drops
 
 
 def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.GradientTransformation:

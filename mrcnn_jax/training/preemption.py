@@ -1,4 +1,8 @@
-"""Being told to stop: the loop finishes its step after a first SIGTERM or SIGINT; a second one ends it at once."""
+"""Being told to stop: the loop finishes its step after a first SIGTERM or SIGINT; a second one ends it at once.
+
+Of several processes any may be told, and all stop at the same step: JAX carries the news, and its own handler of
+SIGTERM, installed when they joined, stays.
+"""
 
 import os
 import signal
@@ -6,11 +10,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import jax
+from jax.experimental import multihost_utils
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Context manager for the main thread: `received` names the signal that asked to stop, or is None.
+    """Context manager for the main thread: `received` names the signal that asked to stop, once `poll` saw it.
 
     A thread reads the signals from a pipe, because Python runs its handlers only between two bytecodes of the main
     thread: while that sits in a compilation of minutes, a second signal would not end the process.
@@ -18,12 +25,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._is_joined = jax.distributed.is_initialized()
+        self._signal: str | None = None
+        self._num_polls = 0
 
     def __enter__(self) -> Self:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
         self._previous_fd = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        self._previous: dict[int, Any] = {number: signal.signal(number, _do_nothing) for number in STOP_SIGNALS}
+        handled = STOP_SIGNALS if not self._is_joined else (signal.SIGINT,)
+        self._previous: dict[int, Any] = {number: signal.signal(number, _do_nothing) for number in handled}
         self._thread = threading.Thread(target=self._watch, name="stop-signals", daemon=True)
         self._thread.start()
         return self
@@ -38,14 +49,26 @@ class StopRequest:
         self._thread.join()
         os.close(self._read_end)
 
+    def poll(self) -> str | None:
+        """`received`, brought up to date. The same on all processes, which have to call it equally often."""
+        if self.received is None and not self._is_joined:
+            self.received = self._signal
+        elif self.received is None:
+            if multihost_utils.reached_preemption_sync_point(self._num_polls):
+                self.received = signal.SIGTERM.name
+            self._num_polls += 1
+        return self.received
+
     def _watch(self) -> None:
         while data := os.read(self._read_end, 16):
             for number in data:
                 if number not in STOP_SIGNALS:
                     continue
-                if self.received is not None:
+                if self._signal is not None:
                     os._exit(128 + number)
-                self.received = signal.Signals(number).name
+                self._signal = signal.Signals(number).name
+                if self._is_joined:
+                    os.kill(os.getpid(), signal.SIGTERM)  # to JAX, which tells the other processes
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mrcnn_jax.config import Config
@@ -106,17 +106,29 @@ def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Setti
     return settings | {"dataset.fingerprint": fingerprint, "dataset.num_records": num_records}
 
 
+def check_agreement(settings: Sequence[Settings]) -> None:
+    """ConfigError if the processes of a run have different settings or data; paths may differ."""
+    first = settings[0]
+    for index, other in enumerate(settings):
+        if changed := _differences(first, other, [name for name in first if name not in ("data.train", "data.val")]):
+            raise ConfigError(
+                f"Processes 0 and {index} have different settings: {changed}. Start all with the same command and data."
+            )
+
+
 def check_settings(recorded: Settings, current: Settings, where: str) -> None:
     """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
     defaults = run_settings(Config(), fingerprint="", num_records=0)
     # Runs from before a field existed had what is its default now.
     recorded = {name: defaults[name] for name in current if name in defaults} | recorded
-    changed = [
-        f"{name} {recorded.get(name, 'unset')} -> {current.get(name, 'unset')}"
-        for name in sorted({*recorded, *current})
-        if name.startswith(FIXED) and recorded.get(name) != current.get(name)
-    ]
-    if changed:
-        raise ConfigError(
-            f"{where} was made with other settings: {'; '.join(changed)}. Restore them or use a new --workdir."
-        )
+    if changed := _differences(recorded, current, [name for name in {*recorded, *current} if name.startswith(FIXED)]):
+        raise ConfigError(f"{where} was made with other settings: {changed}. Restore them or use a new --workdir.")
+
+
+def _differences(old: Settings, new: Settings, names: Iterable[str]) -> str:
+    """Those of the named settings that differ, as `name old -> new; ...`."""
+    return "; ".join(
+        f"{name} {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
+        for name in sorted(names)
+        if old.get(name) != new.get(name)
+    )

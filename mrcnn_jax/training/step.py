@@ -1,11 +1,14 @@
 """One optimizer step, data-parallel: each device differentiates its own images, one reduction, one update."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
 
 from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.detection.objective import Objective, compute_objective
@@ -15,6 +18,8 @@ from mrcnn_jax.training.sharding import DATA_AXIS
 from mrcnn_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
+Gradients = Any
+"""As the parameters, float32."""
 
 
 def train_step(
@@ -25,12 +30,26 @@ def train_step(
     model: MaskRCNN,
     optimizer: optax.GradientTransformation,
     targets: TargetsConfig,
-    axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one step and the mean metrics of the batch, float32 scalars. Pure.
+    """Returns the state after one step and the mean metrics of the batch, float32 scalars. Pure; on one device."""
+    return apply_gradients(state, *compute_gradients(state, batch, key, model=model, targets=targets), optimizer)
 
-    Under `shard_map` over `axis_name`, `batch` holds this device's images, and gradients, metrics and the image count
-    are summed over the axis: the only thing that devices tell each other (beside sync_bn's statistics).
+
+def compute_gradients(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    model: MaskRCNN,
+    targets: TargetsConfig,
+    axis_name: str | None = None,
+    gradient_dtype: DTypeLike = jnp.float32,
+) -> tuple[Gradients, dict[str, Any], Metrics]:
+    """Returns the gradients of the mean loss over the valid images, the model's new statistics, and the mean metrics.
+
+    Under `shard_map` over `axis_name`, `batch` holds this device's images, and gradients (as `gradient_dtype`), metrics
+    and the image count are summed over the axis: the only thing that devices tell each other, beside the statistics of
+    sync_bn.
     """
 
     def summed_loss(params: dict) -> tuple[jax.Array, Objective]:
@@ -38,31 +57,60 @@ def train_step(
         return objective.total, objective
 
     gradients, objective = jax.grad(summed_loss, has_aux=True)(state.params)
-    sums = (gradients, objective.sums, objective.num_images)
-    gradients, metrics, num_images = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    metrics, num_images = objective.sums, objective.num_images
+    if axis_name is not None:
+        gradients = jax.tree.map(lambda gradient: gradient.astype(gradient_dtype), gradients)
+        gradients, metrics, num_images = jax.lax.psum((gradients, metrics, num_images), axis_name)
     mean_over_images = 1.0 / jnp.maximum(num_images, 1.0)
-    gradients, metrics = jax.tree.map(lambda total: total * mean_over_images, (gradients, metrics))
+    gradients, metrics = jax.tree.map(lambda total: total.astype(jnp.float32) * mean_over_images, (gradients, metrics))
+    return gradients, objective.model_state, {**metrics, "images": num_images}
+
+
+def apply_gradients(
+    state: TrainState,
+    gradients: Gradients,
+    model_state: dict[str, Any],
+    metrics: Metrics,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after one update, and the metrics with the norm of the gradients."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    state = TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        model_state=objective.model_state,
-        opt_state=opt_state,
-    )
-    return state, {**metrics, "gradient_norm": optax.tree.norm(gradients), "images": num_images}
+    params = optax.apply_updates(state.params, updates)
+    state = TrainState(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
+    return state, {**metrics, "gradient_norm": optax.tree.norm(gradients)}
 
 
 def make_train_step(
-    mesh: Mesh, *, model: MaskRCNN, optimizer: optax.GradientTransformation, targets: TargetsConfig
+    mesh: Mesh,
+    *,
+    model: MaskRCNN,
+    optimizer: optax.GradientTransformation,
+    targets: TargetsConfig,
+    gradient_dtype: DTypeLike = jnp.float32,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns `train_step` over a mesh: batch split along `data`, state replicated. The caller jits it."""
+    """Returns `train_step` over a mesh: batch split along `data`, parameters replicated, `gradient_dtype` on the wire.
+
+    The caller jits it, with the shardings of `training.sharding.state_sharding`.
+    """
     model = model.clone(axis_name=DATA_AXIS)
 
-    def per_device(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        return train_step(state, batch, key, model=model, optimizer=optimizer, targets=targets, axis_name=DATA_AXIS)
+    def per_device(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Gradients, dict[str, Any], Metrics]:
+        return compute_gradients(
+            state,
+            batch,
+            key,
+            model=model,
+            targets=targets,
+            axis_name=DATA_AXIS,
+            gradient_dtype=gradient_dtype,
+        )
 
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     # check_vma off: gradients of replicated parameters stay local until the one psum above.
-    return jax.shard_map(
-        per_device, mesh=mesh, in_specs=(whole, split, whole), out_specs=(whole, whole), check_vma=False
-    )
+    compute = jax.shard_map(per_device, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False)
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        without_optimizer = dataclasses.replace(state, opt_state=None)  # it may lie split over the devices
+        return apply_gradients(state, *compute(without_optimizer, batch, key), optimizer)
+
+    return step

@@ -72,7 +72,7 @@ def save_weights(
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
         new.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _own_checkpointer() as checkpointer:
             checkpointer.save(new / "parameters", replace_leaves(dict(variables), leaves))
         (new / "description.json").write_text(json.dumps(description, indent=1) + "\n")
         if path.exists():
@@ -148,13 +148,23 @@ def _read_parameters(folder: Path, expected: Variables) -> Variables:
     # NumPy leaves in the target make Orbax return NumPy arrays, wherever the weights were saved from.
     template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _own_checkpointer() as checkpointer:
             return checkpointer.restore(folder / "parameters", template)
     except Exception as error:  # damage shows up as almost any exception
         silence_abandoned_reads()
         raise DataError(
             f"{folder}/parameters cannot be read ({type(error).__name__}). Copy the folder again."
         ) from error
+
+
+def _own_checkpointer() -> ocp.StandardCheckpointer:
+    """Reads and writes in this process alone, whatever other processes of a run do."""
+    own = jax.process_index()
+    return ocp.StandardCheckpointer(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"weights-{own}"
+        )
+    )
 
 
 def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -> ConfigSection:

@@ -15,7 +15,7 @@ import pytest
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from mrcnn_jax.errors import ConfigError, DataError, NumericalError, Preempted
 from mrcnn_jax.structures import Batch, Category, GroundTruth
-from mrcnn_jax.training import loop
+from mrcnn_jax.training import loop, validation
 from mrcnn_jax.training.state import TrainState
 
 NUM_DEVICES = 8
@@ -48,7 +48,6 @@ class FakeBatches:
     start_step: int
     num_steps: int
     before: object = None
-    invalid_images: int = 0
     dropped_objects: int = 5
     given: list[int] = field(default_factory=list)
 
@@ -96,13 +95,14 @@ class World:
         monkeypatch.setattr(loop, "make_optimizer", lambda config, model: None)
         monkeypatch.setattr(loop, "create_train_state", self.create_state)
         monkeypatch.setattr(loop, "make_train_step", lambda mesh, **_: self.step)
-        monkeypatch.setattr(loop, "evaluate", self.evaluate)
-        monkeypatch.setattr(loop, "predict", lambda variables, images, image_hw, *, model, config: images)
-        monkeypatch.setattr(loop, "save_weights", self.save_weights)
-        monkeypatch.setattr(loop.Run, "draw_pictures", lambda run, dataset, evaluation: None)
+        monkeypatch.setattr(validation, "evaluate", self.evaluate)
+        monkeypatch.setattr(validation, "predict", lambda variables, images, image_hw, *, model, config: images)
+        monkeypatch.setattr(validation, "save_weights", self.save_weights)
+        monkeypatch.setattr(validation.Validation, "draw_pictures", lambda run, dataset, evaluation: None)
 
-    def training_batches(self, dataset, config, *, batch_size, seed, start_step, num_steps):
-        return FakeBatches(start_step, num_steps, self.before_batch, self.invalid_images)
+    def training_batches(self, dataset, config, *, start_step, num_steps, process_index, process_count, **_):
+        assert (process_index, process_count) == (0, 1)
+        return FakeBatches(start_step, num_steps, self.before_batch)
 
     def create_state(self, model, optimizer, seed):
         return TrainState(jnp.zeros((), jnp.int32), {"weight": jnp.full((4,), seed + 1, jnp.float32)}, {}, {})
@@ -113,11 +113,13 @@ class World:
         loss = jnp.where(number == (-1 if self.nan_at is None else self.nan_at), jnp.nan, jnp.sin(number))
         weight = state.params["weight"] * 0.9 + loss * jnp.cos(batch.sample_index[0].astype(jnp.float32))
         metrics = {"loss/total": 2 * loss, "loss/box": loss, "gradient_norm": jnp.float32(1)}
+        metrics["images"] = jnp.where(number == 2, NUM_DEVICES - self.invalid_images, NUM_DEVICES)
         return state.replace(step=state.step + 1, params={"weight": weight}), metrics
 
-    def evaluate(self, dataset, predict_fn, *, test, num_devices, progress, max_skip_fraction):
+    def evaluate(self, dataset, predict_fn, *, test, num_devices, progress, max_skip_fraction, before_batch):
         assert num_devices == NUM_DEVICES
         self.during_evaluation()
+        before_batch()
         predict_fn(np.zeros((NUM_DEVICES, 32, 32, 3), np.uint8), np.zeros((NUM_DEVICES, 2), np.int32))
         return SimpleNamespace(metrics={"segm": {"AP": next(self.scores)}}, table="TABLE", results=[])
 

@@ -61,7 +61,7 @@ import time
 from mrcnn_jax.training.preemption import StopRequest
 with StopRequest() as stop:
     print("READY", flush=True)
-    while stop.received is None:
+    while stop.poll() is None:
         time.sleep(0.01)
     print(stop.received, flush=True)
     time.sleep(60)
@@ -77,6 +77,6 @@ with StopRequest() as stop:
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
-        assert stop.received is None
+        assert stop.poll() is None
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert signal.set_wakeup_fd(-1) == -1

@@ -1,0 +1,126 @@
+"""Evaluations during a run: scores, pictures and weights of the newest state.
+
+workdir/evaluation.json   newest scores                      workdir/weights/   newest evaluated weights
+workdir/pictures/         predictions beside ground truth
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from mrcnn_jax.config import Config
+from mrcnn_jax.data.dataset import Dataset
+from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.errors import DataError
+from mrcnn_jax.evaluation.augmented import without_augmentation
+from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.processes import is_primary, shared_errors
+from mrcnn_jax.reporting.comparisons import draw_comparison
+from mrcnn_jax.reporting.overlays import save_picture
+from mrcnn_jax.structures import Category
+from mrcnn_jax.training.averaging import averaged_params
+from mrcnn_jax.training.checkpoint import Evaluated
+from mrcnn_jax.training.logging import ProgressLine
+from mrcnn_jax.training.preemption import StopRequest
+from mrcnn_jax.training.sharding import DATA_AXIS, local_copies, local_mesh
+from mrcnn_jax.training.state import TrainState
+from mrcnn_jax.training.workdir import write_json
+from mrcnn_jax.weights.folder import save_weights
+
+
+class _EvaluationStopped(Exception):
+    """A stop request came in while the network was being evaluated."""
+
+
+@dataclass
+class Validation:
+    """What scores the network on data.val, if there is any, and writes down what it finds."""
+
+    config: Config
+    workdir: Path
+    data: Dataset | None
+    categories: tuple[Category, ...]
+    mesh: Mesh
+    stop: StopRequest
+    line: ProgressLine
+
+    def __post_init__(self) -> None:
+        self.own_mesh = local_mesh(self.mesh)
+        split = PartitionSpec(DATA_AXIS)
+        self.predict = jax.jit(
+            jax.shard_map(
+                functools.partial(predict, model=MaskRCNN(self.config.model), config=self.config.test),
+                mesh=self.own_mesh,
+                in_specs=(PartitionSpec(), split, split),
+                out_specs=split,
+                check_vma=False,
+            )
+        )
+
+    def is_due(self, step: int, evaluated: Evaluated | None) -> bool:
+        """Whether the weights of this step are to be evaluated and were not yet."""
+        config = self.config.train
+        due = step >= config.num_steps or (config.eval_every > 0 and step > 0 and step % config.eval_every == 0)
+        return due and (evaluated is None or evaluated.step != step)
+
+    def evaluate(self, state: TrainState, step: int) -> Evaluated | None:
+        """Scores a state that is replicated over all devices and writes its weights; None if told to stop meanwhile."""
+        variables = local_copies({**state.variables, "params": averaged_params(state)}, self.mesh)
+        metrics: dict[str, Any] = {}
+        score = None
+        if self.data is not None:
+            self.line.say(f"Evaluating step {step} on {len(self.data)} pictures of {self.data.name}.")
+            try:
+                evaluation = evaluate(
+                    self.data,
+                    functools.partial(self.predict, variables),
+                    test=without_augmentation(self.config.test),
+                    num_devices=self.own_mesh.size,
+                    progress=self.line.show_evaluation,
+                    max_skip_fraction=self.config.data.max_skip_fraction,
+                    before_batch=self.check_stop,
+                )
+            except _EvaluationStopped:
+                return None
+            self.line.say(evaluation.table)
+            metrics = {"step": step} | evaluation.metrics
+            # None without any ground truth
+            score = evaluation.metrics["segm" if self.config.model.masks else "bbox"]["AP"]
+        with shared_errors():
+            if is_primary():
+                if self.data is not None:
+                    write_json(self.workdir / "evaluation.json", metrics)
+                    (self.workdir / "evaluation.txt").write_text(evaluation.table + "\n")
+                    self.draw_pictures(self.data, evaluation)
+                config = self.config
+                save_weights(
+                    self.workdir / "weights",
+                    variables,
+                    model=config.model,
+                    test=config.test,
+                    categories=self.categories,
+                )
+        return Evaluated(step, metrics, score)
+
+    def check_stop(self) -> None:
+        """Ends an evaluation that is under way once there is a stop request."""
+        if self.stop.poll():
+            raise _EvaluationStopped
+
+    def draw_pictures(self, dataset: Dataset, evaluation: Evaluation) -> None:
+        """Draws the first pictures of the validation data with predictions beside ground truth."""
+        annotations = dataset.coco_dict()["annotations"]
+        for index in range(min(self.config.train.num_pictures, len(dataset))):
+            try:
+                record = dataset[index]
+            except DataError:  # counted and reported by the evaluation
+                continue
+            objects = [item for item in annotations if item["image_id"] == record.image_id]
+            predictions = [item for item in evaluation.results if item["image_id"] == record.image_id]
+            picture = draw_comparison(record.image, objects, predictions, dataset.categories)
+            save_picture(self.workdir / "pictures" / f"{record.image_id}.png", picture)

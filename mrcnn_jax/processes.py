@@ -4,6 +4,7 @@ All run the same program, each on its own devices and on its own rows of every b
 files, process 0 does. With one process every function here does the obvious thing at once.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mrcnn_jax import errors
@@ -23,8 +25,13 @@ from mrcnn_jax.errors import ConfigError, DeviceError, UserError
 GRACE_SECONDS = 2.0
 """Process 0 leaves later than the others by this: its end ends all, and they too have an error to tell."""
 
+MEETING_SECONDS = 3600
+"""A process that waits for the others for longer than this gives up; one that died is noticed by its heartbeat."""
+
 SIZE_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 """Environment variables of launchers that say how many processes they started."""
+
+_meetings = itertools.count()
 
 
 def join_processes(config: DistributedConfig) -> None:
@@ -73,6 +80,7 @@ def gather_bytes(content: bytes) -> list[bytes]:
     """The content of each process, in their order; all have to call it."""
     if jax.process_count() == 1:
         return [content]
+    wait_for_all("gather")
     sizes = multihost_utils.process_allgather(np.array(len(content), np.int32)).tolist()
     padded = np.zeros(max(sizes), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
@@ -81,9 +89,14 @@ def gather_bytes(content: bytes) -> list[bytes]:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes are here; `name` says where."""
+    """Returns when all processes are here; `name` says where.
+
+    Unlike a collective, whose first use waits for half a minute on some backends, it has time for compilations.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        everyone = set(range(jax.process_count()))  # named one by one, they meet without their devices
+        key = f"{name} {next(_meetings)}"
+        ocp.multihost.sync_global_processes(key, timeout=MEETING_SECONDS, processes=everyone)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Feature pyramid network (arXiv 1612.03144): C2..C5 become P2..P6 of equal width."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.layers import (
@@ -55,15 +57,27 @@ class FeaturePyramid(nn.Module):
             body_map = body_maps[index]
             extent = make_extent(image_hw, body_map.shape[1:3], config.map_strides[index], config.size_divisor)
             lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
-            merged = lateral if top_down is None else lateral + _upsample_nearest(top_down)
+            merged = lateral if top_down is None else lateral + upsample_nearest(top_down)
             top_down = zero_outside(merged, extent)
             output = HeadConv(config, channels, 3, lecun_uniform, name=f"output{index + 2}")(top_down, extent)
             pyramid.insert(0, zero_outside(output, extent))
         return (*pyramid, pyramid[-1][:, ::2, ::2])
 
 
-def _upsample_nearest(x: Array) -> Array:
-    """Returns x with every cell repeated 2 x 2."""
-    batch, height, width, channels = x.shape
-    repeated = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    return repeated.reshape(batch, 2 * height, 2 * width, channels)
+def upsample_nearest(x: Array) -> Array:
+    """Returns x with every cell repeated 2 x 2.
+
+    On a TPU by products with matrices of zeros and ones, which give the same numbers: repeating along the second-last
+    axis rearranges tiles there, and costs twelve times as much (by the compiler's estimate).
+    """
+
+    def by_broadcast(x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        repeated = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+        return repeated.reshape(batch, 2 * height, 2 * width, channels)
+
+    def by_product(x: Array) -> Array:
+        rows, columns = (jnp.asarray(np.repeat(np.eye(length), 2, axis=0), x.dtype) for length in x.shape[1:3])
+        return jnp.einsum("bhwc,vw,uh->buvc", x, columns, rows, precision="highest")
+
+    return jax.lax.platform_dependent(x, tpu=by_product, default=by_broadcast)

@@ -94,17 +94,17 @@ class MaskHead(nn.Module):
         x, dtype = roi_features, compute_dtype(config)
         for index in range(0 if config.neck == "c4" else config.mask_head_convs):
             x = nn.relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
-        x = nn.relu(Upconv(config.mask_head_dim, dtype, name="upconv")(x))  # [n, 2 S, 2 S, D]
+        x = nn.relu(Upconv(config.mask_head_dim, dtype, name="upconv")(x))  # [2, 2, n, S, S, D]
         shape = (config.mask_head_dim, config.num_mask_maps)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         if config.mask_activation == "softmax":
-            maps = jnp.einsum("nhwd,dc->nhwc", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
-            return maps + per_channel(bias)
+            maps = jnp.einsum("abnhwd,dc->abnhwc", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
+            return interleave(maps) + per_channel(bias)
         own = jnp.zeros_like(labels) if config.class_agnostic_masks else labels
         rows = kernel.T[own].astype(dtype)  # [n, D]
-        logits = jnp.einsum("nhwd,nd->nhw", x, rows, preferred_element_type=jnp.float32)
-        return logits + bias[own][:, None, None]
+        logits = jnp.einsum("abnhwd,nd->abnhw", x, rows, preferred_element_type=jnp.float32)
+        return interleave(logits[..., None])[..., 0] + bias[own][:, None, None]
 
 
 class MlpMaskHead(nn.Module):
@@ -133,18 +133,27 @@ class MlpMaskHead(nn.Module):
 
 
 class Upconv(nn.Module):
-    """Transposed 2x2 convolution of stride 2. Windows do not overlap, so it is one matrix product and a reshape."""
+    """Transposed 2x2 convolution of stride 2. Windows do not overlap, so it is one matrix product.
+
+    Returns [2, 2, n, S, S, D] of [n, S, S, C]: rows and columns, even and odd ones apart. What follows is done cell by
+    cell, so that `interleave` can put single values into their order instead of D of them.
+    """
 
     features: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        kernel = self.param("kernel", he_normal, (2, 2, channels, self.features), jnp.float32)
+        kernel = self.param("kernel", he_normal, (2, 2, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x = jnp.einsum("nhwc,abcd->nhawbd", x.astype(self.dtype), kernel.astype(self.dtype))
-        return x.reshape(batch, 2 * height, 2 * width, self.features) + per_channel(bias.astype(self.dtype))
+        x = jnp.einsum("nhwc,abcd->abnhwd", x.astype(self.dtype), kernel.astype(self.dtype))
+        return x + bias.astype(self.dtype)[None, None, None, None, None, :]
+
+
+def interleave(x: Array) -> Array:
+    """Returns [n, 2 S, 2 S, D] of [2, 2, n, S, S, D], rows and columns that lie apart."""
+    _, _, batch, height, width, channels = x.shape
+    return x.transpose(2, 3, 0, 4, 1, 5).reshape(batch, 2 * height, 2 * width, channels)
 
 
 class KeypointHead(nn.Module):

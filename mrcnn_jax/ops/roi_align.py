@@ -19,7 +19,10 @@ CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 2
 """A RoI of this side, in pixels, belongs to P4, the level of this index."""
 
 CPU_CHUNK = 128
-"""RoIs gathered at a time on a CPU, where every gather is materialised; accelerators fuse one gather of all."""
+"""RoIs gathered at a time on a CPU, where every gather is materialised; accelerators take all at once."""
+
+TILE_ROWS = 16
+"""Levels start at multiples of this many cells in the flattened pyramid, so that a TPU puts them there as they are."""
 
 DENSE_VALUES = 2**23
 """Intermediate values of the dense form that are held at a time."""
@@ -72,18 +75,23 @@ def align_rois(
             sampling_ratio=sampling_ratio,
             aligned=aligned,
         )
-    flat = jnp.concatenate([feature.reshape(-1, feature.shape[-1]) for feature in features])  # [sum HW, C]
-    flat = flat.astype(jnp.float32)  # gradients of many RoIs add up in one cell: bfloat16 stops counting at 256
+    areas = -(-shapes.prod(axis=1) // TILE_ROWS) * TILE_ROWS
+    flat = jnp.concatenate([_flatten(feature, area) for feature, area in zip(features, areas.tolist(), strict=True)])
     starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
     widths = jnp.asarray(shapes[:, 1], jnp.int32)[levels]  # [n]
-    first = jnp.asarray(np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]), jnp.int32)[levels]  # [n]
+    first = jnp.asarray(np.concatenate([[0], np.cumsum(areas)[:-1]]), jnp.int32)[levels]  # [n]
     gather = _Gather(output_size, sampling_ratio)
 
     def in_chunks(flat: Array, *per_roi: Array) -> Array:
+        flat = flat.astype(jnp.float32)  # gradients of many RoIs add up in one cell: bfloat16 stops counting at 256
         return jax.lax.map(lambda row: gather(flat, *row), per_roi, batch_size=CPU_CHUNK)
 
     def at_once(flat: Array, *per_roi: Array) -> Array:
-        return jax.vmap(lambda *row: gather(flat, *row))(*per_roi)
+        cells, weights = jax.vmap(gather.terms)(*per_roi)  # [n, 16 or so, S, S]
+        cells, weights = (x.swapaxes(0, 1) for x in (cells, weights))
+        return sum_cells(flat, cells.reshape(cells.shape[0], -1), weights.reshape(cells.shape[0], -1)).reshape(
+            *cells.shape[1:], -1
+        )
 
     pooled = jax.lax.platform_dependent(
         flat, starts, sides, extents[levels], widths, first, cpu=in_chunks, default=at_once
@@ -107,11 +115,60 @@ def _roi_in_cells(rois: Array, scale: Array, aligned: bool) -> tuple[Array, Arra
     return starts, sides if aligned else jnp.maximum(sides, 1.0)
 
 
+def _flatten(feature: Array, num_rows: int) -> Array:
+    """Returns [num_rows, C] of a map [H, W, C], with zeros at the end."""
+    flat = feature.reshape(-1, feature.shape[-1])
+    return jnp.pad(flat, ((0, num_rows - flat.shape[0]), (0, 0)))
+
+
+@jax.custom_vjp
+def sum_cells(
+    flat: Float[Array, "cells C"], index: Int[Array, "k m"], weights: Float[Array, "k m"]
+) -> Float[Array, "m C"]:
+    """Returns the weighted sum of k cells for each of m bins, float32. Weights have no gradient.
+
+    Cells are read in their own dtype, and their gradients add up in float32: many bins share a cell, and bfloat16 stops
+    counting at 256.
+    """
+    return jnp.sum(flat[index].astype(jnp.float32) * weights[..., None], axis=0)
+
+
+def _sum_cells_forward(flat: Array, index: Array, weights: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return sum_cells(flat, index, weights), (jnp.zeros_like(flat), index, weights)
+
+
+def _sum_cells_backward(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    zeros, index, weights = residuals
+    terms = weights[..., None] * gradient[None]
+    return zeros.astype(jnp.float32).at[index].add(terms).astype(zeros.dtype), None, None
+
+
+sum_cells.defvjp(_sum_cells_forward, _sum_cells_backward)
+
+
 class _Gather:
-    """RoIAlign of one RoI by four gathers of S * r x S * r cells from the flattened pyramid."""
+    """RoIAlign of one RoI from the flattened pyramid, by four gathers of S * r x S * r cells, or as a list of terms."""
 
     def __init__(self, output_size: int, sampling_ratio: int):
         self.output_size, self.sampling_ratio = output_size, sampling_ratio
+
+    def terms(
+        self, start: Array, side: Array, extent: Array, width: Array, first: Array
+    ) -> tuple[Int[Array, "k S S"], Float[Array, "k S S"]]:
+        """Returns the cells that each bin is the sum of, and their weights; k is four for each of its samples."""
+        size, ratio = self.output_size, self.sampling_ratio
+
+        def by_bin(low: Array, high: Array) -> Array:  # [2 r, S] of two [S * r]
+            return jnp.stack([low, high]).reshape(2, size, ratio).transpose(0, 2, 1).reshape(2 * ratio, size)
+
+        def along(axis: int) -> tuple[Array, Array]:
+            low, high, weight_low, weight_high = self._corners(start[axis], side[axis], extent[axis])
+            return by_bin(low, high), by_bin(weight_low, weight_high) / ratio
+
+        (y, weights_y), (x, weights_x) = along(0), along(1)
+        cells = first + y[:, None, :, None] * width + x[None, :, None, :]  # [2 r, 2 r, S, S]
+        weights = weights_y[:, None, :, None] * weights_x[None, :, None, :]
+        return cells.reshape(-1, size, size), weights.reshape(-1, size, size)
 
     def __call__(self, flat: Array, start: Array, side: Array, extent: Array, width: Array, first: Array) -> Array:
         low_y, high_y, weight_low_y, weight_high_y = self._corners(start[0], side[0], extent[0])  # each [S * r]

@@ -11,7 +11,7 @@ import functools
 import json
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
@@ -22,7 +22,7 @@ from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors
+from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
 from mrcnn_jax.training.logging import MetricsLog, ProgressLine
@@ -110,7 +110,7 @@ class Run:
         config = self.config.train
         state, step, evaluated = self.start_or_resume()
         saved_step = step
-        key = jax.random.key(config.seed)
+        key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(self.mesh))()
         batches = self.prefetch_batches(start_step=step)
         with ExitStack() as stack:
             log = None
@@ -128,7 +128,7 @@ class Run:
                 num_records=len(self.train_data),
                 learning_rate=lambda step: float(learning_rate(config, step)),
             )
-            compiled = set()
+            programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
             while True:
                 if self.validation.is_due(step, evaluated) and not self.stop.poll():
                     monitor.flush()
@@ -145,9 +145,11 @@ class Run:
                     break
                 image_ids, batch = next(batches)
                 canvas = batch.images.shape
-                with monitor.watch.paused() if canvas not in compiled else nullcontext():
-                    state, metrics = self.train_step(state, batch, key)
-                compiled.add(canvas)
+                if canvas not in programs:
+                    with monitor.watch.paused():
+                        programs[canvas] = self.train_step.lower(state, batch, key).compile()
+                        wait_for_all("step compiled")
+                state, metrics = programs[canvas](state, batch, key)
                 step += 1
                 monitor.add(step, metrics, image_ids)
                 self.check_left_out(monitor.num_left_out, step)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead, Upconv
+from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead, Upconv, interleave
 from tests import oracles
 
 CONFIG = ModelConfig(
@@ -35,7 +35,7 @@ def parts(variables: dict, *path: str) -> list[np.ndarray]:
 def test_upconv_equals_transposed_convolution():
     x, upconv = random_array(2, 3, 4, 6), Upconv(5, jnp.dtype("float32"))
     variables = random_variables(upconv, x)
-    out = upconv.apply(variables, x)
+    out = interleave(upconv.apply(variables, x))
     kernel, bias = parts(variables)
     assert out.shape == (2, 6, 8, 5)
     for image in range(2):

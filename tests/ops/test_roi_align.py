@@ -19,10 +19,11 @@ jitted_align = jax.jit(align_rois, static_argnames=STATIC)
 jitted_dense = jax.jit(align_rois_dense, static_argnames=STATIC)
 
 
-@pytest.fixture
-def gather_only(monkeypatch):
-    """Makes `align_rois` gather on small maps, too."""
+@pytest.fixture(params=["cpu", "default"])
+def gather_only(monkeypatch, request):
+    """Makes `align_rois` gather on small maps, too, in the form for CPUs and in the one for accelerators."""
     monkeypatch.setattr(roi_align, "GATHER_COST", 0)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *inputs, **forms: forms[request.param](*inputs))
     jitted_align.clear_cache()
     yield
     jitted_align.clear_cache()

@@ -46,6 +46,14 @@ def test_number_of_parameters(name: str) -> None:
     assert count(replace(model, num_classes=model.num_classes or 1)) == table()[name]
 
 
+def test_the_large_batch_preset_is_the_1x_schedule() -> None:
+    large, base = PRESETS["mask_rcnn_r50_fpn_batch256"].train, PRESETS["mask_rcnn_r50_fpn_1x"].train
+    times = large.batch_size // base.batch_size
+    assert times == 16 and large.peak_learning_rate == pytest.approx(times * base.peak_learning_rate)
+    assert [step * times for step in (*large.decay_steps, large.num_steps)] == [*base.decay_steps, base.num_steps]
+    assert large.warmup_steps * times > base.warmup_steps
+
+
 def shrink(config: Config) -> Config:
     """The same choices in a network, pictures and numbers of samples small enough to compile in a test."""
     model = config.model

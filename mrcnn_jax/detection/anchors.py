@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -17,6 +18,7 @@ class LevelAnchors(NamedTuple):
     valid: Bool[Array, "a"]
 
 
+@jax.named_scope("make_anchors")
 def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
     """Returns the anchors of each map for one picture of size `image_hw` [2]; those in its own extent are valid."""
     levels = []

@@ -22,6 +22,7 @@ from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 
 
+@jax.named_scope("cascade_losses")
 def cascade_losses(
     variables: dict[str, Any],
     maps: tuple[Array, ...],

@@ -113,6 +113,7 @@ def extract_features(
     return pyramid, {**model_state, **updates}
 
 
+@jax.named_scope("rpn_losses")
 def rpn_losses(
     logits: list[Array], deltas: list[Array], rpn_targets: RpnTargets, targets: TargetsConfig
 ) -> dict[str, Float[Array, "b"]]:
@@ -130,6 +131,7 @@ def rpn_losses(
     return {"objectness": classification, "rpn_box": regression}
 
 
+@jax.named_scope("box_head_losses")
 def box_head_losses(
     variables: Tree,
     maps: tuple[Array, ...],
@@ -155,6 +157,7 @@ def box_head_losses(
     return {"class": classification, "box": regression}
 
 
+@jax.named_scope("mask_head_loss")
 def mask_head_loss(
     variables: Tree,
     maps: tuple[Array, ...],
@@ -182,6 +185,7 @@ def mask_head_loss(
     return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}
 
 
+@jax.named_scope("keypoint_head_loss")
 def keypoint_head_loss(
     variables: Tree,
     maps: tuple[Array, ...],

@@ -13,6 +13,7 @@ from mrcnn_jax.ops.roi_align import align_rois, assign_levels
 from mrcnn_jax.ops.roi_pool import largest_samples, pool_whole_cells, quantise_rois
 
 
+@jax.named_scope("pool_rois")
 def pool_rois(
     maps: tuple[Array, ...],
     rois: Float[Array, "b n 4"],

@@ -14,6 +14,7 @@ from mrcnn_jax.structures import Proposals
 RPN_DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
+@jax.named_scope("propose")
 def propose(
     logits: list[Float[Array, "_"]],
     deltas: list[Float[Array, "_ 4"]],

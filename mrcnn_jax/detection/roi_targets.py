@@ -11,6 +11,7 @@ from mrcnn_jax.ops.sampling import sample_balanced
 from mrcnn_jax.structures import GroundTruth, Proposals, RoiTargets
 
 
+@jax.named_scope("sample_rois")
 def sample_rois(
     proposals: Proposals,
     ground_truth: GroundTruth,
@@ -43,6 +44,7 @@ def sample_rois(
     return _make_targets(rois, sample.is_foreground, matched_gt, sample.valid, ground_truth, delta_weights)
 
 
+@jax.named_scope("rematch_rois")
 def rematch_rois(
     boxes: Float[Array, "n 4"],
     valid: Bool[Array, "n"],

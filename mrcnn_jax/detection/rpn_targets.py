@@ -1,5 +1,6 @@
 """Which anchors of one image the RPN is trained on, and towards what (Faster R-CNN, section 3.1.2)."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
@@ -12,6 +13,7 @@ from mrcnn_jax.ops.sampling import sample_balanced
 from mrcnn_jax.structures import GroundTruth, RpnTargets
 
 
+@jax.named_scope("sample_anchors")
 def sample_anchors(
     anchors: list[LevelAnchors], ground_truth: GroundTruth, *, config: TargetsConfig, key: Key[Array, ""]
 ) -> RpnTargets:

@@ -29,6 +29,7 @@ def select_detections(
     return select_boxes(jax.nn.softmax(logits, axis=-1), proposals.valid, decode, image_hw, config=config)
 
 
+@jax.named_scope("select_boxes")
 def select_boxes(
     scores: Float[Array, "p c"],
     valid: Bool[Array, "p"],

@@ -3,12 +3,14 @@
 Shapes: n RoIs, K keypoints, h heat-map side.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops.boxes import box_sides, split_boxes
 
 
+@jax.named_scope("encode_keypoints")
 def encode_keypoints(
     keypoints: Float[Array, "n K 3"], rois: Float[Array, "n 4"], *, size: int
 ) -> tuple[Int[Array, "n K"], Bool[Array, "n K"]]:

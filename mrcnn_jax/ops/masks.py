@@ -18,6 +18,7 @@ SAMPLES_PER_CELL = 4
 """Samples per target cell and axis: with M = 4 m a target cell of a tight RoI covers four bitmap cells."""
 
 
+@jax.named_scope("sample_mask_targets")
 def sample_mask_targets(
     bitmaps: UInt8[Array, "g M M"],
     gt_boxes: Float[Array, "g 4"],

@@ -21,6 +21,7 @@ class Kept(NamedTuple):
     valid: Bool[Array, "k"]
 
 
+@jax.named_scope("suppress_overlaps")
 def suppress_overlaps(
     boxes: Float[Array, "n 4"],
     scores: Float[Array, "n"],

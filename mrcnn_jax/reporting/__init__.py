@@ -1,1 +1,1 @@
-"""Pictures of predictions and ground truth."""
+"""Pictures of predictions and ground truth, scores of several runs, and what compiled programs cost."""

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 NUM_TRIALS = 10
 # So slow that the sums over devices, whose order differs, change hardly a bit of a parameter. Where they do, a
 # proposal moves by its last bit, and now and then a pixel of a mask's target flips.
-TWENTY = ["--train.num-steps", "20", "--train.learning-rate", "2e-5"]
+SLOWLY = ["--train.learning-rate", "4e-6"]
+TWENTY = ["--train.num-steps", "20"]
 ENDLESS = ["--train.num-steps", "100000"]
 
 
@@ -50,25 +51,25 @@ def run(workdir: Path, processes: int, devices: int, options: list[str]) -> None
 @pytest.fixture(scope="module")
 def eight(folder: Path, data: list[str]) -> Path:
     """A run of twenty steps on eight devices of one process."""
-    run(folder / "eight", 1, 8, [*data, *TWENTY])
+    run(folder / "eight", 1, 8, [*data, *TWENTY, *SLOWLY])
     return folder / "eight"
 
 
 def test_twenty_steps_on_two_processes_and_on_one_device(folder, data, eight):
-    run(folder / "two", 2, 4, [*data, *TWENTY])
-    run(folder / "one", 1, 1, [*data, *TWENTY])
-    run(folder / "still", 1, 8, [*data, *TWENTY, "--train.learning-rate", "1e-9"])
+    run(folder / "two", 2, 4, [*data, *TWENTY, *SLOWLY])
+    run(folder / "one", 1, 1, [*data, *TWENTY, *SLOWLY])
+    run(folder / "still", 1, 8, [*data, *TWENTY, "--train.learning-rate", "1e-12"])
     assert len(losses(eight)) == 20
     print({name: worst_difference(losses(eight), losses(folder / name)) for name in ("two", "one", "still")})
     assert worst_difference(losses(eight), losses(folder / "two")) <= 1e-6
     assert worst_difference(losses(eight), losses(folder / "one")) <= 1e-5
-    assert worst_difference(losses(eight), losses(folder / "still")) >= 1e-3  # the losses do tell what was learnt
+    assert worst_difference(losses(eight), losses(folder / "still")) >= 2e-4  # the losses do tell what was learnt
 
 
 def test_a_run_moves_between_numbers_of_processes_and_devices(folder, data, eight):
     workdir = folder / "moved"
     for num_steps, processes, devices in ((4, 2, 4), (8, 2, 2), (12, 1, 2), (16, 1, 1), (20, 2, 4)):
-        run(workdir, processes, devices, [*data, "--train.num-steps", str(num_steps)])
+        run(workdir, processes, devices, [*data, *SLOWLY, "--train.num-steps", str(num_steps)])
     assert sorted(losses(workdir)) == list(range(1, 21))
     print(worst_difference(losses(eight), losses(workdir)))
     assert worst_difference(losses(eight), losses(workdir)) <= 1e-5

@@ -43,7 +43,11 @@ class Trainer:
     @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
         """The program for a batch of eight pictures of 64 x 64."""
-        return self.step.lower(self.start(), tiny.make_batch(8), jax.random.key(0)).compile()
+        return self.compile(tiny.make_batch(8))
+
+    def compile(self, batch: Batch) -> jax.stages.Compiled:
+        """The program for such a batch."""
+        return self.step.lower(self.start(), batch, jax.random.key(0)).compile()
 
     def run(self, state: TrainState, batch: Batch, step: Callable | None = None) -> tuple[TrainState, dict[str, float]]:
         """The next state and the metrics; `step` is `self.step` by default."""

@@ -1,6 +1,7 @@
 """What the optimizer does on request: cosine, clipped and accumulated gradients, averaged parameters."""
 
 from dataclasses import replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,32 @@ def test_accumulated_steps_share_the_rate_of_their_first() -> None:
     config = replace(CONFIG, accumulate_steps=3)
     for step in range(12):
         assert learning_rate(config, step) == learning_rate(CONFIG, step // 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate_steps", "peak"),
+    [(16, 1, 0.02), (2, 1, 0.0025), (256, 1, 0.32), (64, 4, 0.32), (512, 1, 0.64), (1024, 1, 1.28)],
+)
+@pytest.mark.parametrize("schedule", ["steps", "cosine"])
+def test_linear_scaling(
+    batch_size: int, accumulate_steps: int, peak: float, schedule: Literal["steps", "cosine"]
+) -> None:
+    # Goyal et al., arXiv 1706.02677: a batch k times as large has k times the rate.
+    config = TrainConfig(
+        num_steps=1200,
+        batch_size=batch_size,
+        accumulate_steps=accumulate_steps,
+        learning_rate=0.02,
+        rate_batch_size=16,
+        schedule=schedule,
+        warmup_steps=400,
+        decay_steps=(800,),
+    )
+    assert config.peak_learning_rate == pytest.approx(peak)
+    np.testing.assert_allclose(learning_rate(config, 400), peak, rtol=1e-6)
+    np.testing.assert_allclose(learning_rate(config, 0), 0.001 * peak, rtol=1e-6)  # all of the warm-up is scaled
+    np.testing.assert_allclose(learning_rate(config, 800), peak * (0.1 if schedule == "steps" else 0.5), rtol=1e-5)
+    assert replace(config, rate_batch_size=0).peak_learning_rate == 0.02
 
 
 @pytest.mark.parametrize("num_accumulated", [2, 3])
@@ -167,6 +194,7 @@ def test_nothing_is_kept_for_options_that_are_off() -> None:
         ({"schedule": "linear"}, r"train\.schedule"),
         ({"schedule": "cosine", "warmup_steps": 12}, r"train\.warmup_steps"),
         ({"clip_norm": -1.0}, r"train\.clip_norm"),
+        ({"rate_batch_size": -1}, r"train\.rate_batch_size"),
         ({"accumulate_steps": 0}, r"train\.accumulate_steps"),
         ({"accumulate_steps": 5}, r"train\.accumulate_steps.*divisor.*12"),
         ({"ema_decay": 1.0}, r"train\.ema_decay"),

@@ -1,6 +1,5 @@
 """What devices tell each other: read from the compiled programs of eight devices."""
 
-import re
 from dataclasses import replace
 
 import jax
@@ -12,41 +11,56 @@ from jax.sharding import PartitionSpec
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.reporting.program_costs import purpose_of
+from mrcnn_jax.reporting.programs import Collective, Program
 from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated
 from tests import tiny
 
-COLLECTIVES = (
-    r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all)"
-)
+FROZEN = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
+KINDS = {
+    "fpn": tiny.MODEL,
+    "c4": replace(FROZEN, neck="c4", anchor_sizes=(16.0, 32.0, 64.0), mask_head_dim=8),
+    "grouped": replace(FROZEN, backbone="resnext50_32x4d", body_width=16),
+    "keypoints": replace(FROZEN, num_keypoints=3, keypoint_head_convs=1, keypoint_head_dim=8),
+    "sync_bn": replace(FROZEN, norm="sync_bn"),
+}
+"""A small model of every kind that the presets have."""
 
 
-def find_collectives(program: str) -> list[tuple[str, int]]:
-    """Kind and bytes of each collective of an optimised HLO program."""
-    found = []
-    for line in program.splitlines():
-        match = re.search(rf"= (.*?) {COLLECTIVES}(-start)?\(", line)
-        if match:
-            shapes = re.findall(r"(f32|s32|u32|bf16|pred|u8)\[([\d,]*)\]", match[1])
-            width = {"bf16": 2, "pred": 1, "u8": 1}
-            size = sum(
-                width.get(kind, 4) * int(np.prod([int(d) for d in dims.split(",") if d])) for kind, dims in shapes
-            )
-            found.append((match[2], size))
-    return found
+def find_collectives(compiled: jax.stages.Compiled) -> list[Collective]:
+    return Program(compiled.as_text()).collectives()
 
 
-@pytest.mark.parametrize("norm", ["group_norm", "frozen_bn"])
-def test_a_step_sums_gradients_and_metrics_and_nothing_else(trainer, make_trainer, norm):
-    config = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
-    eight = trainer(8) if norm == "group_norm" else make_trainer(config, 8)
-    collectives = find_collectives(eight.compiled.as_text())
-    assert [kind for kind, _ in collectives] == ["all-reduce"]  # one, for gradients and metrics together
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(eight.start().params))
-    assert collectives[0][1] == pytest.approx(parameters, rel=0.02)
+def count_bytes(tree: object) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def test_prediction_communicates_nothing():
-    mesh, model, config = make_mesh(), MaskRCNN(tiny.MODEL), TestConfig(post_nms_top_n=20, max_detections=5)
+def compile_step(one) -> jax.stages.Compiled:
+    """The step of a trainer, with keypoints in the batch if its model has them."""
+    if not one.config.num_keypoints:
+        return one.compiled
+    batch = tiny.make_batch(8)
+    keypoints = jnp.zeros((*batch.ground_truth.valid.shape, one.config.num_keypoints, 3))
+    return one.compile(batch.replace(ground_truth=batch.ground_truth.replace(keypoints=keypoints)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_sums_gradients_and_metrics_and_nothing_else(trainer, make_trainer, kind):
+    eight = trainer(8) if KINDS[kind] == tiny.MODEL else make_trainer(KINDS[kind], 8)
+    collectives, state = find_collectives(compile_step(eight)), eight.start()
+    assert {(one.kind, one.group_size, one.times) for one in collectives} == {("all-reduce", 8, 1)}
+    # Mean and variance of every channel on the way forward, their gradients on the way back.
+    statistics = 2 * count_bytes(state.model_state.get("batch_stats", {}))
+    total = sum(one.num_bytes for one in collectives)
+    assert total == pytest.approx(count_bytes(state.params) + statistics, rel=0.02)
+    purposes = {purpose_of(one) for one in collectives}
+    assert purposes == {"gradients and metrics"} | ({"batch statistics"} if statistics else set())
+    assert statistics or len(collectives) == 1  # one, for gradients and metrics together
+
+
+@pytest.mark.parametrize("kind", ["c4", "grouped", "keypoints"])
+def test_prediction_communicates_nothing(kind):
+    mesh, model, config = make_mesh(), MaskRCNN(KINDS[kind]), TestConfig(post_nms_top_n=20, max_detections=5)
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     sharded = jax.shard_map(
         lambda variables, images, image_hw: predict(variables, images, image_hw, model=model, config=config),
@@ -57,9 +71,9 @@ def test_prediction_communicates_nothing():
     )
     batch = tiny.make_batch(8)
     shardings = (replicated(mesh), batch_sharding(mesh), batch_sharding(mesh))
-    arguments = (tiny.make_variables(tiny.MODEL), batch.images, batch.image_hw)
+    arguments = (tiny.make_variables(model.config), batch.images, batch.image_hw)
     compiled = jax.jit(sharded, in_shardings=shardings).lower(*arguments).compile()
-    assert find_collectives(compiled.as_text()) == []
+    assert find_collectives(compiled) == []
 
 
 def test_grouped_convolutions_stay_on_their_device():
@@ -74,7 +88,7 @@ def test_grouped_convolutions_stay_on_their_device():
     specs = {"in_specs": (whole, split, split), "out_specs": split, "check_vma": False}
     arguments = (tiny.make_variables(config), batch.images, batch.image_hw)
     compiled = jax.jit(jax.shard_map(extract, mesh=mesh, **specs)).lower(*arguments).compile()
-    assert find_collectives(compiled.as_text()) == []
+    assert find_collectives(compiled) == []
     for sharded, alone in zip(compiled(*arguments), jax.jit(extract)(*arguments), strict=True):
         np.testing.assert_allclose(sharded, alone, rtol=1e-4, atol=1e-4 * float(jnp.abs(alone).max()))
 
@@ -82,7 +96,7 @@ def test_grouped_convolutions_stay_on_their_device():
 def test_the_finder_finds_a_gather():
     mesh = make_mesh()
     spread = jax.jit(lambda x: x - x.mean(), in_shardings=batch_sharding(mesh), out_shardings=replicated(mesh))
-    kinds = {kind for kind, _ in find_collectives(spread.lower(jnp.zeros((8, 4))).compile().as_text())}
+    kinds = {one.kind for one in find_collectives(spread.lower(jnp.zeros((8, 4))).compile())}
     assert kinds == {"all-reduce", "all-gather"}
 
 

@@ -18,7 +18,7 @@ def step_of(one, **choices) -> tuple:
     """The jitted step of a trainer's model with other choices, and the shardings of its state."""
     shard_optimizer = choices.pop("shard_optimizer", False)
     step = make_train_step(one.mesh, model=MaskRCNN(one.config), optimizer=one.optimizer, targets=TARGETS, **choices)
-    shardings = state_sharding(one.mesh, jax.eval_shape(one.start), shard_optimizer=shard_optimizer)
+    shardings = state_sharding(one.mesh, one.start(), shard_optimizer=shard_optimizer)
     whole, split = replicated(one.mesh), batch_sharding(one.mesh)
     return jax.jit(step, in_shardings=(shardings, split, whole), out_shardings=(shardings, whole)), shardings
 

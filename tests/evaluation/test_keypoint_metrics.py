@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
-from mrcnn_jax.evaluation.evaluate import check_categories, iou_types_of
+from mrcnn_jax.evaluation.evaluate import check_categories
+from mrcnn_jax.evaluation.parts import iou_types_of
 from mrcnn_jax.evaluation.restore import PictureDetections
 from mrcnn_jax.structures import Category
 

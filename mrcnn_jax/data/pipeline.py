@@ -113,8 +113,6 @@ class TrainingBatches(Iterator[Batch]):
 
         self.dropped_objects = 0
         """Objects beyond `max_objects` of their picture."""
-        self.invalid_images = 0
-        """Pictures that could not be read, each time that they came up."""
         options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
         stream = grain.MapDataset.source(rows).batch(batch_size, batch_fn=_stack).to_iter_dataset(options)
         self._batches = iter(stream)
@@ -122,7 +120,6 @@ class TrainingBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         batch, num_dropped = next(self._batches)
         self.dropped_objects += num_dropped
-        self.invalid_images += int((~batch.valid).sum())
         self._unreadable.update(batch.image_id[~batch.valid].tolist())
         if len(self._unreadable) > self._max_unreadable:
             raise DataError(

@@ -73,11 +73,10 @@ def evaluate(
         part=(jax.process_index(), jax.process_count()),
         before_batch=before_batch,
     )
+    labels = tuple(dataset.categories if categories is None else categories)
     with shared_errors():
-        own = predict_part(
-            reader, predict_fn, tuple(dataset.categories if categories is None else categories), progress
-        )
-    predicted = Predicted.merge(gather_bytes(own.encode()))
+        own = predict_part(reader, predict_fn, labels, progress)
+    predicted = own if jax.process_count() == 1 else Predicted.merge(gather_bytes(own.encode()))
     reader.check_skipped(predicted.skipped)
     ground_truth, rows = dataset.coco_dict(), predicted.rows()
     evaluated = {int(dataset.image_ids[index]) for index in predicted.results}

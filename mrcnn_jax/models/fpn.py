@@ -67,8 +67,8 @@ class FeaturePyramid(nn.Module):
 def upsample_nearest(x: Array) -> Array:
     """Returns x with every cell repeated 2 x 2.
 
-    On a TPU by products with matrices of zeros and ones, which give the same numbers: repeating along the second-last
-    axis rearranges tiles there, and costs twelve times as much (by the compiler's estimate).
+    On a TPU by products with matrices of zeros and ones, which give the same finite numbers: repeating along the
+    second-last axis rearranges tiles there, and costs twelve times as much (by the compiler's estimate).
     """
 
     def by_broadcast(x: Array) -> Array:

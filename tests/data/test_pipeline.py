@@ -106,7 +106,7 @@ def test_dropped_objects_are_counted(dataset: Dataset) -> None:
     next(batches)
     assert batches.dropped_objects == 2  # two pictures have three objects for two slots
     next(batches)
-    assert batches.dropped_objects == 4 and batches.invalid_images == 0
+    assert batches.dropped_objects == 4
 
 
 def test_unreadable_pictures_become_invalid_images(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +119,12 @@ def test_unreadable_pictures_become_invalid_images(dataset: Dataset, monkeypatch
     monkeypatch.setattr(Dataset, "__getitem__", fail_for_104)
     tolerant = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),), "max_skip_fraction": 0.2}))
     batches = stream(dataset, config=tolerant, batch_size=9, num_steps=2)
-    for batch in batches:
+    num_batches = 0
+    for num_batches, batch in enumerate(batches, start=1):  # noqa: B007
         (row,) = np.flatnonzero(~batch.valid)
         assert batch.image_id[row] == 104 and batch.images[row].max() == 0 and batch.image_hw[row].tolist() == [0, 0]
         assert not batch.ground_truth.valid[row].any()
-    assert batches.invalid_images == 2
+    assert num_batches == 2
     strict = DataConfig(**(vars(tolerant) | {"max_skip_fraction": 0.01}))
     with pytest.raises(DataError, match=r"1 of 9 pictures cannot be read.*\[104\]"):
         list(stream(dataset, config=strict, batch_size=9))

@@ -2,42 +2,25 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-import _cli
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mrcnn_jax.config import DistributedConfig
-from mrcnn_jax.weights.folder import Weights, load_weights
+from mrcnn_jax.config import TestConfig
+from mrcnn_jax.weights.folder import read_test_config
 
 
-@dataclass(frozen=True)
-class _Joining:
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
-
-
-def read_distributed(argv: Sequence[str] | None = None) -> DistributedConfig:
-    """The `--distributed.*` options alone: processes join before weights are read, and thus before all is parsed."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    picked: list[str] = []
-    for index, argument in enumerate(arguments):
-        if argument.startswith("--distributed."):
-            picked += [argument] if "=" in argument else arguments[index : index + 2]
-    return _cli.parse(_Joining(), "", picked).distributed
-
-
-def read_weights(argv: list[str] | None = None) -> Weights | None:
-    """The folder that `--weights` names on the command line; None if the option is missing, as with --help."""
+def default_test_config(argv: list[str] | None = None) -> TestConfig:
+    """Test settings of the folder that `--weights` names on the command line; general ones if it names none."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--weights", default=None)
     try:
         known, _ = parser.parse_known_args(argv)
     except argparse.ArgumentError:  # --weights without a folder: the parser of the whole line says so
-        return None
-    return None if known.weights is None else load_weights(known.weights)
+        return TestConfig()
+    return TestConfig() if known.weights is None else read_test_config(known.weights)
 
 
 @contextmanager

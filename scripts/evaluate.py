@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
-from _weights import read_distributed, read_weights, show_progress
+from _weights import default_test_config, show_progress
 
 from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.data.dataset import open_dataset
@@ -18,6 +18,7 @@ from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.errors import ConfigError, StorageError
 from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
 from mrcnn_jax.processes import is_primary, join_processes, leave
+from mrcnn_jax.weights.folder import load_weights
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,12 @@ class Arguments:
 
 
 def main() -> None:
-    join_processes(read_distributed())
-    weights = read_weights()
     arguments = _cli.parse(
-        Arguments(test=weights.test if weights else TestConfig()),
+        Arguments(test=default_test_config()),
         "Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP.",
     )
-    assert weights is not None, "the parser requires --weights"
+    join_processes(arguments.distributed)
+    weights = load_weights(arguments.weights)
     if arguments.cityscapes and not weights.model.masks:
         raise ConfigError("--cityscapes scores masks, and this model has no mask head.")
     dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)

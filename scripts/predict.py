@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from _weights import read_weights, show_progress
+from _weights import default_test_config, show_progress
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
@@ -20,6 +20,7 @@ from mrcnn_jax.evaluation.restore import PictureDetections
 from mrcnn_jax.inference.predict_files import find_pictures, predict_files
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.reporting.overlays import draw_detections, save_picture
+from mrcnn_jax.weights.folder import load_weights
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,14 @@ class Arguments:
 
 
 def main() -> None:
-    weights = read_weights()
     arguments = _cli.parse(
-        Arguments(test=weights.test if weights else TestConfig()),
+        Arguments(test=default_test_config()),
         "Finds objects in pictures: writes predictions.json and a copy of each picture with the detections drawn.",
     )
-    assert weights is not None, "the parser requires --weights"
     if not arguments.inputs:
         raise ConfigError("Name at least one picture or folder of pictures. See --help.")
     files = find_pictures(arguments.inputs, arguments.output)
+    weights = load_weights(arguments.weights)
     predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories)
 
     def draw(path: Path, image: np.ndarray, detections: PictureDetections) -> None:

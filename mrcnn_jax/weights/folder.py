@@ -95,15 +95,7 @@ def load_weights(path: str | Path) -> Weights:
     missing, surplus, of another shape, changed on disk or not finite.
     """
     folder = find_weights(path)
-    description = _read_description(folder)
-    try:
-        model = _config_from_json(ModelConfig, description["model"])
-        test = _config_from_json(TestConfig, description["test"])
-        categories = tuple(_config_from_json(Category, category) for category in description["categories"])
-        records = dict(description["leaves"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder}/description.json: {error}. Write the weights again with this version.") from error
-
+    model, test, categories, records = _read_description(folder)
     expected = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
     problems = describe_differences(named_leaves(expected), records)
     if model.num_classes != len(categories):
@@ -118,6 +110,14 @@ def load_weights(path: str | Path) -> Weights:
     return Weights(jax.device_put(host), model, test, categories)
 
 
+def read_test_config(path: str | Path) -> TestConfig:
+    """The test settings of a weights folder, or of the one of a workdir, without reading its arrays.
+
+    Raises DataError if there is no folder or its description is damaged.
+    """
+    return _read_description(find_weights(path))[1]
+
+
 def find_weights(path: str | Path) -> Path:
     """The weights folder at `path`, or the `weights` folder in it; DataError if there is neither."""
     path = Path(path).absolute()
@@ -128,7 +128,8 @@ def find_weights(path: str | Path) -> Path:
     raise DataError(f"{path} {what}. Name a weights folder, or the workdir of a run that was evaluated.")
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Category, ...], dict[str, Any]]:
+    """The settings in description.json, and its records of the leaves."""
     file = folder / "description.json"
     try:
         description = json.loads(file.read_text())
@@ -141,7 +142,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     if description.pop("sha256", None) != _digest(description):
         raise DataError(f"{file} changed since it was written: the checksum differs. Copy the folder again.")
-    return description
+    try:
+        model = _config_from_json(ModelConfig, description["model"])
+        test = _config_from_json(TestConfig, description["test"])
+        categories = tuple(_config_from_json(Category, category) for category in description["categories"])
+        return model, test, categories, dict(description["leaves"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: {error}. Write the weights again with this version.") from error
 
 
 def _read_parameters(folder: Path, expected: Variables) -> Variables:

@@ -11,11 +11,12 @@ import pytest
 
 from mrcnn_jax.config import Config, ModelConfig, TrainConfig
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.training import loop
+from mrcnn_jax.training import validation
 from mrcnn_jax.training.averaging import averaged_params
 from mrcnn_jax.training.checkpoint import Checkpoints
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.settings import run_settings
+from mrcnn_jax.training.sharding import make_mesh, place, replicated
 from mrcnn_jax.training.state import TrainState, make_train_state
 
 TRAIN = TrainConfig(num_steps=12, warmup_steps=0, ema_decay=0.5, accumulate_steps=2, clip_norm=1.0)
@@ -64,21 +65,23 @@ def test_averaged_weights_are_evaluated_and_written(
         predict_batch(None, None)
         return SimpleNamespace(metrics={"segm": {"AP": 0.5}}, table="", results=[])
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    monkeypatch.setattr(loop, "save_weights", lambda path, variables, **_: seen.append(variables))
-    run = SimpleNamespace(
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "save_weights", lambda path, variables, **_: seen.append(variables))
+    mesh = make_mesh(jax.devices()[:1])
+    scorer = validation.Validation(
         config=Config(train=train),
         workdir=tmp_path,
-        train_data=SimpleNamespace(categories=()),
-        val_data=type("Data", (), {"name": "val", "__len__": lambda self: 1})(),
-        mesh=SimpleNamespace(size=1),
-        stop=SimpleNamespace(received=None),
+        data=type("Data", (), {"name": "val", "__len__": lambda self: 1})(),
+        categories=(),
+        mesh=mesh,
+        stop=SimpleNamespace(poll=lambda: False),
         line=SimpleNamespace(say=lambda text: None, show_evaluation=None),
-        predict=lambda variables, images, image_hw: seen.append(variables),
-        draw_pictures=lambda dataset, evaluation: None,
     )
+    monkeypatch.setattr(scorer, "predict", lambda variables, images, image_hw: seen.append(variables))
+    monkeypatch.setattr(scorer, "draw_pictures", lambda dataset, evaluation: None)
 
-    assert loop.Run.evaluate(run, state, 4).score == 0.5
+    result = scorer.evaluate(place(state, replicated(mesh)), 4)
+    assert result is not None and result.score == 0.5
     evaluated, written = seen
     expected = {**state.variables, "params": averaged_params(state)}
     jax.tree.map(np.testing.assert_array_equal, evaluated, expected)

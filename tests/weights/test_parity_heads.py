@@ -18,7 +18,7 @@ from mrcnn_jax.detection.selection import select_detections
 from mrcnn_jax.evaluation.keypoints import cubic_matrix, decode_keypoints
 from mrcnn_jax.evaluation.paste_masks import paste_masks
 from mrcnn_jax.evaluation.restore import restore_detections
-from mrcnn_jax.models.heads import KeypointHead, Upconv
+from mrcnn_jax.models.heads import KeypointHead, Upconv, interleave
 from mrcnn_jax.ops.keypoints import encode_keypoints
 from mrcnn_jax.ops.losses import keypoint_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
@@ -102,7 +102,7 @@ def test_19_transposed_convolutions() -> None:
     x = random(1, 4, 4, 3)
     mask_weight = random(3, 2, 2, 2)  # in, out, h, w
     upconv = Upconv(2, jnp.dtype("float32"))
-    found = upconv.apply({"params": {"kernel": upconv_kernel(mask_weight), "bias": jnp.zeros(2)}}, x)
+    found = interleave(upconv.apply({"params": {"kernel": upconv_kernel(mask_weight), "bias": jnp.zeros(2)}}, x))
     expected = oracles.transposed_conv2d(x[0], mask_weight.transpose(2, 3, 0, 1))
     np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
     # Keypoints: 4x4, stride 2, padding 1, then twice the side, bilinear, borders repeated.

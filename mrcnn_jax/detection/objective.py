@@ -21,6 +21,7 @@ from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
 from mrcnn_jax.detection.variants import MASK_VARIANTS, roi_losses
+from mrcnn_jax.ops.anchors import take_deltas
 from mrcnn_jax.ops.keypoints import encode_keypoints
 from mrcnn_jax.ops.losses import box_loss, keypoint_loss, objectness_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
@@ -120,7 +121,7 @@ def rpn_losses(
     """Returns L_rpn_cls and L_rpn_box of each image over its sampled anchors."""
     index = rpn_targets.anchor_index
     sampled_logits = jnp.take_along_axis(jnp.concatenate(logits, axis=1), index, axis=1)  # [B, S]
-    sampled_deltas = jnp.take_along_axis(jnp.concatenate(deltas, axis=1), index[..., None], axis=1)  # [B, S, 4]
+    sampled_deltas = jax.vmap(take_deltas)(jnp.concatenate(deltas, axis=1), index)  # [B, S, 4]
 
     def one(logits: Array, deltas: Array, sampled: RpnTargets) -> tuple[Array, Array]:
         classification = objectness_loss(logits, sampled.is_foreground, sampled.valid)

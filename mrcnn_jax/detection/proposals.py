@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.ops.anchors import take_deltas
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.structures import Proposals
@@ -17,7 +18,7 @@ RPN_DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 @jax.named_scope("propose")
 def propose(
     logits: list[Float[Array, "_"]],
-    deltas: list[Float[Array, "_ 4"]],
+    deltas: list[Float[Array, "_ _"]],
     anchors: list[LevelAnchors],
     image_hw: Array,
     *,
@@ -38,7 +39,7 @@ def propose(
         usable = level_anchors.valid & jnp.isfinite(level_logits)
         top_n = min(pre_nms_top_n, level_logits.shape[0])
         top_logits, top = jax.lax.top_k(jnp.where(usable, level_logits, -jnp.inf), top_n)
-        decoded = decode_boxes(level_deltas[top], level_anchors.boxes[top], RPN_DELTA_WEIGHTS)
+        decoded = decode_boxes(take_deltas(level_deltas, top), level_anchors.boxes[top], RPN_DELTA_WEIGHTS)
         clipped = clip_boxes(decoded, image_hw)
         level_valid = usable[top] & is_nonempty(clipped, min_side)
         boxes.append(jnp.where(level_valid[:, None], clipped, 0.0))

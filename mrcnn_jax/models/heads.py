@@ -16,9 +16,10 @@ normal_001 = nn.initializers.normal(0.01)
 
 
 class RpnHead(nn.Module):
-    """One map [B, H, W, D] to objectness logits [B, H*W*A] and deltas [B, H*W*A, 4], float32.
+    """One map [B, H, W, D] to objectness logits [B, H*W*A] and deltas [B, H*W, A*4], float32.
 
     A anchors a cell; the order is row, column, size, ratio, as `ops.anchors` makes them. All levels share the weights.
+    The deltas of a cell stay one row: `ops.anchors.take_deltas` says why.
     """
 
     config: ModelConfig
@@ -33,7 +34,8 @@ class RpnHead(nn.Module):
             x = nn.relu(Conv(config.map_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
         logits = Conv(num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="objectness")(x)
         deltas = Conv(4 * num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="deltas")(x)
-        return logits.astype(jnp.float32).reshape(batch, -1), deltas.astype(jnp.float32).reshape(batch, -1, 4)
+        logits, deltas = logits.astype(jnp.float32), deltas.astype(jnp.float32)
+        return logits.reshape(batch, -1), deltas.reshape(batch, -1, 4 * num_anchors)
 
 
 class Res5(nn.Module):

@@ -68,7 +68,7 @@ class MaskRCNN(nn.Module):
         return self.fpn(body_maps, image_hw) if self.config.neck == "fpn" else body_maps[-1:]
 
     def score_anchors(self, maps: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
-        """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W*A, 4]."""
+        """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W, A*4]."""
         scored = [self.rpn_head(feature) for feature in maps]
         return [logits for logits, _ in scored], [deltas for _, deltas in scored]
 

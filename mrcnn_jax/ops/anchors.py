@@ -32,3 +32,14 @@ def make_level_anchors(
     shifts = jnp.stack([x, y, x, y], axis=-1).astype(jnp.float32)  # [h, w, 4]
     anchors = shifts[:, :, None, :] + jnp.asarray(cell_anchors)[None, None]  # [h, w, R, 4]
     return anchors.reshape(-1, 4)
+
+
+def take_deltas(deltas: Float[Array, "cells k"], index: Int[Array, "n"]) -> Float[Array, "n 4"]:
+    """Returns the deltas of the anchors `index`, of rows that hold those of all anchors of a cell, k = 4 A.
+
+    Rows of four values, one for each anchor, would take 32 times the memory on a TPU, which pads them to 128.
+    """
+    num_anchors = deltas.shape[-1] // 4
+    rows = deltas[index // num_anchors].reshape(-1, num_anchors, 4)
+    is_own = jnp.arange(num_anchors)[None, :] == (index % num_anchors)[:, None]  # [n, A]
+    return jnp.sum(jnp.where(is_own[..., None], rows, 0.0), axis=1)

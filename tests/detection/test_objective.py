@@ -58,7 +58,7 @@ def run_heads(params: dict, rois: RoiTargets):
     features = pool(rois=rois.rois[:, :QUOTA], output_size=tiny.MODEL.mask_pool_size)
     masks = apply(params, "predict_masks", features, rois.labels[:, :QUOTA].reshape(-1))
     per_image = [leaf.reshape(3, -1, *leaf.shape[1:]) for leaf in (roi_logits, roi_deltas, masks)]
-    return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1), *per_image
+    return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1).reshape(3, -1, 4), *per_image
 
 
 def losses_by_formula(outputs, samples) -> dict[str, float]:

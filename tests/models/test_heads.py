@@ -49,7 +49,7 @@ def test_rpn_head_order_is_row_column_ratio():
     feature, head = random_array(2, 3, 4, 6), RpnHead(CONFIG)
     variables = random_variables(head, feature)
     logits, deltas = head.apply(variables, feature)
-    assert logits.shape == (2, 3 * 4 * 2) and deltas.shape == (2, 3 * 4 * 2, 4)
+    assert logits.shape == (2, 3 * 4 * 2) and deltas.shape == (2, 3 * 4, 2 * 4)
     (conv, conv_bias), (score, score_bias), (shift, shift_bias) = (
         parts(variables, name) for name in ("conv", "objectness", "deltas")
     )
@@ -59,7 +59,7 @@ def test_rpn_head_order_is_row_column_ratio():
         expected = hidden[row, column] @ score[0, 0] + score_bias
         np.testing.assert_allclose(logits[1, index], expected[ratio], rtol=1e-4, atol=1e-5)
         expected = hidden[row, column] @ shift[0, 0] + shift_bias
-        np.testing.assert_allclose(deltas[1, index], expected[4 * ratio : 4 * ratio + 4], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(deltas[1, row * 4 + column], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_box_head_equals_matrix_products():

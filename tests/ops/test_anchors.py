@@ -1,10 +1,11 @@
 """Anchors: numbers worked out by hand, and a loop over cells."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors
+from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors, take_deltas
 
 
 def test_cell_anchors_golden():
@@ -58,3 +59,20 @@ def test_strides_differ_by_axis():
     anchors = make_level_anchors((2, 2), jnp.array([64, 58]), make_cell_anchors((2.0,), (1.0,)))
     np.testing.assert_array_equal(anchors[:, 0] + 1, [0, 58, 0, 58])
     np.testing.assert_array_equal(anchors[:, 1] + 1, [0, 0, 64, 64])
+
+
+@pytest.mark.parametrize("num_anchors", [1, 3])
+def test_deltas_are_taken_from_the_rows_of_cells(num_anchors):
+    each = np.random.default_rng(0).normal(size=(5 * num_anchors, 4)).astype(np.float32)  # a row an anchor
+    rows, index = jnp.asarray(each.reshape(5, -1)), jnp.array([0, 5 * num_anchors - 1, 2, 2])
+    np.testing.assert_array_equal(take_deltas(rows, index), each[index])
+    gradient = jax.grad(lambda rows: take_deltas(rows, index).sum())(rows)
+    expected = np.zeros_like(each)
+    np.add.at(expected, np.asarray(index), 1)
+    np.testing.assert_array_equal(gradient.reshape(each.shape), expected)
+
+
+def test_a_neighbour_that_is_not_finite_does_not_spread():
+    rows = jnp.array([[1.0, 2, 3, 4, jnp.nan, jnp.inf, 0, 0]])
+    np.testing.assert_array_equal(take_deltas(rows, jnp.array([0])), [[1, 2, 3, 4]])
+    assert jnp.isfinite(jax.grad(lambda rows: take_deltas(rows, jnp.array([0])).sum())(rows)).all()

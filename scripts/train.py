@@ -2,10 +2,8 @@
 
 import _cli  # isort: skip
 
-import hashlib
 import logging
 import os
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import jax
 from mrcnn_jax.config import Config, DistributedConfig
 from mrcnn_jax.processes import join_processes, leave
 from mrcnn_jax.training.loop import train
+from mrcnn_jax.training.programs import programs_folder
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,9 @@ class Arguments:
 
 
 def keep_programs(workdir: Path) -> None:
-    """Keeps compiled programs in the workdir, for a restart to find; JAX_COMPILATION_CACHE_DIR names another folder.
-
-    Programs for a CPU may use instructions that another lacks, so each kind of CPU has its own folder.
-    """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))]
-    kind = hashlib.sha256("".join(flags[:1]).encode()).hexdigest()[:8]
-    jax.config.update(
-        "jax_compilation_cache_dir", str(workdir.absolute() / "programs" / f"{platform.machine()}-{kind}")
-    )
+    """Keeps JAX's cache in the workdir, for a restart to find; JAX_COMPILATION_CACHE_DIR names another folder."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(programs_folder(workdir)))
 
 
 def main() -> None:

@@ -71,7 +71,9 @@ def compute_objective(
         weights = config.box_delta_weights
         return rpn_targets, sample_rois(proposals, ground_truth, config=targets, delta_weights=weights, key=roi_key)
 
-    rpn_targets, roi_targets = jax.vmap(choose_samples)(logits, deltas, image_hw, ground_truth, rpn_keys, roi_keys)
+    rpn_targets, roi_targets = jax.vmap(choose_samples)(
+        *jax.lax.stop_gradient((logits, deltas)), image_hw, ground_truth, rpn_keys, roi_keys
+    )
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
     if config.box_head_stages == 1:
         losses |= box_head_losses(variables, maps, roi_targets, image_hw, model=model, targets=targets)

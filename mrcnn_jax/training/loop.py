@@ -2,6 +2,7 @@
 
 workdir/config.json     settings of the run    workdir/metrics.jsonl   one object a logged step
 workdir/checkpoints/    what a resume needs    workdir/tensorboard/    the same as events
+workdir/programs/       compiled programs, for a quicker restart
 
 and what `validation` writes. Of several processes, process 0 writes.
 """
@@ -29,6 +30,7 @@ from mrcnn_jax.training.logging import MetricsLog, ProgressLine
 from mrcnn_jax.training.monitor import StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate, make_optimizer
 from mrcnn_jax.training.preemption import StopRequest
+from mrcnn_jax.training.programs import load_or_compile, programs_folder
 from mrcnn_jax.training.settings import Settings, check_agreement, complete_config, run_settings
 from mrcnn_jax.training.sharding import batch_sharding, make_mesh, place, place_batch, replicated, state_sharding
 from mrcnn_jax.training.state import TrainState, create_train_state, make_train_state
@@ -147,7 +149,7 @@ class Run:
                 canvas = batch.images.shape
                 if canvas not in programs:
                     with monitor.watch.paused():
-                        programs[canvas] = self.train_step.lower(state, batch, key).compile()
+                        programs[canvas] = self.load_or_compile(state, batch, key)
                         wait_for_all("step compiled")
                 state, metrics = programs[canvas](state, batch, key)
                 step += 1
@@ -157,6 +159,12 @@ class Run:
         self.check_left_out(monitor.num_left_out, step)
         is_complete = step >= config.num_steps and not self.validation.is_due(step, evaluated)
         self.finish(step, monitor.num_left_out, is_complete=is_complete)
+
+    def load_or_compile(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Compiled:
+        """The training step for batches of this shape."""
+        file = programs_folder(self.workdir) / f"step-{'x'.join(map(str, batch.images.shape[:3]))}.bin"
+        devices = list(self.mesh.devices.flat)
+        return load_or_compile(file, self.train_step, (state, batch, key), devices, self.config)
 
     def start_or_resume(self) -> tuple[TrainState, int, Evaluated | None]:
         """The state on the mesh, its step, and the last evaluation."""

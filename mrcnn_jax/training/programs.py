@@ -1,0 +1,101 @@
+"""Compiled training steps, kept in the workdir: a restart loads them, and neither traces nor compiles again.
+
+JAX's own cache is asked only when a program has been traced and lowered, which takes half of a restart on a CPU. A kept
+step is used only if all that it was made of is the same: our source, libraries, settings, shapes and devices.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import pickle
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+from mrcnn_jax.config import Config
+from mrcnn_jax.processes import gather_bytes, is_primary
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+logger = logging.getLogger(__name__)
+
+
+def programs_folder(workdir: Path) -> Path:
+    """Where programs for this machine are kept: those for a CPU may use instructions that another lacks."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    kind = hashlib.sha256("".join(flags[:1]).encode()).hexdigest()[:8]
+    return workdir.absolute() / "programs" / f"{platform.machine()}-{kind}"
+
+
+def load_or_compile(
+    file: Path, function: Any, arguments: tuple[Any, ...], devices: list[jax.Device], config: Config
+) -> jax.stages.Compiled:
+    """Returns a jitted function compiled for these arguments on these devices, and keeps it in `file`.
+
+    It is loaded if all processes can load it; process 0 writes it, as it does in JAX's cache. A file that is damaged or
+    cannot be read or written counts as none. Files hold machine code: trust them as you trust the program.
+    """
+    origin = describe_origin(arguments, devices, config)
+    program = _load(file, origin, devices)
+    # All or none: for a GPU processes share the work of compiling.
+    if not all(gather_bytes(b"found" if program is not None else b"")) or program is None:
+        program = function.lower(*arguments).compile()
+        if is_primary():
+            _keep(file, origin, program)
+    return program
+
+
+def describe_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config: Config) -> str:
+    """The SHA-256 of everything that a compiled training step depends on."""
+    package = Path(__file__).resolve().parent.parent
+    sources = {str(path.relative_to(package)): path.read_text() for path in sorted(package.rglob("*.py"))}
+    settings = {name: value for name, value in jax.config.values.items() if not name.endswith("_dir")}
+    leaves = [
+        f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype} {leaf.sharding}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arguments)
+    ]
+    parts = [
+        sources,
+        {name: importlib.metadata.version(name) for name in LIBRARIES},
+        devices[0].client.platform_version,
+        [(device.id, device.process_index, device.device_kind) for device in devices],
+        {name: os.environ.get(name, "") for name in ENVIRONMENT},
+        {name: repr(value) for name, value in settings.items()},
+        dataclasses.asdict(config),
+        leaves,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(file: Path, origin: str, program: jax.stages.Compiled) -> None:
+    """Writes origin and digest, a line, and what loading takes."""
+    try:
+        content = pickle.dumps(serialize(program))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".new")
+        unfinished.write_bytes(f"{origin} {hashlib.sha256(content).hexdigest()}\n".encode() + content)
+        unfinished.replace(file)
+    except Exception as error:  # backends differ in what they can write down; a full disk is no reason to stop either
+        logger.info("The compiled step was not kept: %s", error)
+
+
+def _load(file: Path, origin: str, devices: list[jax.Device]) -> jax.stages.Compiled | None:
+    try:
+        line, _, content = file.read_bytes().partition(b"\n")
+        if line.decode() != f"{origin} {hashlib.sha256(content).hexdigest()}":
+            return None
+        payload, in_tree, out_tree = pickle.loads(content)
+        return deserialize_and_load(payload, in_tree, out_tree, execution_devices=devices)
+    except Exception as error:
+        if file.exists():
+            logger.info("%s was not loaded: %s", file, error)
+        return None

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import pickle
 import platform
 from pathlib import Path
 from typing import Any
@@ -39,18 +38,19 @@ def programs_folder(workdir: Path) -> Path:
 def load_or_compile(
     file: Path, function: Any, arguments: tuple[Any, ...], devices: list[jax.Device], config: Config
 ) -> jax.stages.Compiled:
-    """Returns a jitted function compiled for these arguments on these devices, and keeps it in `file`.
+    """Returns a jitted training step compiled for these arguments on these devices, and keeps it in `file`.
 
-    It is loaded if all processes can load it; process 0 writes it, as it does in JAX's cache. A file that is damaged or
-    cannot be read or written counts as none. Files hold machine code: trust them as you trust the program.
+    The step takes (state, ...) and returns (state, metrics by name). It is loaded if all processes can load it; process
+    0 writes it, as it does in JAX's cache. A file that is damaged or cannot be read or written counts as none. Files
+    hold machine code: trust them as you trust the program.
     """
     origin = describe_origin(arguments, devices, config)
-    program = _load(file, origin, devices)
+    program = _load(file, origin, arguments, devices)
     # All or none: for a GPU processes share the work of compiling.
     if not all(gather_bytes(b"found" if program is not None else b"")) or program is None:
         program = function.lower(*arguments).compile()
         if is_primary():
-            _keep(file, origin, program)
+            _keep(file, origin, arguments, program)
     return program
 
 
@@ -76,26 +76,36 @@ def describe_origin(arguments: tuple[Any, ...], devices: list[jax.Device], confi
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _keep(file: Path, origin: str, program: jax.stages.Compiled) -> None:
-    """Writes origin and digest, a line, and what loading takes."""
+def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stages.Compiled) -> None:
+    """Writes a line of JSON, what the program is made of and the names of its metrics, and the program."""
     try:
-        content = pickle.dumps(serialize(program))
+        content, _, returned = serialize(program)
+        _, metrics = jax.tree.unflatten(returned, range(returned.num_leaves))
+        names = sorted(metrics)
+        if returned != _structure_returned(arguments, names):
+            raise ValueError("it does not return (state, metrics by name)")
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".new")
-        unfinished.write_bytes(f"{origin} {hashlib.sha256(content).hexdigest()}\n".encode() + content)
+        header = {"origin": origin, "sha256": hashlib.sha256(content).hexdigest(), "metrics": names}
+        unfinished.write_bytes(json.dumps(header).encode() + b"\n" + content)
         unfinished.replace(file)
     except Exception as error:  # backends differ in what they can write down; a full disk is no reason to stop either
         logger.info("The compiled step was not kept: %s", error)
 
 
-def _load(file: Path, origin: str, devices: list[jax.Device]) -> jax.stages.Compiled | None:
+def _load(file: Path, origin: str, arguments: tuple[Any, ...], devices: list[jax.Device]) -> jax.stages.Compiled | None:
     try:
         line, _, content = file.read_bytes().partition(b"\n")
-        if line.decode() != f"{origin} {hashlib.sha256(content).hexdigest()}":
+        header = json.loads(line)
+        if header["origin"] != origin or header["sha256"] != hashlib.sha256(content).hexdigest():
             return None
-        payload, in_tree, out_tree = pickle.loads(content)
-        return deserialize_and_load(payload, in_tree, out_tree, execution_devices=devices)
+        taken, returned = jax.tree.structure((arguments, {})), _structure_returned(arguments, header["metrics"])
+        return deserialize_and_load(content, taken, returned, execution_devices=devices)
     except Exception as error:
         if file.exists():
             logger.info("%s was not loaded: %s", file, error)
         return None
+
+
+def _structure_returned(arguments: tuple[Any, ...], metrics: list[str]) -> Any:
+    return jax.tree.structure((arguments[0], dict.fromkeys(metrics, 0)))

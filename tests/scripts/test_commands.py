@@ -13,7 +13,7 @@ import pytest
 SCRIPTS = sorted(path.name for path in (_cli.ROOT / "scripts").glob("[!_]*.py"))
 SUBCOMMANDS = {"prepare_data.py": ["shapes"], "benchmark.py": ["infer"]}
 PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
-POSITIONAL = {"train.py": [PRESET], "tpu_compile.py": [PRESET], **SUBCOMMANDS}
+POSITIONAL = {"train.py": [PRESET], "tpu_compile.py": [PRESET], "benchmark_restart.py": [PRESET], **SUBCOMMANDS}
 
 
 def run_script(name: str, *argv: str, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -13,7 +13,8 @@ import pytest
 SCRIPTS = sorted(path.name for path in (_cli.ROOT / "scripts").glob("[!_]*.py"))
 SUBCOMMANDS = {"prepare_data.py": ["shapes"], "benchmark.py": ["infer"]}
 PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
-POSITIONAL = {"train.py": [PRESET], "tpu_compile.py": [PRESET], "benchmark_restart.py": [PRESET], **SUBCOMMANDS}
+TAKE_A_PRESET = ("train.py", "tpu_compile.py", "benchmark_data.py", "benchmark_restart.py")
+POSITIONAL = {**{name: [PRESET] for name in TAKE_A_PRESET}, **SUBCOMMANDS}
 
 
 def run_script(name: str, *argv: str, monkeypatch: pytest.MonkeyPatch) -> int:

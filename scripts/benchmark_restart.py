@@ -80,8 +80,11 @@ def start_and_stop(command: list[str], workdir: Path) -> float:
             while num_lines(curves) == before and process.poll() is None and time.perf_counter() - start < PATIENCE:
                 time.sleep(0.01)
             seconds = time.perf_counter() - start
+            is_late = seconds >= PATIENCE
             process.send_signal(signal.SIGTERM)
             code = process.wait()
+        if is_late:
+            raise DataError(f"train.py made no step in {PATIENCE} s.")
         if code != STOPPED:
             log.seek(0)
             last = [line for line in log.read().splitlines() if line.strip()][-1:]

@@ -16,7 +16,7 @@ from mrcnn_jax.config.model import extent_in_cells
 Array = jax.Array
 Initializer = Callable[..., Array]
 
-TILE_ROWS = 8
+TILE_PICTURES = 8
 """Pictures of a batch that fill the tiles of a TPU."""
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -85,7 +85,7 @@ class Conv(nn.Module):
 
 def count_strips(batch: int, height: int) -> int:
     """Into how many strips of rows a TPU cuts each map: as many as together fill a tile, and divide the height."""
-    return max((n for n in range(1, TILE_ROWS // batch + 1) if height % n == 0), default=1)
+    return max((n for n in range(1, TILE_PICTURES // max(batch, 1) + 1) if height % n == 0), default=1)
 
 
 def convolve_strips(convolve: Callable[..., Array], strips: int, padding: int, x: Array, kernel: Array) -> Array:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,28 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 from mrcnn_jax.config import Config
 from mrcnn_jax.processes import gather_bytes, is_primary
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+LIBRARIES = ("jax", "flax", "optax", "numpy", "libtpu", "nvidia")
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+OF_A_PROCESS = ("_dir", "_visible_devices")
+"""Ends of the names of JAX's settings that may differ between processes, and do not change a program."""
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+"""JAX's event."""
 
 logger = logging.getLogger(__name__)
+
+
+def _digest_code() -> str:
+    """Of our source and of the versions of what it is compiled by."""
+    package = Path(__file__).resolve().parent.parent
+    files = sorted(path for path in package.rglob("*.py") if not path.name.startswith("."))
+    sources = {str(path.relative_to(package)): path.read_text() for path in files}
+    installed = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
+    versions = {name: version for name, version in installed.items() if name.startswith(LIBRARIES)}
+    return hashlib.sha256(json.dumps([sources, versions], sort_keys=True).encode()).hexdigest()
+
+
+CODE = _digest_code()
+"""As it is when this process imports it: files may change while it runs."""
 
 
 def programs_folder(workdir: Path) -> Path:
@@ -48,36 +67,58 @@ def load_or_compile(
     program = _load(file, origin, arguments, devices)
     # All or none: for a GPU processes share the work of compiling.
     if not all(gather_bytes(b"found" if program is not None else b"")) or program is None:
-        program = function.lower(*arguments).compile()
-        if is_primary():
+        program, is_new = _compile(function, arguments)
+        # What a CPU got out of JAX's cache, it writes down without its code.
+        if is_primary() and is_new:
             _keep(file, origin, arguments, program)
     return program
 
 
 def describe_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config: Config) -> str:
     """The SHA-256 of everything that a compiled training step depends on."""
-    package = Path(__file__).resolve().parent.parent
-    sources = {str(path.relative_to(package)): path.read_text() for path in sorted(package.rglob("*.py"))}
-    settings = {name: value for name, value in jax.config.values.items() if not name.endswith("_dir")}
+    settings = {name: repr(value) for name, value in jax.config.values.items() if not name.endswith(OF_A_PROCESS)}
     leaves = [
         f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype} {leaf.sharding}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(arguments)
     ]
+    places = ("id", "process_index", "device_kind", "coords", "slice_index")
     parts = [
-        sources,
-        {name: importlib.metadata.version(name) for name in LIBRARIES},
+        CODE,
         devices[0].client.platform_version,
-        [(device.id, device.process_index, device.device_kind) for device in devices],
-        {name: os.environ.get(name, "") for name in ENVIRONMENT},
-        {name: repr(value) for name, value in settings.items()},
-        dataclasses.asdict(config),
+        [[repr(getattr(device, name, None)) for name in places] for device in devices],
+        {name: _read_flags(os.environ.get(name, "")) for name in ENVIRONMENT},
+        settings,
+        [dataclasses.asdict(part) for part in (config.model, config.targets, config.train)],
         leaves,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _read_flags(flags: str) -> str:
+    """The flags, or those of the file that stands in their place."""
+    named = flags and not flags.lstrip().startswith("-") and Path(flags).is_file()
+    return Path(flags).read_text() if named else flags
+
+
+def _compile(function: Any, arguments: tuple[Any, ...]) -> tuple[jax.stages.Compiled, bool]:
+    """The program, and whether it is not out of JAX's cache."""
+    hits = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == CACHE_HIT:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        program = function.lower(*arguments).compile()
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    return program, not hits
+
+
 def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stages.Compiled) -> None:
     """Writes a line of JSON, what the program is made of and the names of its metrics, and the program."""
+    unfinished = file.with_suffix(".new")
     try:
         content, _, returned = serialize(program)
         _, metrics = jax.tree.unflatten(returned, range(returned.num_leaves))
@@ -85,12 +126,13 @@ def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stag
         if returned != _structure_returned(arguments, names):
             raise ValueError("it does not return (state, metrics by name)")
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".new")
         header = {"origin": origin, "sha256": hashlib.sha256(content).hexdigest(), "metrics": names}
         unfinished.write_bytes(json.dumps(header).encode() + b"\n" + content)
         unfinished.replace(file)
     except Exception as error:  # backends differ in what they can write down; a full disk is no reason to stop either
-        logger.info("The compiled step was not kept: %s", error)
+        logger.warning("The compiled step was not kept: %s", error)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def _load(file: Path, origin: str, arguments: tuple[Any, ...], devices: list[jax.Device]) -> jax.stages.Compiled | None:
@@ -103,7 +145,7 @@ def _load(file: Path, origin: str, arguments: tuple[Any, ...], devices: list[jax
         return deserialize_and_load(content, taken, returned, execution_devices=devices)
     except Exception as error:
         if file.exists():
-            logger.info("%s was not loaded: %s", file, error)
+            logger.warning("%s was not loaded: %s", file, error)
         return None
 
 

@@ -67,7 +67,7 @@ def test_strips_of_rows_make_the_same_convolution(monkeypatch, batch, height, di
 
 
 def test_only_small_batches_are_cut_into_strips():
-    assert [count_strips(batch, 200) for batch in (1, 2, 3, 4, 5, 8, 512)] == [8, 4, 2, 2, 1, 1, 1]
+    assert [count_strips(batch, 200) for batch in (0, 1, 2, 3, 4, 5, 8, 512)] == [8, 8, 4, 2, 2, 1, 1, 1]
     assert count_strips(4, 25) == 1
 
 

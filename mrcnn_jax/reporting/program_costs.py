@@ -50,6 +50,7 @@ FREE = {
     "slice-start",
     "slice-done",
     "async-start",
+    "async-update",
     "async-done",
 }
 """Opcodes that compute nothing, or, as copies, run beside others."""

@@ -113,7 +113,7 @@ class Refusing:
     def lower(self) -> "Refusing":
         return self
 
-    def compile(self) -> None:
+    def compile(self, compiler_options: object) -> None:
         raise jax.errors.JaxRuntimeError(self.message)
 
 

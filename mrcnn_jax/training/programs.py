@@ -36,7 +36,7 @@ def _digest_code() -> str:
     package = Path(__file__).resolve().parent.parent
     files = sorted(path for path in package.rglob("*.py") if not path.name.startswith("."))
     sources = {str(path.relative_to(package)): path.read_text() for path in files}
-    installed = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
+    installed = {str(each.name).lower(): each.version for each in importlib.metadata.distributions()}
     versions = {name: version for name, version in installed.items() if name.startswith(LIBRARIES)}
     return hashlib.sha256(json.dumps([sources, versions], sort_keys=True).encode()).hexdigest()
 

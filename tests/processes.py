@@ -14,6 +14,8 @@ from typing import Self
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 5
 """Seconds."""
+PATIENCE = 900
+"""Seconds until a run that should have ended counts as hanging: each process compiles, on as little as half a core."""
 
 PRESET = """
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
@@ -89,12 +91,12 @@ class Run:
             process.kill()
             process.wait()
 
-    def wait(self, timeout: float = 300) -> list[int]:
+    def wait(self, timeout: float = PATIENCE) -> list[int]:
         """The exit codes."""
         end = time.monotonic() + timeout
         return [process.wait(max(end - time.monotonic(), 0.1)) for process in self.processes]
 
-    def wait_for_step(self, step: int, timeout: float = 300) -> None:
+    def wait_for_step(self, step: int, timeout: float = PATIENCE) -> None:
         """Returns when this step is in the log, or all processes have ended."""
         end = time.monotonic() + timeout
         while max(losses(self.workdir), default=0) < step:

@@ -43,6 +43,11 @@ Required: Any = tyro.MISSING
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 
 
+def note(message: str) -> None:
+    """Says on stderr what is under way: stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[], int | None], leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Runs main() and ends the process, by `leave`, with one of the documented exit codes."""
     debug = "--debug" in sys.argv or os.environ.get("MRCNN_JAX_DEBUG", "") not in ("", "0")

@@ -106,7 +106,7 @@ def measure_inference(config: Config, canvas: Canvas, batch_size: int, iteration
     # Random weights give low scores. With no threshold all detection slots are filled, as with a busy picture.
     test = dataclasses.replace(config.test, canvases=(canvas,), score_threshold=0.0)
     model = MaskRCNN(config.model)
-    note("initialising the model")
+    _cli.note("initialising the model")
     variables = init_variables(model, 0)
     images, image_hw = random_pictures(canvas, batch_size)
     compiled, compile_seconds = compile_function(
@@ -126,7 +126,7 @@ def measure_training(config: Config, canvas: Canvas, batch_size: int, iterations
         raise ConfigError(f"--batch-size {batch_size} does not divide by {mesh.size} devices.")
     model = MaskRCNN(config.model)
     optimizer = make_optimizer(config.train, config.model)
-    note("initialising the model")
+    _cli.note("initialising the model")
     state = jax.device_put(create_train_state(model, optimizer, 0), replicated(mesh))
     batch = jax.device_put(random_batch(config, canvas, batch_size), batch_sharding(mesh))
     key = jax.device_put(jax.random.key(0), replicated(mesh))
@@ -171,9 +171,9 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
 
 def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float]:
     """The compiled function and the seconds that tracing and compiling took."""
-    note("compiling")
+    _cli.note("compiling")
     seconds, compiled = timed(lambda: function.lower(*arguments).compile())
-    note(f"compiled in {seconds:.1f} s, timing")
+    _cli.note(f"compiled in {seconds:.1f} s, timing")
     return compiled, seconds
 
 
@@ -213,10 +213,6 @@ def describe(
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
     }
-
-
-def note(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

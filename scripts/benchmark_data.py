@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_jax.config import Config
-from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.training.loop import open_data
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,6 @@ def main() -> None:
     arguments = _cli.parse(Arguments(config), (__doc__ or "").splitlines()[0], options, usage="configs/NAME.py")
     if arguments.num_batches < 1:
         raise ConfigError("--num-batches: expected 1 or more.")
-    if not arguments.config.data.train:
-        raise ConfigError("No training data: name a folder that prepare_data.py made with --data.train DIR.")
     print(json.dumps(measure(arguments.config, arguments.num_batches), indent=2))
 
 
@@ -45,7 +43,7 @@ def measure(config: Config, num_batches: int) -> dict[str, Any]:
     """What is printed: pictures a second by the clock, and the cores' time for one."""
     batch_size = config.train.batch_size
     batches = training_batches(
-        open_dataset(config.data.train),
+        open_data(config)[0],
         config.data,
         batch_size=batch_size,
         seed=config.train.seed,

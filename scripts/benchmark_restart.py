@@ -53,7 +53,7 @@ def main() -> None:
             shutil.rmtree(workdir / "programs")
             cold.append(start_and_stop(command, workdir))
             warm.append(start_and_stop(command, workdir))
-            note(f"{number} of {repeats}: {cold[-1]:.1f} s without kept programs, {warm[-1]:.1f} s with them")
+            _cli.note(f"{number} of {repeats}: {cold[-1]:.1f} s without kept programs, {warm[-1]:.1f} s with them")
     print(json.dumps(describe(preset, cold, warm), indent=2))
 
 
@@ -104,10 +104,6 @@ def describe(preset: str, cold: list[float], warm: list[float]) -> dict[str, obj
         "seconds_with_programs": [round(seconds, 2) for seconds in warm],
         "ratio_of_medians": round(statistics.median(cold) / statistics.median(warm), 2),
     }
-
-
-def note(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python scripts/tpu_compile.py configs/mask_rcnn_r50_fpn_1x.py --topology v4:4x4x
 
 Needs the TPU compiler, `pip install libtpu`. Prints JSON: bytes on a chip against its memory, every collective, and the
 compiler's own estimate of cycles by part of the model. Nothing is run, and no array is made. A training step takes
-minutes to compile. Ends with 4 if a program does not fit the chip's memory.
+ten minutes to an hour to compile. Ends with 4 if a program does not fit the chip's memory.
 """
 
 import _cli  # isort: skip
@@ -99,7 +99,7 @@ def main() -> int:
     tasks = jobs if arguments.task == "both" else (arguments.task,)
     results = {}
     for task in tasks:
-        note(f"{task}: tracing")
+        _cli.note(f"{task}: tracing")
         job = jobs[task](config, mesh, arguments.canvas, global_batch)
         results[task] = compile_job(task, job, memory, arguments)
     print(
@@ -215,7 +215,7 @@ def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[
     """What is printed of a task."""
     start = time.perf_counter()
     lowered = job.function.lower(*job.arguments)
-    note(f"{task}: compiling for {arguments.topology}")
+    _cli.note(f"{task}: compiling for {arguments.topology}")
     traced = time.perf_counter()
     try:
         compiled, text = compile_program(lowered)
@@ -224,7 +224,7 @@ def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[
             raise
         return {"fits": False, "refusal": str(error).splitlines()[0], "bytes_wanted": bytes_wanted(str(error))}
     seconds = {"trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
-    note(f"{task}: compiled in {seconds['compile_seconds']:.0f} s")
+    _cli.note(f"{task}: compiled in {seconds['compile_seconds']:.0f} s")
     if arguments.programs is not None:
         arguments.programs.mkdir(parents=True, exist_ok=True)
         (arguments.programs / f"{task}.txt").write_text(text)
@@ -268,10 +268,6 @@ def bytes_wanted(refusal: str) -> int | None:
         return None
     number, unit = [group for group in match.groups() if group is not None]
     return int(float(number) * 2 ** (10 * " KMGT".index(unit or " ")))
-
-
-def note(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ What the convolutions' biases and ReLUs write into the padding is put back to ze
 gives what an exact one does; the weights are those of the golden files, so that there are detections everywhere.
 """
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 
@@ -20,6 +23,18 @@ def predict_on(reference: Reference, canvas: tuple[int, int], *, others: int) ->
     return restore(reference, run_predict(reference, batch), others)
 
 
+def soften(reference: Reference) -> Reference:
+    """Deltas of a tenth, as trained heads give them.
+
+    The golden ones are so large that boxes grow to tens of times their proposals and are clipped: the last place of a
+    sum, which a processor may add up in another order on another canvas, then moves a side by 0.01 pixels.
+    """
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 0.1 * leaf if "['deltas']" in jax.tree_util.keystr(path) else leaf, reference.variables
+    )
+    return replace(reference, variables=variables)
+
+
 @pytest.mark.parametrize(
     ("name", "canvas"),
     [
@@ -30,7 +45,7 @@ def predict_on(reference: Reference, canvas: tuple[int, int], *, others: int) ->
     ],
 )
 def test_detections_do_not_depend_on_the_canvas(name: str, canvas: tuple[int, int]) -> None:
-    reference = load_reference(name)
+    reference = soften(load_reference(name))
     exact = restore(reference, run_predict(reference))
     for others in (0, 1):
         found = predict_on(reference, canvas, others=others)

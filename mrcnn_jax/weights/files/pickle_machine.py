@@ -15,7 +15,7 @@ from mrcnn_jax.weights.files.cursor import Cursor
 from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Buildable, Global
 from mrcnn_jax.weights.files.tensors import FileError, is_key, require
 
-MAX_OPCODES = 200_000
+MAX_OPCODES = 100_000
 """Real checkpoints have some 20,000, with an optimizer three times as many; hostile ones shall end within a second."""
 MAX_REPEATED = 2**16
 """Items and bytes handed to functions, beyond twice what was read: the memo can hand over one list again and again."""

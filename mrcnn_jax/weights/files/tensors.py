@@ -95,7 +95,8 @@ def as_plain(array: np.ndarray) -> np.ndarray:
 
 def check_dtype(dtype: np.dtype, what: str) -> None:
     """FileError unless elements are plain numbers or bools."""
-    require(dtype.kind in "fiub" and dtype.itemsize <= 8, f"{what} holds {dtype} elements: only plain numbers are read")
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:  # the message is made for them alone: a type's name is slow
+        raise FileError(f"{what} holds {dtype} elements: only plain numbers are read")
 
 
 def plain_dtype(code: Any, what: str) -> np.dtype:

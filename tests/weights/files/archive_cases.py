@@ -73,7 +73,7 @@ def _tensors() -> Iterator[Case]:
     turned = [tensor((2**9, 2**9), (1, 2**9), numel=2**18)] * 3000
     yield Case("thousands_of_copies", torch_zip(table(*turned), bytes(2**20)), "larger than the file")
     arguments = tuple_of(storage(), integer(0), integers(*[1] * 32), integers(*[1] * 32))
-    flood = name(REBUILD) + put(0) + arguments + put(1) + p.MARK + (get(0) + get(1) + p.REDUCE) * 65_000 + p.LIST
+    flood = name(REBUILD) + put(0) + arguments + put(1) + p.MARK + (get(0) + get(1) + p.REDUCE) * 32_000 + p.LIST
     yield Case("flood_of_views", torch_zip(p.PROTO + b"\x02" + flood + p.STOP), "repeats itself|holds a list")
     long = integers(*[1] * 50_000) + put(1)
     views = [call(name(REBUILD), get(0), integer(0), get(2), get(1), p.NEWFALSE)] * 10_000
@@ -220,7 +220,7 @@ def _legacy() -> Iterator[Case]:
         ("stride", torch_legacy(table(tensor((2,), (9,)))), "reaches beyond it"),
     ):
         yield Case(label, content, reason)
-    flood = (p.NONE + p.POP) * 99_000
+    flood = (p.NONE + p.POP) * 49_000
     yield Case("floods", torch_legacy(flood.join([GOOD[:2], GOOD[2:]]), flood + p.NONE), "list of storages is damaged")
     yield Case("flood_in_version", torch_legacy(GOOD, version=flood + integer(1001)), "more than 100 opcodes")
     yield Case("flood_in_system", torch_legacy(GOOD, system=flood + p.EMPTY_DICT), "more than 100 opcodes")

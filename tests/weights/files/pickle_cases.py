@@ -33,7 +33,7 @@ FORBIDDEN = (
     *("torch._utils._rebuild_tensor_v2.__globals__.get", "numpy.core.multiarray.fromfile", "webbrowser.open"),
 )
 ORDERED, REBUILD, SCALAR = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "numpy.core.multiarray.scalar"
-DEEP = 45_000
+DEEP = 24_000
 # A pair of pairs of ... that has 2 ** 100 leaves: nothing may walk through it.
 LAUGHS = p.EMPTY_LIST + (put(0) + get(0) + p.TUPLE2) * 100
 NEST = p.EMPTY_LIST * DEEP + p.APPEND * (DEEP - 1)
@@ -230,10 +230,10 @@ def _nests() -> Iterator[Case]:
     yield Case("repeated_state", start() + content + p.STOP, "repeats itself")
     floods = {
         "arrays": target + p.POP + dtype + p.POP + raw(b"") + put(0) + integers(0) + put(3) + p.MARK
-        + (get(1) + tuple_of(integer(1), get(3), get(2), p.NEWFALSE, get(0)) + p.BUILD) * 14_000 + p.LIST,
+        + (get(1) + tuple_of(integer(1), get(3), get(2), p.NEWFALSE, get(0)) + p.BUILD) * 7_000 + p.LIST,
         "types": name("numpy.dtype") + put(0) + tuple_of(text("f4")) + put(1) + p.MARK
-        + (get(0) + get(1) + p.REDUCE) * 65_000 + p.LIST,
-        "dicts": p.EMPTY_DICT + p.POP + p.MARK + p.EMPTY_DICT * 195_000 + p.LIST,
+        + (get(0) + get(1) + p.REDUCE) * 32_000 + p.LIST,
+        "dicts": p.EMPTY_DICT + p.POP + p.MARK + p.EMPTY_DICT * 98_000 + p.LIST,
     }  # fmt: skip
     for label, flood in floods.items():
         yield Case(f"flood_of_{label}", start(4) + flood + p.STOP, "holds a list")

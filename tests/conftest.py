@@ -5,9 +5,10 @@ They are set before JAX starts, and before the modules that they check are impor
 
 import os
 
+from tests.xla import FAST_TO_COMPILE
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Level 0 because compiling random initialisers takes seconds per shape otherwise, and tests compile more than they run.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+_FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_TO_COMPILE}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 import jax  # noqa: E402

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.xla import FAST_TO_COMPILE
+
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 5
 """Seconds."""
@@ -66,7 +68,7 @@ class Run:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": FAST_TO_COMPILE,
             "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }

@@ -11,14 +11,14 @@ import pytest
 from mrcnn_jax.errors import DataError
 
 PRESET = str(_cli.ROOT / "configs" / "overfit_tiny.py")
-# Adds a line with what it was told and found, and waits for a stop request.
+# Tells what it was told and found, ends its first step, and waits for a stop request.
 TRAIN = """
 import json, pathlib, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
 found = (workdir / "programs").exists()
 (workdir / "programs").mkdir(exist_ok=True)
-for file in (workdir / "metrics.jsonl", pathlib.Path({seen!r})):
+for file in (pathlib.Path({seen!r}), workdir / "metrics.jsonl"):
     with file.open("a") as lines:
         print(json.dumps({{"found": found, "options": sys.argv[1:]}}), file=lines)
 signal.pause()

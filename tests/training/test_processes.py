@@ -26,11 +26,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> list[str]:
-    return ["--data.train", f"{folder}/data:train", "--data.val", f"{folder}/data:val"]
+    """One canvas and no evaluation: each compiles anew for each number of devices."""
+    return ["--data.train", f"{folder}/data:train", "--data.canvases", "96x64"]
 
 
-def test_two_processes_train_and_score_as_one_does_bit_for_bit(folder, data):
+def test_two_processes_train_and_score_as_one_does_bit_for_bit(folder):
     # The sum over two devices has one order, so that nothing may differ.
+    data = ["--data.train", f"{folder}/data:train", "--data.val", f"{folder}/data:val", "--test.canvases", "96x64"]
     runs = [
         Run(folder / name, processes=processes_, devices=devices, options=data)
         for name, processes_, devices in (("one", 1, 2), ("two", 2, 1))
@@ -46,13 +48,13 @@ def test_two_processes_train_and_score_as_one_does_bit_for_bit(folder, data):
 
 
 def test_a_stopped_run_continues_on_other_numbers_of_processes_and_devices(folder, data):
-    workdir = folder / "moved"
-    for processes_, devices, num_steps in ((2, 2, 3), (1, 1, 8)):
+    moved, whole = folder / "moved", folder / "whole"
+    for workdir, processes_, devices, num_steps in ((moved, 2, 2, 3), (moved, 1, 1, 8), (whole, 1, 1, 8)):
         options = [*data, "--train.num-steps", str(num_steps), "--train.shard-optimizer"]
         with Run(workdir, processes=processes_, devices=devices, options=options) as run:
             assert run.wait() == [0] * processes_, run.log()
-    assert sorted(losses(workdir)) == list(range(1, 9))
-    assert worst_difference(losses(folder / "one"), losses(workdir)) <= 1e-5
+    assert sorted(losses(moved)) == list(range(1, 9))
+    assert worst_difference(losses(whole), losses(moved)) <= 1e-5
 
 
 def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, data):

@@ -36,23 +36,25 @@ def soften(reference: Reference) -> Reference:
 
 
 @pytest.mark.parametrize(
-    ("name", "canvas"),
+    ("name", "canvas", "others"),
     [
-        ("torchvision_maskrcnn_resnet50_fpn", (800, 1344)),
+        ("torchvision_maskrcnn_resnet50_fpn", (800, 1344), 1),
+        pytest.param("torchvision_maskrcnn_resnet50_fpn", (800, 1344), 0, marks=pytest.mark.slow),
         # A minute each, of adaptive RoIAlign and of res5 on a thousand RoIs.
-        pytest.param("detectron2_r50_fpn", (800, 1344), marks=pytest.mark.slow),
-        pytest.param("detectron2_r50_c4", (384, 448), marks=pytest.mark.slow),
+        pytest.param("detectron2_r50_fpn", (800, 1344), 0, marks=pytest.mark.slow),
+        pytest.param("detectron2_r50_fpn", (800, 1344), 1, marks=pytest.mark.slow),
+        pytest.param("detectron2_r50_c4", (384, 448), 0, marks=pytest.mark.slow),
+        pytest.param("detectron2_r50_c4", (384, 448), 1, marks=pytest.mark.slow),
     ],
 )
-def test_detections_do_not_depend_on_the_canvas(name: str, canvas: tuple[int, int]) -> None:
+def test_detections_do_not_depend_on_the_canvas(name: str, canvas: tuple[int, int], others: int) -> None:
     reference = soften(load_reference(name))
     exact = restore(reference, run_predict(reference))
-    for others in (0, 1):
-        found = predict_on(reference, canvas, others=others)
-        iou = pairwise_iou(found.boxes, exact.boxes) * (found.labels[:, None] == exact.labels[None])
-        assert len(found) == len(exact) == 100 and iou.max(axis=0).min() > 0.99
-        found = found.select(iou.argmax(axis=0))
-        np.testing.assert_allclose(found.boxes, exact.boxes, atol=1e-3)
-        np.testing.assert_allclose(found.scores, exact.scores, atol=1e-4)
-        overlap, union = (found.masks & exact.masks).sum(axis=(1, 2)), (found.masks | exact.masks).sum(axis=(1, 2))
-        assert (overlap >= 0.999 * union).all()
+    found = predict_on(reference, canvas, others=others)
+    iou = pairwise_iou(found.boxes, exact.boxes) * (found.labels[:, None] == exact.labels[None])
+    assert len(found) == len(exact) == 100 and iou.max(axis=0).min() > 0.99
+    found = found.select(iou.argmax(axis=0))
+    np.testing.assert_allclose(found.boxes, exact.boxes, atol=1e-3)
+    np.testing.assert_allclose(found.scores, exact.scores, atol=1e-4)
+    overlap, union = (found.masks & exact.masks).sum(axis=(1, 2)), (found.masks | exact.masks).sum(axis=(1, 2))
+    assert (overlap >= 0.999 * union).all()

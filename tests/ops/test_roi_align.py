@@ -157,7 +157,10 @@ def test_bfloat16_gradients_add_up_in_float32(gather_only):
 
 def test_vmap_equals_loop_and_jit_equals_eager(gather_only):
     pyramids = [make_pyramid(seed) for seed in (0, 1)]
-    rois = jnp.asarray(make_rois())[:20].reshape(2, 10, 4)
+    # Corners and sides with which no sample's place is rounded, since compilers round in other places.
+    corners, sides = np.split(make_rois()[:20], 2, axis=1)
+    corners, sides = 8 * np.round(corners / 8), 56 * np.ceil((sides - corners) / 56)
+    rois = jnp.asarray(np.concatenate([corners, corners + sides], axis=1)).reshape(2, 10, 4)
     levels = jnp.stack([assign_levels(rois[0], 4), assign_levels(rois[1], 4)])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pyramids)
     together = jax.jit(jax.vmap(functools.partial(align_rois, **options(2, True))))(stacked, rois, levels)

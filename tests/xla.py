@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 # Level 0 because compiling random initialisers takes seconds per shape otherwise. Without the emitters of whole fusions
-# a step compiles in half the time; XLA ends the process at a flag that it does not know, as jaxlib 0.12 does not this.
+# a step compiles in half the time; jaxlib 0.12 no longer knows that flag, and XLA ends the process at an unknown one.
 FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):
     FAST_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"

@@ -95,7 +95,7 @@ def load_reference(name: str, canvas: tuple[int, int] = CANVAS) -> Reference:
 
 @dataclass(frozen=True)
 class Stages:
-    """What our model computes, stage by stage; the heads on the reference's own proposals."""
+    """What our model computes, stage by stage; the box head's outputs on the reference's own proposals."""
 
     input: np.ndarray
     body: list[np.ndarray]
@@ -108,34 +108,39 @@ class Stages:
     hidden: np.ndarray
     class_logits: np.ndarray
     class_deltas: np.ndarray
+    detections: Detections
 
 
 @functools.lru_cache(maxsize=1)
-def compute_stages(name: str) -> Stages:
-    """All stages up to the box head."""
-    reference = load_reference(name)
-    model, config, canvas = reference.model, reference.model.config, CANVAS
-    apply = functools.partial(model.apply)
+def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
+    """All stages and the detections in one program: what they share is compiled once."""
+    apply, config = model.apply, model.config
 
     @jax.jit
     def run(variables: Any, images: Any, image_hw: Any, rois: Any) -> Any:
         maps = apply(variables, images, image_hw, method="extract_features")
-        proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=reference.test)
         features = pool_rois(maps, rois, image_hw, output_size=config.box_pool_size, config=config)
         return {
             "input": apply(variables, images, image_hw, method="normalise"),
             "body": apply(variables, images, image_hw, method="extract_body"),
             "maps": maps,
             "scores": apply(variables, maps, method="score_anchors"),
-            "proposals": proposals,
+            "proposals": propose_batch(variables, maps, image_hw, canvas=CANVAS, model=model, config=test),
             "features": features,
             "hidden": apply(variables, features, method="extract_boxes"),
             "classes": apply(variables, features, method="classify_rois"),
+            "detections": predict(variables, images, image_hw, model=model, config=test),
         }
 
+    return run
+
+
+def compute_stages(reference: Reference) -> Stages:
+    """All stages up to the box head, and the detections."""
+    images, image_hw = reference.batch.images, reference.batch.image_hw
     rois = jnp.asarray(reference.golden["proposals"][None, :64])
-    found = jax.device_get(run(reference.variables, reference.batch.images, reference.batch.image_hw, rois))
-    anchors = jax.device_get(make_anchors(canvas, jnp.asarray(reference.batch.image_hw[0]), config))
+    found = jax.device_get(_jit_stages(reference.model, reference.test)(reference.variables, images, image_hw, rois))
+    anchors = jax.device_get(make_anchors(CANVAS, jnp.asarray(image_hw[0]), reference.model.config))
     proposals = found["proposals"]
     logits, deltas = found["scores"]
     return Stages(
@@ -150,6 +155,7 @@ def compute_stages(name: str) -> Stages:
         hidden=found["hidden"],
         class_logits=found["classes"][0],
         class_deltas=found["classes"][1],
+        detections=found["detections"],
     )
 
 

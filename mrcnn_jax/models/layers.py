@@ -4,7 +4,6 @@ Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, 
 own size rounded up as `size_divisor` says: outside of it every map is zero, as if the canvas were that small.
 """
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,12 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.config.model import extent_in_cells
+from mrcnn_jax.models.convolution import convolve
 
 Array = jax.Array
 Initializer = Callable[..., Array]
-
-TILE_PICTURES = 8
-"""Pictures of a batch that fill the tiles of a TPU."""
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -62,44 +59,11 @@ class Conv(nn.Module):
         if size == 1:
             x = jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
         else:
-            padding = self.dilation * (size - 1) // 2
-            convolve = functools.partial(
-                jax.lax.conv_general_dilated,
-                window_strides=(stride, stride),
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
-            whole = functools.partial(convolve, padding=[(padding, padding)] * 2)
-            strips = count_strips(*x.shape[:2]) if stride == self.groups == 1 else 1
-            if strips == 1:
-                x = whole(x, kernel)
-            else:
-                in_strips = functools.partial(convolve_strips, convolve, strips, padding)
-                x = jax.lax.platform_dependent(x, kernel, tpu=in_strips, default=whole)
+            x = convolve(x, kernel, stride=stride, dilation=self.dilation, groups=self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             x = x + per_channel(bias.astype(self.dtype))
         return x
-
-
-def count_strips(batch: int, height: int) -> int:
-    """Into how many strips of rows a TPU cuts each map: as many as together fill a tile, and divide the height."""
-    return max((n for n in range(1, TILE_PICTURES // max(batch, 1) + 1) if height % n == 0), default=1)
-
-
-def convolve_strips(convolve: Callable[..., Array], strips: int, padding: int, x: Array, kernel: Array) -> Array:
-    """Returns the convolution of stride 1 of x [B, H, W, D], made of `strips` parts of each map as of a larger batch.
-
-    A TPU lays out what a convolution reads in tiles of eight pictures. To fill them with fewer, the compiler itself
-    would cut maps between their columns, which moves every tile of them several times.
-    """
-    batch, height, width, channels = x.shape
-    rows = height // strips
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0)))
-    parts = jnp.stack([padded[:, start : start + rows + 2 * padding] for start in range(0, height, rows)], axis=1)
-    parts = parts.reshape(batch * strips, rows + 2 * padding, width, channels)
-    return convolve(parts, kernel, padding=[(0, 0), (padding, padding)]).reshape(batch, height, width, -1)
 
 
 class FrozenBatchNorm(nn.Module):

@@ -1,7 +1,5 @@
 """Convolution and normalisation against NumPy, and the mask that keeps padding out."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,6 @@ from mrcnn_jax.models.layers import (
     FrozenBatchNorm,
     GroupNorm,
     SyncBatchNorm,
-    count_strips,
     make_extent,
     zero_outside,
 )
@@ -44,31 +41,6 @@ def test_conv_equals_loop(kernel_size, stride):
     np.testing.assert_allclose(out[0], expected, rtol=1e-4, atol=1e-4)
     bare = Conv(5, kernel_size, stride, use_bias=False).apply({"params": {"kernel": kernel}}, x)
     np.testing.assert_allclose(bare[0], expected - np.asarray(bias), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("batch", "height", "dilation", "strips"), [(4, 8, 1, 2), (1, 12, 2, 6), (3, 8, 1, 2), (2, 7, 1, 1)]
-)
-def test_strips_of_rows_make_the_same_convolution(monkeypatch, batch, height, dilation, strips):
-    assert count_strips(batch, height) == strips
-    x, conv = random_maps(batch, height, 5, 3), Conv(4, dilation=dilation)
-    variables = {"params": {"kernel": random_maps(3, 3, 3, 4, seed=2), "bias": random_maps(4, seed=3)}}
-
-    def total(variables: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = conv.apply(variables, x)
-        return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)), out
-
-    run = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
-    whole = run(variables, x)
-    taken = []
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, tpu, default: taken.append(tpu) or tpu(*args))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), run(variables, x), whole)
-    assert len(taken) == (strips > 1)
-
-
-def test_only_small_batches_are_cut_into_strips():
-    assert [count_strips(batch, 200) for batch in (0, 1, 2, 3, 4, 5, 8, 512)] == [8, 8, 4, 2, 2, 1, 1, 1]
-    assert count_strips(4, 25) == 1
 
 
 def test_conv_computes_in_its_dtype_and_keeps_float32_parameters():

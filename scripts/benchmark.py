@@ -28,6 +28,7 @@ from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.reporting.profiles import profile_calls
 from mrcnn_jax.structures import Batch, GroundTruth
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.sharding import batch_sharding, make_mesh, replicated
@@ -50,16 +51,22 @@ class Arguments:
     """Pictures per call, over all devices when training."""
     iterations: int = 10
     """Timed calls, after one that is not."""
+    profile: int = 0
+    """As many calls more under JAX's profiler, for the milliseconds by part of the model."""
     config: _cli.Inline[Config] = field(default_factory=Config)
 
 
-@dataclass
-class Measurement:
-    """What was timed: seconds to trace and compile, seconds of each call, and facts about the last result."""
+@dataclass(frozen=True)
+class Program:
+    """What is timed."""
 
+    compiled: Any
     compile_seconds: float
-    seconds: list[float]
-    facts: dict[str, Any]
+    """To trace and to compile."""
+    call: Callable[[], Any]
+    """Runs it once; returns what shows that it has run."""
+    facts: Callable[[], dict[str, Any]]
+    """About the last result."""
 
 
 def main() -> None:
@@ -67,9 +74,15 @@ def main() -> None:
     config, canvas = arguments.config, arguments.canvas
     num_classes = config.model.num_classes or NUM_CLASSES
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_classes))
-    measure = measure_inference if task == "infer" else measure_training
-    measurement = measure(config, canvas, arguments.batch_size, arguments.iterations)
-    print(json.dumps(describe(task, preset, config, canvas, arguments.batch_size, measurement), indent=2))
+    prepare = prepare_inference if task == "infer" else prepare_training
+    program = prepare(config, canvas, arguments.batch_size)
+    timed(program.call)
+    seconds = [timed(program.call)[0] for _ in range(arguments.iterations)]
+    report = describe(task, preset, config, canvas, arguments.batch_size, program, seconds)
+    if arguments.profile:
+        text = program.compiled.as_text()
+        report["ms_by_part"] = profile_calls(program.call, text, arguments.profile)
+    print(json.dumps(report, indent=2))
 
 
 def read_arguments() -> tuple[str, str, Arguments]:
@@ -96,31 +109,39 @@ def read_arguments() -> tuple[str, str, Arguments]:
     )
     if min(arguments.iterations, arguments.batch_size) < 1:
         raise ConfigError("--iterations and --batch-size: expected 1 or more.")
+    if arguments.profile < 0:
+        raise ConfigError("--profile: expected 0 or more.")
     if min(arguments.canvas) < 1 or any(side % SIZE_DIVISOR for side in arguments.canvas):
         raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {arguments.canvas}.")
     return task, preset, arguments
 
 
-def measure_inference(config: Config, canvas: Canvas, batch_size: int, iterations: int) -> Measurement:
-    """Times `predict` on one device."""
+def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> Program:
+    """Compiles `predict` for one device."""
     # Random weights give low scores. With no threshold all detection slots are filled, as with a busy picture.
     test = dataclasses.replace(config.test, canvases=(canvas,), score_threshold=0.0)
     model = MaskRCNN(config.model)
     _cli.note("initialising the model")
     variables = init_variables(model, 0)
-    images, image_hw = random_pictures(canvas, batch_size)
+    images, image_hw = jax.device_put(random_pictures(canvas, batch_size))
     compiled, compile_seconds = compile_function(
         jax.jit(functools.partial(predict, model=model, config=test)), variables, images, image_hw
     )
-    images, image_hw = jax.device_put((images, image_hw))
-    detections = jax.block_until_ready(compiled(variables, images, image_hw))
-    seconds = [timed(lambda: compiled(variables, images, image_hw))[0] for _ in range(iterations)]
-    num_detections = np.asarray(detections.valid).sum(1).mean().item()
-    return Measurement(compile_seconds, seconds, {"detections_per_image": num_detections})
+    found: Any = None
+
+    def call() -> Any:
+        nonlocal found
+        found = compiled(variables, images, image_hw)
+        return found
+
+    def facts() -> dict[str, Any]:
+        return {"detections_per_image": np.asarray(found.valid).sum(1).mean().item()}
+
+    return Program(compiled, compile_seconds, call, facts)
 
 
-def measure_training(config: Config, canvas: Canvas, batch_size: int, iterations: int) -> Measurement:
-    """Times the training step on all devices."""
+def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> Program:
+    """Compiles the training step for all devices."""
     mesh = make_mesh()
     if batch_size % mesh.size:
         raise ConfigError(f"--batch-size {batch_size} does not divide by {mesh.size} devices.")
@@ -132,13 +153,14 @@ def measure_training(config: Config, canvas: Canvas, batch_size: int, iterations
     key = jax.device_put(jax.random.key(0), replicated(mesh))
     step = make_train_step(mesh, model=model, optimizer=optimizer, targets=config.targets)
     compiled, compile_seconds = compile_function(jax.jit(step, donate_argnums=0), state, batch, key)
-    state, _ = jax.block_until_ready(compiled(state, batch, key))
-    seconds: list[float] = []
     metrics: Metrics = {}
-    for _ in range(iterations):
-        duration, (state, metrics) = timed(functools.partial(compiled, state, batch, key))
-        seconds.append(duration)
-    return Measurement(compile_seconds, seconds, {"loss": float(metrics["loss/total"])})
+
+    def call() -> Any:
+        nonlocal state, metrics
+        state, metrics = compiled(state, batch, key)
+        return state, metrics
+
+    return Program(compiled, compile_seconds, call, lambda: {"loss": float(metrics["loss/total"])})
 
 
 def random_pictures(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,10 +207,16 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def describe(
-    task: str, preset: str, config: Config, canvas: Canvas, batch_size: int, measurement: Measurement
+    task: str,
+    preset: str,
+    config: Config,
+    canvas: Canvas,
+    batch_size: int,
+    program: Program,
+    seconds: list[float],
 ) -> dict[str, Any]:
     """The JSON that is printed."""
-    median = statistics.median(measurement.seconds)
+    median = statistics.median(seconds)
     device = jax.devices()[0]
     memory = device.memory_stats() or {}
     # Kilobytes on Linux, bytes on macOS.
@@ -201,14 +229,14 @@ def describe(
         "dtype": config.model.dtype,
         "canvas": f"{canvas[0]}x{canvas[1]}",
         "batch_size": batch_size,
-        "iterations": len(measurement.seconds),
+        "iterations": len(seconds),
         "median_ms": round(1000 * median, 3),
-        "min_ms": round(1000 * min(measurement.seconds), 3),
+        "min_ms": round(1000 * min(seconds), 3),
         "images_per_second": round(batch_size / median, 3),
-        "compile_seconds": round(measurement.compile_seconds, 2),
+        "compile_seconds": round(program.compile_seconds, 2),
         "peak_rss_mib": round(peak_rss / 2**20),
         "peak_device_mib": round(memory["peak_bytes_in_use"] / 2**20) if "peak_bytes_in_use" in memory else None,
-        **measurement.facts,
+        **program.facts(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},

@@ -34,7 +34,7 @@ def test_random_batch_is_a_valid_batch() -> None:
 def test_inference_is_timed_with_all_slots_filled(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--batch-size", "2", "--iterations", "2", "--test.max-detections", "10", *TINY]
+    options = ["--batch-size", "2", "--iterations", "2", "--profile", "1", "--test.max-detections", "10", *TINY]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "infer", PRESET, *options])
     benchmark.main()
     report = json.loads(capsys.readouterr().out)
@@ -44,16 +44,20 @@ def test_inference_is_timed_with_all_slots_filled(
     assert report["compile_seconds"] > 0 and report["peak_rss_mib"] > 100
     assert report["detections_per_image"] == 10
     assert report["device"]["platform"] == "cpu" and report["versions"]["jax"]
+    parts = report["ms_by_part"]
+    assert {"body", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head"} <= parts.keys()
+    assert "unknown" not in parts and all(part["forward"] > 0 for part in parts.values())
 
 
 @pytest.mark.slow
 def test_training_is_timed_on_all_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--batch-size", "8", "--iterations", "2", *TINY]
+    options = ["--batch-size", "8", "--iterations", "2", "--profile", "1", *TINY]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "train", PRESET, *options])
     benchmark.main()
     report = json.loads(capsys.readouterr().out)
     assert report["task"] == "train" and report["device"]["count"] == 8
     assert np.isfinite(report["loss"]) and 0 < report["min_ms"] <= report["median_ms"]
+    assert report["ms_by_part"]["body"]["backward"] > 0
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,7 @@ def test_training_is_timed_on_all_devices(monkeypatch: pytest.MonkeyPatch, capsy
         (["infer", PRESET, "--canvas", "64x65"], "multiples of 32"),
         (["infer", PRESET, "--canvas", "64"], "HEIGHTxWIDTH"),
         (["infer", PRESET, "--iterations", "0"], "expected 1 or more"),
+        (["infer", PRESET, "--profile", "-1"], "expected 0 or more"),
         (["infer", PRESET, "more"], "infer|train"),
     ],
 )

@@ -217,8 +217,7 @@ def describe(
 ) -> dict[str, Any]:
     """The JSON that is printed."""
     median = statistics.median(seconds)
-    device = jax.devices()[0]
-    memory = device.memory_stats() or {}
+    memory = jax.devices()[0].memory_stats() or {}
     # Kilobytes on Linux, bytes on macOS.
     rss_unit = 1 if sys.platform == "darwin" else 1024
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit
@@ -237,6 +236,14 @@ def describe(
         "peak_rss_mib": round(peak_rss / 2**20),
         "peak_device_mib": round(memory["peak_bytes_in_use"] / 2**20) if "peak_bytes_in_use" in memory else None,
         **program.facts(),
+        **describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """The devices and versions that a figure belongs to."""
+    device = jax.devices()[0]
+    return {
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},

@@ -1,0 +1,143 @@
+"""Speed of the operations that no library has, alone, at the sizes of a network on one canvas, as JSON on stdout.
+
+RoIAlign over the pyramid, of 1000 RoIs as for boxes and of 100 as for masks, and its gradients alone; the best anchors
+of each level; NMS as of proposals, and as of detections. Of each the median and the smallest of all calls.
+
+python scripts/benchmark_ops.py --canvas 800x1344 --dtype bfloat16
+"""
+
+import _cli  # isort: skip
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmark import compile_function, describe_machine, timed
+
+from mrcnn_jax.config import SIZE_DIVISOR, Canvas, ModelConfig, TestConfig
+from mrcnn_jax.detection.pooling import pool_rois
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.ops.nms import suppress_overlaps
+
+CHANNELS = 256
+ANCHORS_PER_CELL = 3
+NUM_CLASSES = 80
+BOX_ROIS, MASK_ROIS = 1000, 100
+LARGEST_SIDE, SMALLEST_SIDE = 660.0, 16.0
+"""Of RoIs and boxes in pixels; their logarithms are uniform."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    canvas: Canvas = (800, 1344)
+    """Network input."""
+    batch_size: int = 1
+    """Pictures."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the feature maps."""
+    iterations: int = 10
+    """Timed calls, after one that is not."""
+    only: str = ""
+    """Names of operations contain this."""
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.batch_size) < 1:
+            raise ConfigError("--iterations and --batch-size: expected 1 or more.")
+        if min(self.canvas) < 1 or any(side % SIZE_DIVISOR for side in self.canvas):
+            raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {self.canvas}.")
+
+
+def main() -> None:
+    arguments = _cli.parse(Arguments(), __doc__ or "")
+    chosen = [operation for operation in operations(arguments) if arguments.only in operation[0]]
+    if not chosen:
+        names = ", ".join(name for name, _, _ in operations(arguments))
+        raise ConfigError(f"--only {arguments.only}: expected a part of one of {names}.")
+    report = {
+        "canvas": "x".join(map(str, arguments.canvas)),
+        "batch_size": arguments.batch_size,
+        "dtype": arguments.dtype,
+        "iterations": arguments.iterations,
+        "operations": {name: measure(function, inputs, arguments.iterations) for name, function, inputs in chosen},
+        **describe_machine(),
+    }
+    print(json.dumps(report, indent=2))
+
+
+def measure(function: Callable[..., Any], inputs: tuple[Any, ...], iterations: int) -> dict[str, float]:
+    """Compiles and times one operation."""
+    inputs = jax.device_put(inputs)
+    compiled, compile_seconds = compile_function(jax.jit(function), *inputs)
+    timed(lambda: compiled(*inputs))
+    seconds = [timed(lambda: compiled(*inputs))[0] for _ in range(iterations)]
+    return {
+        "median_ms": round(1000 * statistics.median(seconds), 4),
+        "min_ms": round(1000 * min(seconds), 4),
+        "compile_seconds": round(compile_seconds, 2),
+    }
+
+
+def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+    """Yields the name of each operation, the function and its inputs."""
+    rng = np.random.default_rng(0)
+    model, test, batch = ModelConfig(), TestConfig(), arguments.batch_size
+    sizes = [tuple(-(-side // stride) for side in arguments.canvas) for stride in model.map_strides]
+    image_hw = np.tile(np.array(arguments.canvas, np.int32), (batch, 1))
+    maps = tuple(random_normal(rng, (batch, *size, CHANNELS), arguments.dtype) for size in sizes)
+    for name, count, side in (("box", BOX_ROIS, model.box_pool_size), ("mask", MASK_ROIS, model.mask_pool_size)):
+        rois = np.stack([random_boxes(rng, count, arguments.canvas) for _ in range(batch)])
+        pool = partial(pool_rois, output_size=side, config=model)
+        weights = random_normal(rng, (batch * count, side, side, CHANNELS), arguments.dtype)
+        yield f"roi_align_{name}", pool, (maps, rois, image_hw)
+        yield f"roi_align_{name}_gradients", partial(gradients, pool), (maps, rois, image_hw, weights)
+
+    scores = tuple(rng.normal(size=(batch, ANCHORS_PER_CELL * h * w)).astype(np.float32) for h, w in sizes)
+    counts = [min(test.pre_nms_top_n, level.shape[1]) for level in scores]
+    yield "top_k_anchors", partial(best_anchors, counts), (scores,)
+
+    levels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    yield nms("nms_proposals", rng, arguments, levels, test.rpn_nms_threshold, test.post_nms_top_n)
+    classes = rng.integers(1, NUM_CLASSES + 1, BOX_ROIS).astype(np.int32)
+    yield nms("nms_detections", rng, arguments, classes, test.nms_threshold, test.max_detections)
+
+
+def nms(
+    name: str, rng: np.random.Generator, arguments: Arguments, groups: np.ndarray, threshold: float, max_kept: int
+) -> tuple[str, Callable[..., Any], tuple[Any, ...]]:
+    """NMS of random boxes in these groups, picture by picture."""
+    shape = (arguments.batch_size, len(groups))
+    boxes = np.stack([random_boxes(rng, len(groups), arguments.canvas) for _ in range(shape[0])])
+    function = jax.vmap(partial(suppress_overlaps, iou_threshold=threshold, max_kept=max_kept))
+    return name, function, (boxes, random_normal(rng, shape), np.ones(shape, bool), np.broadcast_to(groups, shape))
+
+
+def gradients(pool: Callable[..., Any], maps: Any, rois: Any, image_hw: Any, weights: Any) -> Any:
+    """The gradients of the maps where those of the pooled features are `weights`; the features are not computed."""
+    return jax.vjp(lambda maps: pool(maps, rois, image_hw), maps)[1](weights)[0]
+
+
+def best_anchors(counts: list[int], scores: tuple[Any, ...]) -> list[Any]:
+    """The best of each level."""
+    return [jax.lax.top_k(level, count) for level, count in zip(scores, counts, strict=True)]
+
+
+def random_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    return rng.standard_normal(shape, np.float32).astype(jnp.dtype(dtype))
+
+
+def random_boxes(rng: np.random.Generator, count: int, canvas: Canvas) -> np.ndarray:
+    """Squares [count, 4] anywhere, clipped to the canvas."""
+    sides = np.exp(rng.uniform(np.log(SMALLEST_SIDE), np.log(LARGEST_SIDE), (count, 1)))
+    centres = rng.uniform(0, 1, (count, 2)) * canvas[::-1]
+    corners = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
+    return np.clip(corners, 0, [*canvas[::-1]] * 2).astype(np.float32)
+
+
+if __name__ == "__main__":
+    _cli.run(main)

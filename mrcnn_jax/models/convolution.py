@@ -14,11 +14,11 @@ Array = jax.Array
 TILE_PICTURES = 8
 """Pictures of a batch that fill the tiles of a TPU."""
 TILE_CHANNELS = 128
-"""Channels that do."""
+"""Channels that fill them."""
 
 
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
-    """Returns the convolution [B, H / stride, W / stride, F] with symmetric padding, as PyTorch pads."""
+    """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
     padding = dilation * (kernel.shape[0] - 1) // 2
     same = [(padding, padding)] * 2
     plain = partial(
@@ -68,7 +68,7 @@ def convolve_merged(
 ) -> Array:
     """Returns the convolution of x [B, H, W, D] in groups, `merged` of them taken as one, with zeros between them.
 
-    A TPU pads the channels of a group to 128, so a group of 4 costs as much as one of 128.
+    A TPU pads the channels of a group to 128: by its compiler's estimate a group of 4 costs as much as one of 128.
     """
     height, width, depth, features = kernel.shape
     fewer = groups // merged

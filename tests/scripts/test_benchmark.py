@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import _cli
 import benchmark
@@ -47,6 +48,27 @@ def test_inference_is_timed_with_all_slots_filled(
     parts = report["ms_by_part"]
     assert {"body", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head"} <= parts.keys()
     assert "unknown" not in parts and all(part["forward"] > 0 for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"body": {"forward": 9.12345, "backward": 0.0}, "unknown": {"forward": 0.3, "backward": 0.0}}, ""),
+        (
+            {"body": {"forward": 1.0, "backward": 2.0}, "unknown": {"forward": 1.0, "backward": 0.0}},
+            "25% of the profiled",
+        ),
+        ({}, "no event of this program"),
+    ],
+)
+def test_what_a_profile_does_not_say_is_said(
+    parts: dict, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "profile_calls", lambda *_: parts)
+    found = benchmark.profile_parts(benchmark.Prepared(SimpleNamespace(as_text=str), 0.0, dict, dict), 1)
+    assert found == {part: {way: round(value, 3) for way, value in ways.items()} for part, ways in parts.items()}
+    error = capsys.readouterr().err
+    assert said in error and bool(error) == bool(said)
 
 
 @pytest.mark.slow

@@ -269,7 +269,11 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def _group_size(attributes: str) -> int:
-    """Of `replica_groups={{0,1},{2,3}}` or `replica_groups=[2,2]<=[4]`."""
+    """Of `replica_groups={{0,1},{2,3}}`, `=[2,2]<=[4]`, or `=mesh['data'=2,'model'=2] {'model'}`; 0: all devices."""
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        along = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])  # 'model':(2)4 is a part of an axis, of 4
+        return math.prod(int(part or sizes[axis]) for axis, part in along)
     listed = _first(r"replica_groups=\{\{([\d,]+)\}", attributes)
     counted = _first(r"replica_groups=\[\d+,(\d+)\]", attributes)
     return listed.count(",") + 1 if listed else int(counted or 0)

@@ -164,6 +164,23 @@ def test_a_tuple_of_two_widths_is_reduced_at_once() -> None:
     assert program.collectives() == [Collective("all-reduce", 128 + 12 + 4, 256, 1, "jit(step)/shard_map/psum")]
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("", 0),
+        ("replica_groups={}, ", 0),
+        ("replica_groups={{0,1,2,3}}, ", 4),
+        ("replica_groups=[2,16]<=[32], ", 16),
+        ("replica_groups=mesh['data'=8] {'data'}, use_global_device_ids=true, ", 8),
+        ("replica_groups=mesh['data'=8,'model'=4,'x'=3] {'model','x'}, ", 12),
+        ("replica_groups=mesh['data'=8,'model'=4] {'data':(2)2}, ", 2),
+    ],
+)
+def test_the_devices_of_a_collective(groups: str, size: int) -> None:
+    program = entry("%x = f32[8]{0} parameter(0)", f"ROOT %sum = f32[8]{{0}} all-reduce(%x), {groups}to_apply=%sum")
+    assert [one.group_size for one in program.collectives()] == [size]
+
+
 def test_asynchronous_collectives_count_once() -> None:
     wrapped = "%wrapped (w: f32[8]) -> f32[2] {\n  %w = f32[8]{0} parameter(0)\n"
     wrapped += "  ROOT %part = f32[2]{0} reduce-scatter(%w), replica_groups={{0,1,2,3}}, to_apply=%sum\n}\n"

@@ -108,13 +108,18 @@ def read_arguments() -> tuple[str, str, Arguments]:
         argv[len(positional) :],
         usage=f"{task} [configs/NAME.py]",
     )
-    if min(arguments.iterations, arguments.batch_size) < 1:
-        raise ConfigError("--iterations and --batch-size: expected 1 or more.")
+    check_sizes(arguments.canvas, arguments.batch_size, arguments.iterations)
     if arguments.profile < 0:
         raise ConfigError("--profile: expected 0 or more.")
-    if min(arguments.canvas) < 1 or any(side % SIZE_DIVISOR for side in arguments.canvas):
-        raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {arguments.canvas}.")
     return task, preset, arguments
+
+
+def check_sizes(canvas: Canvas, batch_size: int, iterations: int) -> None:
+    """ConfigError if nothing of these sizes can be timed."""
+    if min(iterations, batch_size) < 1:
+        raise ConfigError("--iterations and --batch-size: expected 1 or more.")
+    if min(canvas) < 1 or any(side % SIZE_DIVISOR for side in canvas):
+        raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {canvas}.")
 
 
 def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> Prepared:

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import compile_function, describe_machine, timed
+from benchmark import check_sizes, compile_function, describe_machine, timed
 
-from mrcnn_jax.config import SIZE_DIVISOR, Canvas, ModelConfig, TestConfig
+from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.ops.nms import suppress_overlaps
@@ -44,7 +44,7 @@ LARGEST_SIDE, SMALLEST_SIDE = 660.0, 16.0
 
 @dataclass(frozen=True)
 class Arguments:
-    canvas: Canvas = (800, 1344)
+    canvas: Canvas = _cli.Required
     """Network input."""
     batch_size: int = 1
     """Pictures."""
@@ -55,17 +55,12 @@ class Arguments:
     only: str = ""
     """Names of operations contain this."""
 
-    def __post_init__(self) -> None:
-        if min(self.iterations, self.batch_size) < 1:
-            raise ConfigError("--iterations and --batch-size: expected 1 or more.")
-        if min(self.canvas) < 1 or any(side % SIZE_DIVISOR for side in self.canvas):
-            raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {self.canvas}.")
-        if not any(self.only in name for name in OPERATIONS):
-            raise ConfigError(f"--only {self.only}: expected a part of one of {', '.join(OPERATIONS)}.")
-
 
 def main() -> None:
     arguments = _cli.parse(Arguments(), __doc__ or "")
+    check_sizes(arguments.canvas, arguments.batch_size, arguments.iterations)
+    if not any(arguments.only in name for name in OPERATIONS):
+        raise ConfigError(f"--only {arguments.only}: expected a part of one of {', '.join(OPERATIONS)}.")
     report = {
         "canvas": "x".join(map(str, arguments.canvas)),
         "batch_size": arguments.batch_size,

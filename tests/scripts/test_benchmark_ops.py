@@ -64,8 +64,8 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     ("options", "message"),
     [
         (["--canvas", "64x65"], "multiples of 32"),
-        (["--iterations", "0"], "expected 1 or more"),
-        (["--only", "conv"], "expected a part of one of roi_align_box, "),
+        (["--canvas", "64x96", "--iterations", "0"], "expected 1 or more"),
+        (["--canvas", "64x96", "--only", "conv"], "expected a part of one of roi_align_box, "),
     ],
 )
 def test_bad_options_are_refused(options: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """What several sections share: canvases, and how a value is refused."""
 
+from collections.abc import Callable
+
 Canvas = tuple[int, int]
 """(height, width) in pixels of a padded network input; both multiples of 32."""
 
@@ -7,10 +9,31 @@ SIZE_DIVISOR = 32
 """Sides of canvases are multiples of this, the stride of the coarsest body stage."""
 
 
+RANGES: dict[str, Callable[[float], bool]] = {
+    "1 or more": lambda value: value >= 1,
+    "0 or more": lambda value: value >= 0,
+    "a positive value": lambda value: value > 0,
+    "0 to 1": lambda value: 0 <= value <= 1,
+    "a value in (0, 1]": lambda value: 0 < value <= 1,
+    "a value in [0, 1)": lambda value: 0 <= value < 1,
+}
+"""Ranges of values, as they are named where one is refused."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def check_ranges(section: str, config: object, ranges: dict[str, tuple[str, ...]]) -> None:
+    """Raises ValueError for a field of which a value lies outside of its range; `ranges` has the names by range."""
+    for kind, names in ranges.items():
+        is_inside = RANGES[kind]
+        for name in names:
+            value = getattr(config, name)
+            values = value if isinstance(value, tuple) else (value,)
+            require(all(map(is_inside, values)), f"{section}.{name}: expected {kind}, got {value}.")
 
 
 def check_flip(name: str, flip: tuple[int, ...]) -> None:

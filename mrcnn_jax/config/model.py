@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from mrcnn_jax.config.checks import require
+from mrcnn_jax.config.checks import check_ranges, require
 
 Backbone = Literal[
     "resnet18",
@@ -24,6 +24,21 @@ GROUPS: dict[str, tuple[int, int]] = {
 """Groups of the 3x3 convolutions and channels of each in the first stage (arXiv 1611.05431); others have one group."""
 
 _Sizes = TypeVar("_Sizes")
+
+
+RANGES = {
+    "1 or more": (
+        *("body_width", "fpn_channels", "rpn_convs", "box_pool_size", "mask_pool_size", "keypoint_pool_size"),
+        *("box_head_conv_dim", "box_head_dim", "box_head_stages", "mask_head_dim", "mask_head_fc_dim"),
+        "keypoint_head_dim",
+    ),
+    "0 or more": (
+        *("num_classes", "norm_eps", "min_proposal_side", "sampling_ratio", "level_eps_in_log", "level_eps_after_log"),
+        *("box_head_convs", "box_head_fcs", "mask_head_convs", "mask_head_fcs", "num_keypoints", "keypoint_head_convs"),
+    ),
+    "a positive value": ("pixel_std", "anchor_sizes", "anchor_ratios", "box_delta_weights"),
+}
+"""Of the fields of a model."""
 
 
 @dataclass(frozen=True)
@@ -128,25 +143,23 @@ class ModelConfig:
     """Scale of (dx, dy, dw, dh) of the box head; the RPN's is 1."""
 
     def __post_init__(self) -> None:
-        require(self.num_classes >= 0, f"model.num_classes: expected 0 or more, got {self.num_classes}.")
+        check_ranges("model", self, RANGES)
         require(0 <= self.freeze_at <= 5, f"model.freeze_at: expected 0 to 5, got {self.freeze_at}.")
         if self.neck == "fpn":
             count = len(self.anchor_sizes)
             require(count == 5, f"model.anchor_sizes: expected 5 (P2..P6), got {count}.")
-        require(self.sampling_ratio >= 0, f"model.sampling_ratio: expected 0 or more, got {self.sampling_ratio}.")
-        require(min(self.pixel_std) > 0, f"model.pixel_std: expected positive values, got {self.pixel_std}.")
-        require(self.norm_eps >= 0, f"model.norm_eps: expected 0 or more, got {self.norm_eps}.")
-        require(self.rpn_convs > 0, f"model.rpn_convs: expected 1 or more, got {self.rpn_convs}.")
-        require(self.num_keypoints >= 0, f"model.num_keypoints: expected 0 or more, got {self.num_keypoints}.")
+        require(min(len(self.anchor_sizes), len(self.anchor_ratios)) > 0, "model: no anchor_sizes or no anchor_ratios.")
+        unit = 64 // GROUPS.get(self.backbone, (1, 64))[1]
+        require(
+            self.body_width % unit == 0,
+            f"model.body_width: expected a multiple of {unit} for {self.backbone}, got {self.body_width}.",
+        )
         require(self.size_divisor in (1, 32), f"model.size_divisor: expected 1 or 32, got {self.size_divisor}.")
-        layers = (self.box_head_convs, self.box_head_fcs, self.mask_head_convs, self.mask_head_fcs)
-        require(min(*layers, self.keypoint_head_convs) >= 0, "model: numbers of layers are 0 or more.")
         is_counted = self.roi_op == "pool" or self.roi_reduce == "average" or self.sampling_ratio > 0
         require(is_counted, "model.roi_reduce: max needs a fixed model.sampling_ratio.")
         is_specific = self.mask_activation == "sigmoid" or not self.class_agnostic_masks
         require(is_specific, "model.mask_activation: softmax has classes to choose from only without agnostic masks.")
         stages = self.box_head_stages
-        require(stages > 0, f"model.box_head_stages: expected 1 or more, got {stages}.")
         require(
             stages == 1 or self.neck == "fpn",
             f"model.box_head_stages: more than 1 need the FPN, not {self.neck}; C4's heads share their res5.",

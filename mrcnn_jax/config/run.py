@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mrcnn_jax.config.checks import Canvas, check_canvases, check_flip, require
+from mrcnn_jax.config.checks import Canvas, check_canvases, check_flip, check_ranges, require
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,16 @@ class TargetsConfig:
     """Of the box head: smooth L1 of the four deltas, or 1 - GIoU of the decoded boxes (arXiv 1902.09630)."""
 
     def __post_init__(self) -> None:
-        for name in ("rpn_foreground_fraction", "roi_foreground_fraction"):
-            value = getattr(self, name)
-            require(0.0 < value <= 1.0, f"targets.{name}: expected a value in (0, 1], got {value}.")
+        ranges = {
+            "1 or more": ("rpn_samples", "pre_nms_top_n", "post_nms_top_n", "roi_samples"),
+            "0 or more": ("rpn_loss_beta", "box_loss_beta"),
+            "0 to 1": ("rpn_foreground_iou", "rpn_background_iou", "roi_foreground_iou", "rpn_nms_threshold"),
+            "a value in (0, 1]": ("rpn_foreground_fraction", "roi_foreground_fraction", "cascade_ious"),
+        }
+        check_ranges("targets", self, ranges)
         require(
             self.rpn_background_iou <= self.rpn_foreground_iou, "targets.rpn_background_iou is above foreground_iou."
         )
-        is_share = all(0.0 < iou <= 1.0 for iou in self.cascade_ious)
-        require(is_share, f"targets.cascade_ious: expected values in (0, 1], got {self.cascade_ious}.")
         losses = ("smooth_l1", "giou")
         require(self.box_loss in losses, f"targets.box_loss: expected one of {losses}, got {self.box_loss!r}.")
 
@@ -117,17 +119,18 @@ class TestConfig:
     def __post_init__(self) -> None:
         check_canvases("test.canvases", self.canvases)
         require(self.short_side > 0 and self.max_side >= self.short_side, "test.max_side is below test.short_side.")
-        require(self.max_detections > 0, f"test.max_detections: expected 1 or more, got {self.max_detections}.")
-        require(self.batch_size > 0, f"test.batch_size: expected 1 or more, got {self.batch_size}.")
+        counts = ("batch_size", "pre_nms_top_n", "post_nms_top_n", "max_candidates", "max_detections")
+        ranges = {
+            "1 or more": (*counts, "augment_short_sides"),
+            "0 or more": ("min_detection_side", "keypoint_offset"),
+            "0 to 1": ("rpn_nms_threshold", "score_threshold", "nms_threshold", "mask_threshold"),
+        }
+        check_ranges("test", self, ranges)
         require(
             all(0.0 < sigma < float("inf") for sigma in self.keypoint_sigmas),
             f"test.keypoint_sigmas: expected positive finite values, got {self.keypoint_sigmas}.",
         )
         check_flip("test.keypoint_flip", self.keypoint_flip)
-        require(
-            all(side > 0 for side in self.augment_short_sides),
-            f"test.augment_short_sides: expected sides of 1 or more, got {self.augment_short_sides}.",
-        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +173,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_canvases("data.canvases", self.canvases)
         require(len(self.short_sides) > 0, "data.short_sides: at least one is needed.")
-        require(0.0 <= self.flip_probability <= 1.0, "data.flip_probability: expected 0 to 1.")
+        ranges = {
+            "1 or more": ("short_sides", "max_side", "max_objects", "mask_size"),
+            "0 or more": ("num_threads", "prefetch"),
+            "0 to 1": ("flip_probability", "copy_paste_probability", "repeat_threshold", "max_skip_fraction"),
+        }
+        check_ranges("data", self, ranges)
         low, high = self.scale_jitter
         require(0.0 < low <= high, f"data.scale_jitter: expected 0 < low <= high, got {low} and {high}.")
-        require(0.0 <= self.copy_paste_probability <= 1.0, "data.copy_paste_probability: expected 0 to 1.")
-        require(0.0 <= self.repeat_threshold <= 1.0, "data.repeat_threshold: expected 0 to 1.")
-        require(self.max_objects > 0, "data.max_objects: expected 1 or more.")
         check_flip("data.keypoint_flip", self.keypoint_flip)
 
 
@@ -234,26 +239,28 @@ class TrainConfig:
     """Weights to start from: a weights folder, a workdir, a detector's checkpoint, or an ImageNet body."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-            require(getattr(self, name) > 0, f"train.{name}: expected 1 or more, got {getattr(self, name)}.")
-        require(self.learning_rate > 0, f"train.learning_rate: expected a positive value, got {self.learning_rate}.")
-        require(self.rate_batch_size >= 0, f"train.rate_batch_size: expected 0 or more, got {self.rate_batch_size}.")
+        counts = ("rate_batch_size", "warmup_steps", "decay_steps", "seed", "eval_every", "num_pictures")
+        ranges = {
+            "1 or more": ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
+            "0 or more": (*counts, "weight_decay", "clip_norm"),
+            "a positive value": ("learning_rate",),
+            "0 to 1": ("warmup_factor", "decay_factor"),
+            "a value in [0, 1)": ("momentum", "ema_decay"),
+        }
+        check_ranges("train", self, ranges)
         dtypes = ("float32", "bfloat16")
         require(self.gradient_dtype in dtypes, f"train.gradient_dtype: expected {dtypes}, got {self.gradient_dtype!r}.")
-        require(self.seed >= 0, f"train.seed: expected 0 or more, got {self.seed}.")
         require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")
         require(self.schedule in ("steps", "cosine"), f"train.schedule: expected steps or cosine, got {self.schedule}.")
         require(
             self.schedule == "steps" or self.warmup_steps < self.num_steps,
             "train.warmup_steps: expected fewer than train.num_steps for the cosine schedule.",
         )
-        require(self.clip_norm >= 0, f"train.clip_norm: expected 0 or more, got {self.clip_norm}.")
         require(
             self.accumulate_steps > 0 and self.num_steps % self.accumulate_steps == 0,
             f"train.accumulate_steps: expected a divisor of train.num_steps {self.num_steps}, "
             f"got {self.accumulate_steps}.",
         )
-        require(0.0 <= self.ema_decay < 1.0, f"train.ema_decay: expected a value in [0, 1), got {self.ema_decay}.")
 
     @property
     def peak_learning_rate(self) -> float:

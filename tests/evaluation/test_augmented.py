@@ -71,7 +71,7 @@ def test_further_short_sides_scale_the_whole_recipe():
     assert not augmented.is_augmented(half) and not augmented.is_augmented(TestConfig())
     assert augmented.is_augmented(test) and augmented.is_augmented(TestConfig(augment_short_sides=(400,)))
     assert augmented.without_augmentation(test) == TestConfig()
-    with pytest.raises(ValueError, match=r"augment_short_sides: expected sides of 1 or more, got \(0,\)"):
+    with pytest.raises(ValueError, match=r"augment_short_sides: expected 1 or more, got \(0,\)"):
         TestConfig(augment_short_sides=(0,))
 
 

@@ -147,7 +147,7 @@ def test_a_single_picture_must_be_in_a_list(traced, images):
         ({"resize": "bicubic"}, "resize: expected one of opencv, pillow, float, got 'bicubic'"),
         ({"augment_flip": 1}, "augment_flip: expected True or False, got 1"),
         ({"augment_short_sides": [(64, 96)]}, "augment_short_sides: expected whole numbers"),
-        ({"augment_short_sides": [0]}, "sides of 1 or more"),
+        ({"augment_short_sides": [0]}, "augment_short_sides: expected 1 or more"),
     ],
 )
 def test_bad_overrides_are_refused_with_the_nearest_name(monkeypatch, override, message):

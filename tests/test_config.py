@@ -78,7 +78,7 @@ def test_shares_end_at_one(section: str, name: str) -> None:
     ("make", "message"),
     [
         (lambda: ModelConfig(body_width=0), "model.body_width: expected 1 or more, got 0."),
-        (lambda: ModelConfig(anchor_ratios=()), "model: no anchor_sizes or no anchor_ratios."),
+        (lambda: ModelConfig(anchor_ratios=()), "model.anchor_ratios: at least one is needed."),
         (
             lambda: ModelConfig(backbone="resnext101_32x8d", body_width=4),
             "model.body_width: expected a multiple of 8 for resnext101_32x8d, got 4.",

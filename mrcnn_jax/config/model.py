@@ -23,10 +23,7 @@ GROUPS: dict[str, tuple[int, int]] = {
 }
 """Groups of the 3x3 convolutions and channels of each in the first stage (arXiv 1611.05431); others have one group."""
 
-_Sizes = TypeVar("_Sizes")
-
-
-RANGES = {
+MODEL_RANGES = {
     "1 or more": (
         *("body_width", "fpn_channels", "rpn_convs", "box_pool_size", "mask_pool_size", "keypoint_pool_size"),
         *("box_head_conv_dim", "box_head_dim", "box_head_stages", "mask_head_dim", "mask_head_fc_dim"),
@@ -38,7 +35,9 @@ RANGES = {
     ),
     "a positive value": ("pixel_std", "anchor_sizes", "anchor_ratios", "box_delta_weights"),
 }
-"""Of the fields of a model."""
+"""Fields of a model by the range of their values."""
+
+_Sizes = TypeVar("_Sizes")
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,14 @@ class ModelConfig:
     """Scale of (dx, dy, dw, dh) of the box head; the RPN's is 1."""
 
     def __post_init__(self) -> None:
-        check_ranges("model", self, RANGES)
+        check_ranges("model", self, MODEL_RANGES)
         require(0 <= self.freeze_at <= 5, f"model.freeze_at: expected 0 to 5, got {self.freeze_at}.")
         if self.neck == "fpn":
             count = len(self.anchor_sizes)
             require(count == 5, f"model.anchor_sizes: expected 5 (P2..P6), got {count}.")
-        require(min(len(self.anchor_sizes), len(self.anchor_ratios)) > 0, "model: no anchor_sizes or no anchor_ratios.")
-        unit = 64 // GROUPS.get(self.backbone, (1, 64))[1]
+        for name in ("anchor_sizes", "anchor_ratios"):
+            require(len(getattr(self, name)) > 0, f"model.{name}: at least one is needed.")
+        unit = 64 // self.group_channels
         require(
             self.body_width % unit == 0,
             f"model.body_width: expected a multiple of {unit} for {self.backbone}, got {self.body_width}.",
@@ -173,10 +173,14 @@ class ModelConfig:
         """Groups of the body's 3x3 convolutions."""
         return GROUPS.get(self.backbone, (1, 64))[0]
 
+    @property
+    def group_channels(self) -> int:
+        """Channels of each of them in res2, of a body of width 64."""
+        return GROUPS.get(self.backbone, (1, 64))[1]
+
     def stage_width(self, stage: int) -> int:
         """Channels inside the residual blocks of a stage, 0 for res2."""
-        groups, channels = GROUPS.get(self.backbone, (1, 64))
-        return self.body_width * channels * groups // 64 * 2**stage
+        return self.body_width * self.group_channels * self.groups // 64 * 2**stage
 
     def stage_channels(self, stage: int) -> int:
         """Channels that a stage puts out, 0 for res2."""

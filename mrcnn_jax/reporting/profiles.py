@@ -50,13 +50,20 @@ def module_name(text: str) -> str:
 
 def read_profile(content: bytes, module: str) -> Profile:
     """Returns the events of this HLO module in a file of the profiler, by device."""
-    profile: Profile = defaultdict(list)
     with warnings.catch_warnings():
         # Of the reader's own types, at their first use; where warnings are errors it would end the process.
         warnings.simplefilter("ignore", DeprecationWarning)
-        for plane in jax.profiler.ProfileData.from_serialized_xspace(content).planes:
-            read = _read_tpu if "TPU" in plane.name else _read_gpu if "GPU" in plane.name else _read_host
-            for device, events in read(plane, module):
+        planes = list(jax.profiler.ProfileData.from_serialized_xspace(content).planes)
+        devices = _read_planes(planes, {"GPU": _read_gpu, "TPU": _read_tpu}, module)
+        return devices or _read_planes(planes, {"host": _read_host}, module)  # the host of devices only starts them
+
+
+def _read_planes(planes: list[Any], readers: dict[str, Callable[..., Any]], module: str) -> Profile:
+    """The events of planes that have a reader, by what is in their names."""
+    profile: Profile = defaultdict(list)
+    for plane in planes:
+        for kind, read in readers.items():
+            for device, events in read(plane, module) if kind in plane.name else ():
                 if events:
                     profile[device].append(events)
     return profile

@@ -80,6 +80,7 @@ def test_streams_of_a_gpu() -> None:
     streams = {"Stream #13(Compute)": [kernel(0, "jit_step"), kernel(20, "jit_other")]}
     streams |= {"Stream #14": [kernel(5, "jit_step")], "XLA Ops": [kernel(0, "jit_step")], "Stream #15": []}
     text = plane_of("/device:GPU:0", streams, names) + plane_of("/device:GPU:1", streams, names)
+    text += plane_of("/host:CPU", {"python": [kernel(0, "jit_step")]}, names)  # what starts the kernels
     expected = [[(0, 10, "conv")], [(5, 10, "conv")]]
     assert read(text) == {"/device:GPU:0": expected, "/device:GPU:1": expected}
 

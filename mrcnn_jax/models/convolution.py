@@ -17,7 +17,7 @@ TILE_PICTURES = 8
 TILE_CHANNELS = 128
 """Channels that fill them."""
 
-PART_CELLS = 256
+PART_CELLS = 512
 """Cells of the output, or as many as the input has channels, whose kernel gradient a CPU computes at a time."""
 
 
@@ -73,7 +73,9 @@ _convolve.defvjp(_forward, _backward)
 
 
 def convolve_library(x: Array, kernel: Array, window: Window) -> Array:
-    """Returns the convolution as XLA's one operation."""
+    """Returns the convolution as XLA's one operation, which for a 1x1 kernel is a matrix product."""
+    if window.size == window.groups == 1:
+        return jnp.einsum("bhwc,cd->bhwd", x[:, :: window.stride, :: window.stride], kernel[0, 0])
     return _slide(x, kernel, [(window.padding, window.padding)] * 2, window)
 
 
@@ -95,7 +97,7 @@ def differentiate_input(x: Array, kernel: Array, gradient: Array, window: Window
     It takes convolutions of stride 1 of undilated maps. So with a stride, each phase of the map, the cells whose
     place has one remainder, is a convolution of its own, with those taps of the kernel that reach them.
     """
-    if window.stride == 1 or window.dilation > 1:
+    if window.stride == 1 or window.dilation > 1 or window.size == 1:
         return jax.vjp(lambda x: convolve_library(x, kernel, window), x)[1](gradient)[0]
     stride, padding, (height, width) = window.stride, window.padding, x.shape[1:3]
     rows, columns = -(-(height + 2 * padding) // stride), -(-(width + 2 * padding) // stride)
@@ -130,8 +132,8 @@ def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
     batch, height, width, features = gradient.shape
     channels, padding = x.shape[3], window.padding
     cells = max(PART_CELLS, channels)
-    rows = height if height * width <= cells else _largest_divisor(height, cells // width)
-    images = _largest_divisor(batch, cells // (height * width))
+    rows = height if height * width <= cells else largest_divisor(height, cells // width)
+    images = largest_divisor(batch, cells // (height * width))
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     seen_h, seen_w = (rows - 1) * stride + 1, (width - 1) * stride + 1  # by one tap
     reach = dilation * (size - 1)
@@ -155,12 +157,40 @@ def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
     return total.transpose(2, 3, 0, 1).reshape(size, size, channels // groups, features)
 
 
-def _largest_divisor(number: int, most: int) -> int:
+@jax.custom_vjp
+def add_bias(x: Array, bias: Array) -> Array:
+    """Returns x [..., F] plus a bias [F]."""
+    return x + bias[(None,) * (x.ndim - 1)]
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
+    return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
+    def as_rows(gradient: Array) -> Array:
+        # A CPU sums over several axes at once at a thirtieth of the speed, and XLA would make them several again.
+        rows = jax.lax.optimization_barrier(gradient.reshape(-1, bias.size))
+        return jnp.sum(rows, axis=0, dtype=jnp.float32).astype(bias.dtype)
+
+    def by_library(gradient: Array) -> Array:
+        return jax.vjp(lambda bias: jnp.zeros_like(gradient) + bias[(None,) * (gradient.ndim - 1)], bias)[1](gradient)[0]
+
+    return gradient, jax.lax.platform_dependent(gradient, cpu=as_rows, default=by_library)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Returns the largest divisor of a number up to `most`, at least 1."""
     return max(n for n in range(1, max(min(number, most), 1) + 1) if number % n == 0)
 
 
 def choose_tpu_form(x: Array, kernel: Array, window: Window) -> Callable[..., Array] | None:
     """Returns the form that fills a TPU's tiles better than the library's, if there is one for these shapes."""
+    if window.size == 1:
+        return None
     plain = partial(
         jax.lax.conv_general_dilated,
         window_strides=(window.stride, window.stride),

@@ -23,7 +23,13 @@ PART_CELLS = 512
 
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
     """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
-    return _convolve(x, kernel, Window(kernel.shape[0], stride, dilation, groups))
+    window = Window(kernel.shape[0], stride, dilation, groups)
+    forms = {
+        "cpu": partial(convolve_on_cpu, window=window),
+        "tpu": choose_tpu_form(x, kernel, window),
+        "default": partial(convolve_library, window=window),
+    }
+    return jax.lax.platform_dependent(x, kernel, **{name: form for name, form in forms.items() if form is not None})
 
 
 class Window(NamedTuple):
@@ -41,35 +47,22 @@ class Window(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: Array, kernel: Array, window: Window) -> Array:
-    on_tpu = choose_tpu_form(x, kernel, window)
-    library = partial(convolve_library, window=window)
-    return library(x, kernel) if on_tpu is None else jax.lax.platform_dependent(x, kernel, tpu=on_tpu, default=library)
+def convolve_on_cpu(x: Array, kernel: Array, window: Window) -> Array:
+    """Returns what `convolve_library` does; its gradients have forms of their own."""
+    return convolve_library(x, kernel, window)
 
 
-def _forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, window), (x, kernel)
+def _convolve_forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_library(x, kernel, window), (x, kernel)
 
 
-def _backward(window: Window, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    def differentiate(form: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
-        return lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient)
-
-    def by_products(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        return (
-            differentiate_input(x, kernel, gradient, window),
-            differentiate_kernel(x, gradient, window).astype(kernel.dtype),
-        )
-
-    library = partial(convolve_library, window=window)
-    forms = {"cpu": by_products, "default": differentiate(library)}
-    on_tpu = choose_tpu_form(*residuals, window)
-    if on_tpu is not None:
-        forms["tpu"] = differentiate(on_tpu)
-    return jax.lax.platform_dependent(*residuals, gradient, **forms)
+def _convolve_backward(window: Window, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    of_kernel = differentiate_kernel(x, gradient, window).astype(kernel.dtype)
+    return differentiate_input(x, kernel, gradient, window), of_kernel
 
 
-_convolve.defvjp(_forward, _backward)
+convolve_on_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 
 def convolve_library(x: Array, kernel: Array, window: Window) -> Array:
@@ -157,29 +150,25 @@ def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
     return total.transpose(2, 3, 0, 1).reshape(size, size, channels // groups, features)
 
 
-@jax.custom_vjp
 def add_bias(x: Array, bias: Array) -> Array:
     """Returns x [..., F] plus a bias [F]."""
+    return jax.lax.platform_dependent(x, bias, cpu=_add_bias_on_cpu, default=_add_bias)
+
+
+def _add_bias(x: Array, bias: Array) -> Array:
     return x + bias[(None,) * (x.ndim - 1)]
 
 
-def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
-    return add_bias(x, bias), bias
+_add_bias_on_cpu = jax.custom_vjp(_add_bias)
 
 
 def _add_bias_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
-    def as_rows(gradient: Array) -> Array:
-        # A CPU sums over several axes at once at a thirtieth of the speed, and XLA would make them several again.
-        rows = jax.lax.optimization_barrier(gradient.reshape(-1, bias.size))
-        return jnp.sum(rows, axis=0, dtype=jnp.float32).astype(bias.dtype)
-
-    def by_library(gradient: Array) -> Array:
-        return jax.vjp(lambda bias: jnp.zeros_like(gradient) + bias[(None,) * (gradient.ndim - 1)], bias)[1](gradient)[0]
-
-    return gradient, jax.lax.platform_dependent(gradient, cpu=as_rows, default=by_library)
+    # A CPU sums over several axes at once at a thirtieth of the speed, and XLA would make them several again.
+    rows = jax.lax.optimization_barrier(gradient.reshape(-1, bias.size))
+    return gradient, jnp.sum(rows, axis=0, dtype=jnp.float32).astype(bias.dtype)
 
 
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+_add_bias_on_cpu.defvjp(lambda x, bias: (_add_bias(x, bias), bias), _add_bias_backward)
 
 
 def largest_divisor(number: int, most: int) -> int:

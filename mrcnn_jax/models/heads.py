@@ -182,7 +182,7 @@ def score_in_parts(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
 
     On a CPU a part stays in the cache, and all doubled cells never lie in memory: they are the step's largest array.
     """
-    _, logits = jax.lax.scan(lambda _, part: (None, _score(*part, kernel, bias)), None, _in_parts(x, rows))
+    _, logits = jax.lax.scan(lambda _, part: (None, _score(part[0], part[1], kernel, bias)), None, _in_parts(x, rows))
     return logits.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2])
 
 

@@ -146,7 +146,8 @@ def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
         return total + jnp.einsum("mtgd,mgf->gftd", stacked, outputs, preferred_element_type=jnp.float32), None
 
     nothing = jnp.zeros((groups, features // groups, size * size, channels // groups), jnp.float32)
-    total, _ = jax.lax.scan(add_part, nothing, jnp.arange(batch // images * (height // rows)))
+    parts = batch // images * (height // rows)
+    total, _ = jax.lax.scan(add_part, nothing, jnp.arange(parts)) if parts > 1 else add_part(nothing, jnp.int32(0))
     return total.transpose(2, 3, 0, 1).reshape(size, size, channels // groups, features)
 
 

@@ -69,7 +69,8 @@ class BoxHead(nn.Module):
         num_logits, dtype = config.num_classes + 1, compute_dtype(config)
         x = roi_features
         if config.neck == "c4":
-            x = x.mean(axis=(1, 2))
+            # XLA for CPUs fuses a sum with the ReLU before it and makes 0 of NaN; not with this between the two.
+            x = jnp.where(jnp.isnan(x), jnp.nan, x).mean(axis=(1, 2))
         else:
             for index in range(config.box_head_convs):
                 x = nn.relu(HeadConv(config, config.box_head_conv_dim, 3, he_normal, name=f"conv{index + 1}")(x))

@@ -1,6 +1,7 @@
 """What all command lines share: presets, typed overrides with clear refusals, and the documented exit codes.
 
-Import it first: it puts the checkout on the path, so that `mrcnn_jax` need not be installed. A script is
+Import it first: it puts the checkout on the path, so that `mrcnn_jax` need not be installed, and sets the flags that
+avoid the known faults of the installed jaxlib. A script is
 
     import _cli
     def main() -> None: arguments = _cli.parse(Arguments(...), "What it does.")
@@ -27,6 +28,10 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, over
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+from mrcnn_jax import known_faults  # noqa: E402
+
+known_faults.set_flags()  # before anything imports JAX
 
 import tyro  # noqa: E402
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo  # noqa: E402

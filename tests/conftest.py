@@ -1,15 +1,19 @@
 """Settings of all tests: CPU, eight virtual devices, and JAX's and jaxtyping's strict modes.
 
-They are set before JAX starts, and before the modules that they check are imported.
+They are set before JAX starts, and before the modules that they check are imported. With FLAGS_OF_USERS=1 in the
+environment XLA gets the flags of users alone: one device, and the optimisation that they have.
 """
 
 import os
 
+from mrcnn_jax import known_faults
 from tests.xla import FAST_TO_COMPILE
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_TO_COMPILE}"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+if os.environ.get("FLAGS_OF_USERS") != "1":
+    _FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_TO_COMPILE}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+known_faults.set_flags()
 
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

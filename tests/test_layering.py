@@ -19,13 +19,14 @@ BASE = {"config", "structures", "errors"}
 ALLOWED = {
     "__init__": {"inference"},
     "errors": set(),
+    "known_faults": set(),
     "config": set(),
     "structures": set(),
     "leaves": set(),
     "processes": {"config", "errors"},
     "ops": set(),
     "models": {"config", "errors"},
-    "detection": {"ops", *BASE},
+    "detection": {"ops", "known_faults", *BASE},
     "data": BASE,
     "weights": {"models", "leaves", *BASE},
     "training": {"detection", "models", "leaves", "processes", *BASE},
@@ -37,7 +38,7 @@ ALLOWED = {
 LOOP = {"training.loop", "training.validation"}
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "evaluation", "weights", "reporting"}
 
-CORE = ("ops", "models", "detection", "structures", "config", "errors", "leaves", "training.step")
+CORE = ("ops", "models", "detection", "structures", "config", "errors", "leaves", "known_faults", "training.step")
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
 MAY_JIT = (
     "training.loop",

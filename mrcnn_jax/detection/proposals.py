@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mrcnn_jax import known_faults
 from mrcnn_jax.detection.anchors import LevelAnchors
 from mrcnn_jax.ops.anchors import take_deltas
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
@@ -34,6 +35,7 @@ def propose(
     Boxes with a side of 0 or below `min_side` pixels are dropped. Levels are merged by `score`: probabilities that
     round to the same float32 are ties, and the finer level wins. Proposals carry no gradient.
     """
+    known_faults.warn_once(jax.default_backend())  # here, because every program traces this
     boxes, scores, valid, groups = [], [], [], []
     for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
         usable = level_anchors.valid & jnp.isfinite(level_logits)

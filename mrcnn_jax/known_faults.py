@@ -1,0 +1,173 @@
+"""Releases of jaxlib that are known to compute wrong results, to crash or to be slow, and the flags that avoid it.
+
+Needs the standard library alone, and never JAX: flags have to be set before JAX starts.
+"""
+
+import functools
+import importlib.metadata
+import os
+import re
+import warnings
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+XLA_FLAGS = "XLA_FLAGS"
+YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+NO_REDUCTIONS = f"{YNN_FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+"""Convolutions and products stay with YNNPACK, reductions do not. Known to jaxlib 0.10.1 to 0.12.0, all tried; XLA ends
+the process at a flag that it does not know, so it is set for the releases of the table only."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a range of releases."""
+
+    source: str
+    """Where it is reported."""
+    platform: Literal["cpu", "gpu", "all"]
+    first: str
+    """Release of jaxlib."""
+    last: str
+    """Release of jaxlib; the newest that was looked at where the report is open."""
+    effect: Literal["wrong", "crash", "slow", "differs"]
+    what: str
+    way_out: str
+    seen: str
+    """What we have reproduced, and what is only reported."""
+    flag: str = ""
+    """What `set_flags` adds to XLA_FLAGS; faults without it are the user's to avoid."""
+
+
+JAX, XLA = "https://github.com/jax-ml/jax/issues", "https://github.com/openxla/xla/issues"
+FAULTS = (
+    Fault(
+        source=f"{JAX}/39103",
+        platform="cpu",
+        first="0.10.2",
+        last="0.10.2",
+        effect="wrong",
+        what="a jitted sum of products over more than 32,768 rows is silently wrong in its last rows",
+        way_out=f"set XLA_FLAGS={NO_REDUCTIONS}",
+        seen="reproduced with 0.10.2; 0.10.1 and 0.11.0 to 0.12.0 are right",
+        flag=NO_REDUCTIONS,
+    ),
+    Fault(
+        source=f"{JAX}/39257",  # and 40412, with dimensions of size 1
+        platform="cpu",
+        first="0.10.2",
+        last="0.11.0",
+        effect="crash",
+        what="a jitted sum of products of arrays of rank 7 and more crashes or hangs",
+        way_out=f"set XLA_FLAGS={NO_REDUCTIONS}",
+        seen="reproduced with 0.10.2, also as jax 40412; reported for 0.11.0, where it was not seen here",
+        flag=NO_REDUCTIONS,
+    ),
+    Fault(
+        source=f"{JAX}/39352",
+        platform="cpu",
+        first="0.10.2",
+        last="0.10.2",
+        effect="wrong",
+        what="jnp.arctan of 50 and more values is wrong",
+        way_out="install another jaxlib",
+        seen="reported on one machine, not seen here; nothing in this package uses arctan",
+    ),
+    Fault(
+        source=f"{JAX}/40633",
+        platform="gpu",
+        first="0.11.0",
+        last="0.11.1",
+        effect="wrong",
+        what="operations outside of jax.jit return wrong values and NaN on an RTX A6000 with CUDA 13",
+        way_out="install jaxlib 0.10.2",
+        seen="reported, open; not reproduced",
+    ),
+    Fault(
+        source=f"{JAX}/39486",  # and 39336
+        platform="gpu",
+        first="0.10.2",
+        last="0.11.0",
+        effect="wrong",
+        what="fused products are miscompiled for GPUs of compute capability 12.0 (sm_120)",
+        way_out="check with --xla_gpu_verify_triton_fusion_numerics=true in XLA_FLAGS",
+        seen="reported, open; not reproduced",
+    ),
+    Fault(
+        source=f"{XLA}/46225",
+        platform="gpu",
+        first="0.10.2",
+        last="0.11.0",
+        effect="slow",
+        what="float32 scatter-adds, such as RoIAlign's gradients, compare and swap in a loop: up to 450 times slower",
+        way_out="set XLA_FLAGS=--xla_backend_extra_options=-nvptx-allow-ftz-atomics, or install jaxlib 0.11.1",
+        seen="reported; not measured here",
+    ),
+    Fault(
+        source=f"{XLA}/41605",
+        platform="all",
+        first="0.10.2",
+        last="0.12.0",
+        effect="differs",
+        what="XLA may leave out roundings to bfloat16, so one and several devices differ by them",
+        way_out="set XLA_FLAGS=--xla_allow_excess_precision=false where results have to be the same",
+        seen="reported; not measured here",
+    ),
+)
+
+
+def installed_jaxlib() -> str:
+    """The version of jaxlib, without importing it."""
+    return importlib.metadata.version("jaxlib")
+
+
+def find_faults(jaxlib: str, platform: str) -> list[Fault]:
+    """The faults of a release of jaxlib on a platform, as JAX names it: cpu, gpu, tpu."""
+    release = _release(jaxlib)
+    return [
+        fault
+        for fault in FAULTS
+        if fault.platform in (platform, "all") and _release(fault.first) <= release <= _release(fault.last)
+    ]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version: 0.12.0.1 has the faults of 0.12.0."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def set_flags(environ: MutableMapping[str, str] = os.environ, jaxlib: str | None = None) -> None:
+    """Adds to XLA_FLAGS what avoids the known faults on CPUs. Call it before JAX is imported.
+
+    A flag that XLA_FLAGS names already stays as it is, and so does XLA_FLAGS that is the name of a file. GPUs and TPUs
+    do not read these flags, so they are set whatever the platform: it is not known before JAX starts.
+    """
+    for flag in _missing_flags(environ, jaxlib or installed_jaxlib()):
+        flags = environ.get(XLA_FLAGS, "").strip()
+        if not flags or flags.startswith("-"):
+            environ[XLA_FLAGS] = f"{flags} {flag}".strip()
+
+
+@functools.cache
+def warn_once(platform: str) -> None:
+    """Warns if this process runs on a platform whose results are known to be wrong without a flag that is not set."""
+    jaxlib = installed_jaxlib()
+    missing = _missing_flags(os.environ, jaxlib)
+    for fault in find_faults(jaxlib, platform):
+        if fault.effect == "wrong" and fault.flag in missing:
+            warnings.warn(
+                f"jaxlib {jaxlib} is wrong on this platform: {fault.what} ({fault.source}). "
+                f"Before JAX is imported, {fault.way_out}, or call mrcnn_jax.known_faults.set_flags().",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _missing_flags(environ: MutableMapping[str, str], jaxlib: str) -> list[str]:
+    """The flags of the release's faults, each once, whose names do not appear in XLA_FLAGS or the file it names."""
+    flags = environ.get(XLA_FLAGS, "").strip()
+    if flags and not flags.startswith("-") and Path(flags).is_file():
+        flags = Path(flags).read_text()
+    wanted = dict.fromkeys(fault.flag for fault in find_faults(jaxlib, "cpu") if fault.flag)
+    return [flag for flag in wanted if flag.partition("=")[0] not in re.split(r"[\s=]+", flags)]

@@ -85,7 +85,8 @@ class PictureDetections:
             columns["segmentation"] = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
         if self.keypoints.shape[1]:
             offset = np.array([self.test.keypoint_offset] * 2 + [0.0])
-            columns["keypoints"] = (self.keypoints.astype(np.float64) - offset).reshape(len(self), -1).tolist()
+            keypoints = self.keypoints.astype(np.float64) - offset
+            columns["keypoints"] = keypoints.reshape(len(self), 3 * keypoints.shape[1]).tolist()
         rows = zip(*columns.values(), strict=True)
         return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 

@@ -54,6 +54,8 @@ def test_invalid_rows_do_not_matter():
     found = restore(device_detections(boxes, labels, valid=[True, False, False]))
     assert found.labels.tolist() == [9]
     nothing = restore(device_detections(boxes, labels, valid=[False] * 3))
+    with_keypoints = replace(device_detections(boxes, labels, [False] * 3), heat_maps=np.zeros((3, 2, 8, 8)))
+    assert restore(with_keypoints).keypoints.shape == (0, 2, 3) and restore(with_keypoints).coco_results(1) == []
     assert len(nothing) == 0 and nothing.masks.shape == (0, 50, 400) and nothing.coco_results(1) == []
 
 

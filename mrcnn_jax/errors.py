@@ -23,7 +23,7 @@ class DataError(UserError):
 
 
 class NumericalError(UserError):
-    """A loss, gradient or parameter that is not finite (exit 4)."""
+    """A loss, gradient, parameter or output of the network that is not finite, or exploded (exit 4)."""
 
     exit_code = 4
 

@@ -81,6 +81,11 @@ def find_not_finite(leaves: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, leaf in floats.items() if not np.isfinite(leaf).all()]
 
 
+def count_not_finite(array: np.ndarray) -> str:
+    """How many of an array's values are NaN or infinite, for messages: `3 of 64 values`."""
+    return f"{array.size - int(np.isfinite(array).sum())} of {array.size} values"
+
+
 @functools.cache  # once is enough
 def silence_abandoned_reads() -> None:
     """Keeps tracebacks off the terminal that say nothing new.

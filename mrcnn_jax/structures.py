@@ -45,6 +45,7 @@ class Proposals:
     boxes: Array  # [P, 4] float32
     scores: Array  # [P] float32, objectness logits
     valid: Array  # [P] bool
+    not_finite: Array | None = None  # [] int32, as in Detections
 
 
 @flax.struct.dataclass
@@ -81,6 +82,7 @@ class Detections:
     masks: Array  # [D, m, m] float32, probabilities in the box
     heat_maps: Array  # [D, K, h, h] float32, the keypoints' logits in the box
     valid: Array  # [D] bool
+    not_finite: Array | None = None  # [] int32, parts that computed NaN or infinity (`detection.finiteness`); 0: none
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ import numpy as np
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.heap import trim_heap
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.reporting.profiles import UNKNOWN, profile_calls
 from mrcnn_jax.structures import Batch, GroundTruth
@@ -201,6 +202,7 @@ def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any]
     """The compiled function and the seconds that tracing and compiling took."""
     _cli.note("compiling")
     seconds, compiled = timed(lambda: function.lower(*arguments).compile())
+    trim_heap()
     _cli.note(f"compiled in {seconds:.1f} s, timing")
     return compiled, seconds
 

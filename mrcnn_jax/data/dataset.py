@@ -81,6 +81,10 @@ class Dataset:
         file_name = stored["image/filename"].decode()
         return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
 
+    def describe(self, index: int) -> str:
+        """The record's file name, id and data set, for messages. Reads the record without decoding its picture."""
+        return f"{self._read(index)['image/filename'].decode()} (id {self.image_ids[index]} of {self.name})"
+
     def coco_dict(self) -> dict[str, list[dict[str, Any]]]:
         """The whole split as a COCO annotation dict with the data set's own ids, without decoding pictures."""
         images, annotations = [], []

@@ -6,6 +6,7 @@ head makes one box for all classes, all its losses count in full, and the maps l
 Shapes: B images, N RoIs or proposals, C classes with background.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.config import TargetsConfig, TestConfig
+from mrcnn_jax.detection.finiteness import box_head_part, mark, rows_finite
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.roi_targets import rematch_rois
 from mrcnn_jax.detection.selection import select_boxes
@@ -60,15 +62,19 @@ def classify_in_cascade(
 ) -> Detections:
     """Returns each picture's detections without masks and keypoints: the last head's boxes, the heads' mean scores."""
     num_stages, boxes = model.config.box_head_stages, proposals.boxes
-    scores = []
+    scores, not_finite = [], proposals.not_finite
     for stage in range(num_stages):
-        logits, _, boxes = run_stage(variables, maps, boxes, image_hw, stage=stage, model=model)
+        logits, deltas, boxes = run_stage(variables, maps, boxes, image_hw, stage=stage, model=model)
+        outputs = [values.reshape(-1, values.shape[-1]) for values in (logits, deltas)]
+        part = box_head_part(stage, num_stages)
+        not_finite = mark(not_finite, part, rows_finite(outputs, proposals.valid))
         scores.append(jax.nn.softmax(logits, axis=-1))
 
     def one(scores: Array, boxes: Array, valid: Array, image_hw: Array) -> Detections:
         return select_boxes(scores, valid, lambda proposal, _: boxes[proposal], image_hw, config=config)
 
-    return jax.vmap(one)(sum(scores) / num_stages, boxes, proposals.valid, image_hw)
+    found = jax.vmap(one)(sum(scores) / num_stages, boxes, proposals.valid, image_hw)
+    return replace(found, not_finite=not_finite)
 
 
 def run_stage(

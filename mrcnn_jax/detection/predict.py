@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32, Int, UInt8
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.anchors import make_anchors
 from mrcnn_jax.detection.cascade import classify_in_cascade
+from mrcnn_jax.detection.finiteness import maps_finite, mark, rows_finite
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.selection import select_detections
@@ -30,6 +31,7 @@ def predict(
 ) -> Detections:
     """Returns the detections of each picture, in pixels of the network input; none for pictures of size (0, 0).
 
+    A picture for which the network computed NaN or infinity may have none either: `not_finite` names the parts.
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
     maps = model.apply(variables, images, image_hw, method=model.extract_features)
@@ -59,8 +61,12 @@ def propose_batch(
     model: nn.Module,
     config: TestConfig,
 ) -> Proposals:
-    """Returns the best `config.post_nms_top_n` proposals of each picture."""
+    """Returns the best `config.post_nms_top_n` proposals of each picture, maps and RPN marked if not finite."""
     logits, deltas = model.apply(variables, maps, method=model.score_anchors)
+    # P6 is cells of P5, and what RoIs do not see is in the RPN's outputs.
+    part = "the backbone or the FPN" if model.config.neck == "fpn" else "the backbone"
+    not_finite = mark(None, part, maps_finite(maps[: len(model.config.roi_strides)], image_hw))
+    not_finite = mark(not_finite, "the RPN", maps_finite([*logits, *deltas], image_hw))
 
     def one(logits: Any, deltas: Any, image_hw: Array) -> Proposals:
         return propose(
@@ -75,7 +81,7 @@ def propose_batch(
             score=model.config.proposal_score,
         )
 
-    return jax.vmap(one)(logits, deltas, image_hw)
+    return dataclasses.replace(jax.vmap(one)(logits, deltas, image_hw), not_finite=not_finite)
 
 
 def classify_proposals(
@@ -92,11 +98,13 @@ def classify_proposals(
     features = pool_rois(maps, proposals.boxes, image_hw, output_size=pool_size, config=model.config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)
     shape = proposals.valid.shape  # [B, P]
+    not_finite = mark(proposals.not_finite, "the box head", rows_finite([logits, deltas], proposals.valid))
 
     def one(logits: Array, deltas: Array, proposals: Proposals, image_hw: Array) -> Detections:
         return select_detections(logits, deltas, proposals, image_hw, model_config=model.config, config=config)
 
-    return jax.vmap(one)(logits.reshape(*shape, -1), deltas.reshape(*shape, -1, 4), proposals, image_hw)
+    found = jax.vmap(one)(logits.reshape(*shape, -1), deltas.reshape(*shape, -1, 4), proposals, image_hw)
+    return dataclasses.replace(found, not_finite=not_finite)
 
 
 def add_masks(
@@ -112,10 +120,11 @@ def add_masks(
     features = pool_rois(maps, detections.boxes, image_hw, output_size=config.mask_pool_size, config=config)
     labels = detections.labels.reshape(-1)
     logits = model.apply(variables, features, labels, method=model.predict_masks)
+    not_finite = mark(detections.not_finite, "the mask head", rows_finite([logits], detections.valid))
     masks = MASK_VARIANTS[config.mask_activation].probabilities(logits, labels)
     masks = masks.reshape(*detections.valid.shape, config.mask_size, config.mask_size)
     masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
-    return dataclasses.replace(detections, masks=masks)
+    return dataclasses.replace(detections, masks=masks, not_finite=not_finite)
 
 
 def add_heat_maps(
@@ -130,6 +139,7 @@ def add_heat_maps(
     config = model.config
     features = pool_rois(maps, detections.boxes, image_hw, output_size=config.keypoint_pool_size, config=config)
     logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*D, h, h, K]
+    not_finite = mark(detections.not_finite, "the keypoint head", rows_finite([logits], detections.valid))
     heat_maps = logits.transpose(0, 3, 1, 2).reshape(*detections.valid.shape, -1, *logits.shape[1:3])
     heat_maps = jnp.where(detections.valid[..., None, None, None], heat_maps, 0.0)
-    return dataclasses.replace(detections, heat_maps=heat_maps)
+    return dataclasses.replace(detections, heat_maps=heat_maps, not_finite=not_finite)

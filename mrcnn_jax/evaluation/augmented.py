@@ -144,6 +144,7 @@ def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], t
     """The best `max_detections` boxes of all variants after NMS per class, in the frame of the first variant."""
     reference_hw = variants[0].image_hw
     moved = [to_reference(*pair, reference_hw) for pair in zip(found, variants, strict=True)]
+    moved = [dataclasses.replace(detections, not_finite=None) for detections in moved]  # not of single detections
     candidates = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *moved)  # [B, n, ...]
     merged = jax.tree.map(np.zeros_like, moved[0])
     for slot, valid in enumerate(candidates.valid):
@@ -152,7 +153,13 @@ def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], t
         kept = kept[: test.max_detections]
         for name in ("boxes", "scores", "labels", "valid"):
             getattr(merged, name)[slot, : len(kept)] = getattr(candidates, name)[slot, kept]
-    return merged
+    return dataclasses.replace(merged, not_finite=join_marks([detections.not_finite for detections in found]))
+
+
+def join_marks(marks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The marks [B] of the parts that are not finite in any variant; None if there are none to join."""
+    given = [each for each in marks if each is not None]
+    return np.bitwise_or.reduce(given) if given else None
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, iou_threshold: float) -> np.ndarray:
@@ -177,9 +184,12 @@ def average(
     merged: Detections, described: Sequence[Detections], variants: Sequence[Variant], mirrored: Sequence[int]
 ) -> Detections:
     """The merged detections with the mean of the variants' mask probabilities and keypoint logits, flipped back."""
-    masks, heat_maps = [], []
+    masks, heat_maps, marks = [], [], []
     for detections, variant in zip(described, variants, strict=True):
-        mask, heat_map = jax.device_get((detections.masks, detections.heat_maps))
+        mask, heat_map, mark = jax.device_get((detections.masks, detections.heat_maps, detections.not_finite))
+        marks.append(mark)
         masks.append(mask[..., ::-1] if variant.is_flipped else mask)
         heat_maps.append(flip_heat_maps(heat_map, mirrored) if variant.is_flipped else heat_map)
-    return dataclasses.replace(merged, masks=np.mean(masks, axis=0), heat_maps=np.mean(heat_maps, axis=0))
+    return dataclasses.replace(
+        merged, masks=np.mean(masks, axis=0), heat_maps=np.mean(heat_maps, axis=0), not_finite=join_marks(marks)
+    )

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self
 
 from mrcnn_jax.config import TestConfig
@@ -71,13 +72,24 @@ def predict_part(
     predicted = Predicted({}, reader.skipped, ["bbox"])
     for index, resized_hw, detections in predict_pictures(predict_fn, reader.batches()):
         height, width = dataset.sizes[index].tolist()
-        restored = restore_detections(detections, resized_hw, (height, width), categories=categories, test=test)
+        restored = restore_detections(
+            detections,
+            resized_hw,
+            (height, width),
+            categories=categories,
+            test=test,
+            name=partial(_describe, dataset, index),
+        )
         found = restored.coco_results(int(dataset.image_ids[index]))
         predicted.results[index] = [row for row in found if row["category_id"] in known_ids]
         predicted.iou_types[:] = iou_types_of(restored, dataset.categories)
         if progress is not None:
             progress(len(predicted.results) + sum(reader.skipped.values()), reader.num_pictures)
     return predicted
+
+
+def _describe(dataset: Dataset, index: int) -> str:
+    return dataset.describe(index)
 
 
 def iou_types_of(detections: PictureDetections, categories: Sequence[Category]) -> list[str]:

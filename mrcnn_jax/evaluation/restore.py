@@ -3,6 +3,7 @@
 Shapes: D slots of the device's detections, n of them kept, m mask side, H W picture, K keypoints.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.detection.finiteness import first_part
 from mrcnn_jax.errors import NumericalError
 from mrcnn_jax.evaluation.keypoints import decode_keypoints
 from mrcnn_jax.evaluation.paste_masks import Method, encode_masks, paste_masks
@@ -83,7 +85,8 @@ class PictureDetections:
             columns["segmentation"] = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
         if self.keypoints.shape[1]:
             offset = np.array([self.test.keypoint_offset] * 2 + [0.0])
-            columns["keypoints"] = (self.keypoints.astype(np.float64) - offset).reshape(len(self), -1).tolist()
+            keypoints = self.keypoints.astype(np.float64) - offset
+            columns["keypoints"] = keypoints.reshape(len(self), 3 * keypoints.shape[1]).tolist()
         rows = zip(*columns.values(), strict=True)
         return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 
@@ -95,17 +98,21 @@ def restore_detections(
     *,
     categories: tuple[Category, ...],
     test: TestConfig,
+    name: Callable[[], str] = str,
 ) -> PictureDetections:
     """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the picture.
 
-    Boxes that are empty after this are dropped. Raises NumericalError for values that are not finite.
+    Boxes that are empty after this are dropped. Raises NumericalError with the image's name and the part of the network
+    that computed values that are not finite, whether or not there are detections.
     """
     valid = np.asarray(detections.valid)
+    if detections.not_finite is not None and detections.not_finite:
+        raise not_finite_error(name(), first_part(int(detections.not_finite)))
     boxes, scores = np.asarray(detections.boxes)[valid], np.asarray(detections.scores)[valid]
     labels, masks = np.asarray(detections.labels)[valid], np.asarray(detections.masks)[valid]
     heat_maps = np.asarray(detections.heat_maps)[valid]
     if not all(np.isfinite(values).all() for values in (boxes, scores, masks, heat_maps)):
-        raise NumericalError("The model's detections are not finite: its weights are damaged or its training diverged.")
+        raise not_finite_error(name(), "the model")
     keypoints = decode_keypoints(heat_maps, boxes, test.keypoint_score)
     scale_y, scale_x = image_hw[0] / resized_hw[0], image_hw[1] / resized_hw[1]
     keypoints = (keypoints * [scale_x, scale_y, 1.0]).astype(np.float32)
@@ -115,3 +122,12 @@ def restore_detections(
     category_ids = np.array([0, *(category.id for category in categories)], np.int64)
     found = PictureDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test, categories)
     return found.select((x1 > x0) & (y1 > y0))
+
+
+def not_finite_error(name: str, part: str) -> NumericalError:
+    """The error for an image of which a part of the network computed NaN or infinity."""
+    return NumericalError(
+        f"{f'Image {name}' if name else 'An image'}: {part} computed values that are not finite (NaN or infinity). The "
+        "weights are damaged or their training diverged: use those of an earlier step, or import the published file "
+        "again (variances of 0 need --model.norm-eps 1e-5)."
+    )

@@ -71,7 +71,8 @@ def predict_files(
     A file that cannot be read is recorded and the others are done. predictions.json holds "images" (id, file name,
     size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
 
-    Returns: error by file, {} if all went well. Raises StorageError if something cannot be written.
+    Returns: error by file, {} if all went well. Raises StorageError if something cannot be written, and NumericalError,
+    without predictions.json, if the network computes NaN or infinity for a file.
     """
     ids = {file: number for number, file in enumerate(files, start=1)}
     targets = _unique_targets(files)
@@ -80,7 +81,8 @@ def predict_files(
     predictions: list[dict[str, Any]] = []
     errors: dict[InputFile, str] = {}
     for group in _read_groups(files, predictor.test_config.batch_size * BATCHES_HELD, errors):
-        for (file, image), found in zip(group, predictor([image for _, image in group]), strict=True):
+        found_in_group = predictor([image for _, image in group], names=[str(file.path) for file, _ in group])
+        for (file, image), found in zip(group, found_in_group, strict=True):
             entry = {"id": ids[file], "file_name": file.name, "height": image.shape[0], "width": image.shape[1]}
             if draw is not None:
                 draw(output / "pictures" / targets[file], *_fit_for_drawing(image, found, draw_score))

@@ -81,16 +81,19 @@ class Predictor:
         test = override_test(weights.test, test_overrides)
         return cls(weights.variables, weights.model, test, weights.categories)
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
+    def __call__(self, images: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[PictureDetections]:
         """The detections in each picture, in the order of the pictures.
 
         Args:
             images: uint8 RGB arrays [H, W, 3] of any sizes, in a list.
+            names: what a NumericalError calls the images; images[0], images[1], ... by default.
 
         Raises:
             ValueError: the first image that is not of this type and shape.
+            NumericalError: an image for which the network computed NaN or infinity.
         """
         pictures = [check_image(image, index) for index, image in enumerate(_as_sequence(images))]
+        called = dict(enumerate(names or [f"images[{index}]" for index in range(len(pictures))]))
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
         batch_size = self.test_config.batch_size
         batches = (
@@ -106,6 +109,7 @@ class Predictor:
                 sizes[index],
                 categories=self.categories,
                 test=self.test_config,
+                name=functools.partial(called.__getitem__, index),
             )
             for index, resized_hw, detections in predict_pictures(self._predict, batches)
         }

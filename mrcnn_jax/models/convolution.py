@@ -3,8 +3,9 @@
 Shapes: B images, H x W map, D channels, F features; maps NHWC, kernels [h, w, D / groups, F].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +17,183 @@ TILE_PICTURES = 8
 TILE_CHANNELS = 128
 """Channels that fill them."""
 
+PART_CELLS = 512
+"""Cells of the output, or as many as the input has channels, whose kernel gradient a CPU computes at a time."""
+
 
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
     """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
-    padding = dilation * (kernel.shape[0] - 1) // 2
-    same = [(padding, padding)] * 2
+    window = Window(kernel.shape[0], stride, dilation, groups)
+    forms = {
+        "cpu": partial(convolve_on_cpu, window=window),
+        "tpu": choose_tpu_form(x, kernel, window),
+        "default": partial(convolve_library, window=window),
+    }
+    return jax.lax.platform_dependent(x, kernel, **{name: form for name, form in forms.items() if form is not None})
+
+
+class Window(NamedTuple):
+    """The static facts of a convolution: side of the kernel, stride, dilation, and groups of channels."""
+
+    size: int
+    stride: int
+    dilation: int
+    groups: int
+
+    @property
+    def padding(self) -> int:
+        """Cells of zeros on each side."""
+        return self.dilation * (self.size - 1) // 2
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_on_cpu(x: Array, kernel: Array, window: Window) -> Array:
+    """Returns what `convolve_library` does; its gradients have forms of their own."""
+    return convolve_library(x, kernel, window)
+
+
+def _convolve_forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_library(x, kernel, window), (x, kernel)
+
+
+def _convolve_backward(window: Window, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    of_kernel = differentiate_kernel(x, gradient, window).astype(kernel.dtype)
+    return differentiate_input(x, kernel, gradient, window), of_kernel
+
+
+convolve_on_cpu.defvjp(_convolve_forward, _convolve_backward)
+
+
+def convolve_library(x: Array, kernel: Array, window: Window) -> Array:
+    """Returns the convolution as XLA's one operation, which for a 1x1 kernel is a matrix product."""
+    if window.size == window.groups == 1:
+        return jnp.einsum("bhwc,cd->bhwd", x[:, :: window.stride, :: window.stride], kernel[0, 0])
+    return _slide(x, kernel, [(window.padding, window.padding)] * 2, window)
+
+
+def _slide(x: Array, kernel: Array, padding: Sequence[tuple[int, int]], window: Window) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(window.stride, window.stride),
+        padding=padding,
+        rhs_dilation=(window.dilation, window.dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=window.groups,
+    )
+
+
+def differentiate_input(x: Array, kernel: Array, gradient: Array, window: Window) -> Array:
+    """Returns the gradient [B, H, W, D] of a convolution's input, in a form that a CPU's library takes.
+
+    It takes convolutions of stride 1 of undilated maps. So with a stride, each phase of the map, the cells whose
+    place has one remainder, is a convolution of its own, with those taps of the kernel that reach them.
+    """
+    if window.stride == 1 or window.dilation > 1 or window.size == 1:
+        return jax.vjp(lambda x: convolve_library(x, kernel, window), x)[1](gradient)[0]
+    stride, padding, (height, width) = window.stride, window.padding, x.shape[1:3]
+    rows, columns = -(-(height + 2 * padding) // stride), -(-(width + 2 * padding) // stride)
+    turned = transpose_kernel(kernel, window.groups)
+    once = window._replace(stride=1)
+
+    def compute_phase(row: int, column: int) -> Array:
+        taps = turned[row::stride, column::stride][::-1, ::-1]
+        before = taps.shape[0] - 1, taps.shape[1] - 1
+        after = rows - gradient.shape[1], columns - gradient.shape[2]
+        return _slide(gradient, taps, list(zip(before, after, strict=True)), once)  # [B, rows, columns, D]
+
+    phases = jnp.stack([jnp.stack([compute_phase(i, j) for j in range(stride)], axis=3) for i in range(stride)], axis=2)
+    padded = phases.reshape(x.shape[0], rows * stride, columns * stride, x.shape[3])
+    return padded[:, padding : padding + height, padding : padding + width]
+
+
+def transpose_kernel(kernel: Array, groups: int) -> Array:
+    """Returns [h, w, F / groups, D] of [h, w, D / groups, F]."""
+    height, width, depth, features = kernel.shape
+    apart = kernel.reshape(height, width, depth, groups, features // groups)
+    return apart.transpose(0, 1, 4, 3, 2).reshape(height, width, features // groups, groups * depth)
+
+
+def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
+    """Returns the gradient [h, w, D / groups, F] of a convolution's kernel, float32, as a sum of matrix products.
+
+    XLA's own form on a CPU is a convolution with the whole map as window, at a third of the speed and, in groups, a
+    hundredth. Each product is of a part of the batch that stays in the cache, copied once for each tap of the kernel.
+    """
+    size, stride, dilation, groups = window
+    batch, height, width, features = gradient.shape
+    channels, padding = x.shape[3], window.padding
+    cells = max(PART_CELLS, channels)
+    rows = height if height * width <= cells else largest_divisor(height, cells // width)
+    images = largest_divisor(batch, cells // (height * width))
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    seen_h, seen_w = (rows - 1) * stride + 1, (width - 1) * stride + 1  # by one tap
+    reach = dilation * (size - 1)
+
+    def add_part(total: Array, part: Array) -> tuple[Array, None]:
+        image, row = part // (height // rows) * images, part % (height // rows) * rows
+        seen = (images, seen_h + reach, seen_w + reach, channels)
+        inputs = jax.lax.dynamic_slice(padded, (image, row * stride, 0, 0), seen)
+        outputs = jax.lax.dynamic_slice(gradient, (image, row, 0, 0), (images, rows, width, features))
+        taps = [
+            inputs[:, top : top + seen_h : stride, left : left + seen_w : stride]
+            for top in range(0, reach + 1, dilation)
+            for left in range(0, reach + 1, dilation)
+        ]
+        stacked = jnp.stack(taps, axis=3).reshape(-1, size * size, groups, channels // groups)
+        outputs = outputs.reshape(-1, groups, features // groups)
+        return total + jnp.einsum("mtgd,mgf->gftd", stacked, outputs, preferred_element_type=jnp.float32), None
+
+    nothing = jnp.zeros((groups, features // groups, size * size, channels // groups), jnp.float32)
+    parts = batch // images * (height // rows)
+    total, _ = jax.lax.scan(add_part, nothing, jnp.arange(parts)) if parts > 1 else add_part(nothing, jnp.int32(0))
+    return total.transpose(2, 3, 0, 1).reshape(size, size, channels // groups, features)
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """Returns x [..., F] plus a bias [F]."""
+    return jax.lax.platform_dependent(x, bias, cpu=_add_bias_on_cpu, default=_add_bias)
+
+
+def _add_bias(x: Array, bias: Array) -> Array:
+    return x + bias[(None,) * (x.ndim - 1)]
+
+
+_add_bias_on_cpu = jax.custom_vjp(_add_bias)
+
+
+def _add_bias_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
+    # A CPU sums over several axes at once at a thirtieth of the speed, and XLA would make them several again.
+    rows = jax.lax.optimization_barrier(gradient.reshape(-1, bias.size))
+    return gradient, jnp.sum(rows, axis=0, dtype=jnp.float32).astype(bias.dtype)
+
+
+_add_bias_on_cpu.defvjp(lambda x, bias: (_add_bias(x, bias), bias), _add_bias_backward)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Returns the largest divisor of a number up to `most`, at least 1."""
+    return max(n for n in range(1, max(min(number, most), 1) + 1) if number % n == 0)
+
+
+def choose_tpu_form(x: Array, kernel: Array, window: Window) -> Callable[..., Array] | None:
+    """Returns the form that fills a TPU's tiles better than the library's, if there is one for these shapes."""
+    if window.size == 1:
+        return None
     plain = partial(
         jax.lax.conv_general_dilated,
-        window_strides=(stride, stride),
-        rhs_dilation=(dilation, dilation),
+        window_strides=(window.stride, window.stride),
+        rhs_dilation=(window.dilation, window.dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    whole = partial(plain, padding=same, feature_group_count=groups)
-    strips = count_strips(*x.shape[:2]) if stride == groups == 1 else 1
-    merged = count_merged(groups, kernel.shape[2])
+    strips = count_strips(*x.shape[:2]) if window.stride == window.groups == 1 else 1
+    merged = count_merged(window.groups, kernel.shape[2])
     if strips > 1:
-        on_tpu = partial(convolve_strips, plain, strips, padding)
-    elif merged > 1:
-        on_tpu = partial(convolve_merged, plain, groups, merged, same)
-    else:
-        return whole(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, tpu=on_tpu, default=whole)
+        return partial(convolve_strips, plain, strips, window.padding)
+    if merged > 1:
+        return partial(convolve_merged, plain, window.groups, merged, [(window.padding, window.padding)] * 2)
+    return None
 
 
 def count_strips(batch: int, height: int) -> int:

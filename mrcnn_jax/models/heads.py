@@ -8,9 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.models.convolution import add_bias, largest_divisor
 from mrcnn_jax.models.fpn import HeadConv
 from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel
 from mrcnn_jax.models.resnet import apply_stage, compute_dtype
+
+PART_ROIS = 4
+"""RoIs whose masks a CPU computes at a time."""
 
 normal_001 = nn.initializers.normal(0.01)
 
@@ -65,7 +69,8 @@ class BoxHead(nn.Module):
         num_logits, dtype = config.num_classes + 1, compute_dtype(config)
         x = roi_features
         if config.neck == "c4":
-            x = x.mean(axis=(1, 2))
+            # XLA for CPUs fuses a sum with the ReLU before it and makes 0 of NaN; not with this between the two.
+            x = jnp.where(jnp.isnan(x), jnp.nan, x).mean(axis=(1, 2))
         else:
             for index in range(config.box_head_convs):
                 x = nn.relu(HeadConv(config, config.box_head_conv_dim, 3, he_normal, name=f"conv{index + 1}")(x))
@@ -96,17 +101,17 @@ class MaskHead(nn.Module):
         x, dtype = roi_features, compute_dtype(config)
         for index in range(0 if config.neck == "c4" else config.mask_head_convs):
             x = nn.relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
-        x = nn.relu(Upconv(config.mask_head_dim, dtype, name="upconv")(x))  # [2, 2, n, S, S, D]
+        upconv = Upconv(config.mask_head_dim, dtype, name="upconv")
         shape = (config.mask_head_dim, config.num_mask_maps)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         if config.mask_activation == "softmax":
+            x = nn.relu(upconv(x))  # [2, 2, n, S, S, D]
             maps = jnp.einsum("abnhwd,dc->abnhwc", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
             return interleave(maps) + per_channel(bias)
         own = jnp.zeros_like(labels) if config.class_agnostic_masks else labels
         rows = kernel.T[own].astype(dtype)  # [n, D]
-        logits = jnp.einsum("abnhwd,nd->abnhw", x, rows, preferred_element_type=jnp.float32)
-        return interleave(logits[..., None])[..., 0] + bias[own][:, None, None]
+        return upconv.score_doubled(x, rows) + bias[own][:, None, None]
 
 
 class MlpMaskHead(nn.Module):
@@ -145,11 +150,94 @@ class Upconv(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", he_normal, (2, 2, x.shape[-1], self.features), jnp.float32)
+    def weights(self, depth: int) -> tuple[Array, Array]:
+        """Returns the kernel [2, 2, C, D] and the bias [D] in the compute dtype."""
+        kernel = self.param("kernel", he_normal, (2, 2, depth, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x = jnp.einsum("nhwc,abcd->abnhwd", x.astype(self.dtype), kernel.astype(self.dtype))
-        return x + bias.astype(self.dtype)[None, None, None, None, None, :]
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return double(x.astype(self.dtype), *self.weights(x.shape[-1]))
+
+    def score_doubled(self, x: Array, rows: Array) -> Array:
+        """Returns the product [n, 2 S, 2 S] of each doubled and rectified cell with its RoI's row [n, D], float32."""
+        inputs = (x.astype(self.dtype), rows, *self.weights(x.shape[-1]))
+        return jax.lax.platform_dependent(*inputs, cpu=score_in_parts, default=score_at_once)
+
+
+def double(x: Array, kernel: Array, bias: Array) -> Array:
+    """Returns [2, 2, n, S, S, D] of x [n, S, S, C]."""
+    return add_bias(jnp.einsum("nhwc,abcd->abnhwd", x, kernel), bias)
+
+
+def score_at_once(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
+    """Returns the logits [n, 2 S, 2 S] without the last bias."""
+    cells = nn.relu(double(x, kernel, bias))
+    logits = jnp.einsum("abnhwd,nd->abnhw", cells, rows, preferred_element_type=jnp.float32)
+    return interleave(logits[..., None])[..., 0]
+
+
+@jax.custom_vjp
+def score_in_parts(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
+    """Returns what `score_at_once` does, some RoIs at a time; the gradient computes their doubled cells again.
+
+    On a CPU a part stays in the cache, and all doubled cells never lie in memory: they are the step's largest array.
+    """
+    _, logits = jax.lax.scan(lambda _, part: (None, _score(part[0], part[1], kernel, bias)), None, _in_parts(x, rows))
+    return logits.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2])
+
+
+def _in_parts(*values: Array) -> tuple[Array, ...]:
+    """Returns arrays [n, ...] as [parts, n / parts, ...]."""
+    count = values[0].shape[0]
+    part = largest_divisor(count, PART_ROIS)
+    return tuple(value.reshape(count // part, part, *value.shape[1:]) for value in values)
+
+
+def _score(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
+    cells = nn.relu(jnp.einsum("nhwc,abcd->nhwabd", x, kernel) + bias[(None,) * 5])
+    return jnp.einsum("nhwabd,nd->nhawb", cells, rows, preferred_element_type=jnp.float32)
+
+
+def _score_forward(x: Array, rows: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    return score_in_parts(x, rows, kernel, bias), (x, rows, kernel, bias)
+
+
+def _score_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+    x, rows, kernel, bias = residuals
+    count, side, _, depth = x.shape
+    features = rows.shape[1]
+    flat_kernel = kernel.transpose(2, 0, 1, 3).reshape(depth, -1)  # [C, 4 D]
+    slopes = gradient.reshape(count, side, 2, side, 2).transpose(0, 1, 3, 2, 4).reshape(count, -1, 1)  # [n, 4 S S, 1]
+
+    def add_part(sums: tuple[Array, Array], part: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        x, rows, slopes = part
+        cells = (x.reshape(-1, depth) @ flat_kernel).reshape(len(x), -1, features) + bias[None, None]
+        # Matrix products that read these through another operation take several times as long.
+        cells, slopes_in = jax.lax.optimization_barrier(
+            (nn.relu(cells), jnp.where(cells > 0, slopes.astype(x.dtype) * rows[:, None], 0))
+        )
+        as_rows = slopes_in.reshape(-1, flat_kernel.shape[1])
+        of_kernel = jax.lax.dot_general(
+            x.reshape(-1, depth), as_rows, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+        of_bias = jnp.sum(slopes_in.reshape(-1, features), axis=0, dtype=jnp.float32)
+        of_x = (as_rows @ flat_kernel.T).reshape(x.shape)
+        of_rows = jnp.einsum("nkd,nkl->nd", cells, slopes.astype(cells.dtype))
+        return (sums[0] + of_kernel, sums[1] + of_bias), (of_x, of_rows)
+
+    zeros = jnp.zeros(flat_kernel.shape, jnp.float32), jnp.zeros(features, jnp.float32)
+    sums, (of_x, of_rows) = jax.lax.scan(add_part, zeros, _in_parts(x, rows, slopes))
+    of_kernel = sums[0].reshape(depth, 2, 2, features).transpose(1, 2, 0, 3)
+    return (
+        of_x.reshape(x.shape),
+        of_rows.reshape(rows.shape),
+        of_kernel.astype(kernel.dtype),
+        sums[1].astype(bias.dtype),
+    )
+
+
+score_in_parts.defvjp(_score_forward, _score_backward)
 
 
 def interleave(x: Array) -> Array:

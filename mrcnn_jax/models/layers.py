@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.config.model import extent_in_cells
-from mrcnn_jax.models.convolution import convolve
+from mrcnn_jax.models.convolution import add_bias, convolve
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -52,17 +52,13 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        size, stride = self.kernel_size, self.stride
-        shape = (size, size, x.shape[-1] // self.groups, self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if size == 1:
-            x = jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
-        else:
-            x = convolve(x, kernel, stride=stride, dilation=self.dilation, groups=self.groups)
+        x = convolve(x, kernel, stride=self.stride, dilation=self.dilation, groups=self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            x = x + per_channel(bias.astype(self.dtype))
+            x = add_bias(x, bias.astype(self.dtype))
         return x
 
 

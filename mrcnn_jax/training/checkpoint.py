@@ -161,6 +161,10 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
+    def steps(self) -> list[int]:
+        """The steps that are saved, valid or not."""
+        return sorted(self._manager.all_steps())
+
     def _find_valid(self, target: PyTree, settings: Settings) -> tuple[Restored | None, dict[int, str]]:
         """The newest valid step, and why each newer one is not."""
         refused: dict[int, str] = {}

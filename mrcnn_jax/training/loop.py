@@ -27,7 +27,7 @@ from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors, wait_fo
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
 from mrcnn_jax.training.logging import MetricsLog, ProgressLine
-from mrcnn_jax.training.monitor import StepMonitor
+from mrcnn_jax.training.monitor import Resumed, StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate, make_optimizer
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.programs import load_or_compile, programs_folder
@@ -129,6 +129,7 @@ class Run:
                 batch_size=config.batch_size,
                 num_records=len(self.train_data),
                 learning_rate=lambda step: float(learning_rate(config, step)),
+                resumed=Resumed(step, self.checkpoints.directory, self.checkpoints.steps()) if step > 0 else None,
             )
             programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
             while True:

@@ -2,7 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -13,9 +16,39 @@ from mrcnn_jax.training.logging import MetricsLog, ProgressLine, Stopwatch
 LAG = 2
 """Steps that are dispatched before the metrics of one are read."""
 
+EXPLODED_LOSS = 1e4
+"""No network that can still learn has such a loss: the terms are means, and a fresh network's add up to about ten."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoint that a run continues from."""
+
+    step: int
+    directory: Path
+    """Of the checkpoints."""
+    saved_steps: Sequence[int]
+    """All of them."""
+
+    def explain(self, findings: str) -> str:
+        """What to do if these are the metrics of the first step, which its parameters alone decide."""
+        if earlier := [step for step in self.saved_steps if step < self.step]:
+            way_out = (
+                f"Remove {self.directory}/{self.step} to continue from step {max(earlier)} with a lower "
+                "--train.learning-rate, or start"
+            )
+        else:
+            way_out = "No earlier checkpoint is kept: start"
+        return (
+            f"Checkpoint step {self.step} has already exploded: with its parameters, before any update, {findings}. A "
+            f"lower --train.learning-rate cannot save it. {way_out} again in a new --workdir with a lower one."
+        )
+
 
 class StepMonitor:
     """Takes the metrics of every step: refuses those that are not finite, logs and shows every `log_every`-th.
+
+    The first step of a run that was `resumed` also shows whether its checkpoint has exploded.
 
     Without a log, as in all processes but one, nothing is written.
 
@@ -32,6 +65,7 @@ class StepMonitor:
         batch_size: int,
         num_records: int,
         learning_rate: Callable[[int], float],
+        resumed: Resumed | None = None,
     ) -> None:
         self.watch = Stopwatch()
         self.num_left_out = 0
@@ -39,6 +73,7 @@ class StepMonitor:
         self._log, self._line = log, line
         self._num_steps, self._log_every, self._batch_size = num_steps, log_every, batch_size
         self._num_records, self._learning_rate = num_records, learning_rate
+        self._resumed = resumed
         self._pending: deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = deque()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], image_ids: np.ndarray) -> None:
@@ -59,14 +94,23 @@ class StepMonitor:
         not_finite = [name for name, value in values.items() if not math.isfinite(value)]
         if not_finite or step % self._log_every == 0 or step == self._num_steps:
             self._report(step, values)
-        if not_finite:
-            # The total is not finite whenever a term is: name the term.
-            terms = [name for name in not_finite if name != "loss/total"] or not_finite
-            raise NumericalError(
-                f"Step {step}: {', '.join(f'{name} is {values[name]}' for name in terms)} on images "
-                f"{', '.join(str(int(image_id)) for image_id in image_ids)}. Nothing was saved since the last good "
-                "checkpoint; look at these images or lower --train.learning-rate."
-            )
+        is_first = self._resumed is not None and step == self._resumed.step + 1
+        if not_finite or (is_first and values["loss/total"] > EXPLODED_LOSS):
+            self._refuse(step, values, not_finite, image_ids)
+
+    def _refuse(self, step: int, values: dict[str, float], not_finite: list[str], image_ids: np.ndarray) -> NoReturn:
+        # The total is not finite whenever a term is: name the term.
+        terms = [name for name in not_finite if name != "loss/total"] or ["loss/total"]
+        findings = (
+            f"{', '.join(f'{name} is {values[name]:.4g}' for name in terms)} on images "
+            f"{', '.join(str(int(image_id)) for image_id in image_ids)}"
+        )
+        if self._resumed is not None and step == self._resumed.step + 1:
+            raise NumericalError(self._resumed.explain(findings))
+        raise NumericalError(
+            f"Step {step}: {findings}. Nothing was saved since the last good checkpoint; look at these images or lower "
+            "--train.learning-rate."
+        )
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         self.watch.lap()

@@ -30,7 +30,7 @@ def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
 
 
 def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.GradientTransformation:
-    """Returns SGD as the references define it: v = m v + g + d p, p = p - rate v.
+    """Returns SGD as the references define it, v = m v + g + d p, p = p - rate v; or AdamW.
 
     Decay d acts on kernels only, neither on biases nor on normalisation; frozen stages do not move at all. Gradients
     are clipped before decay is added, and neither norm nor accumulator nor average includes frozen stages.
@@ -45,10 +45,17 @@ def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.Grad
         return "trained" if is_trained(path, leaf) else "frozen"
 
     accumulate = config.accumulate_steps
-    stages = [
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-        optax.sgd(lambda update: learning_rate(config, update * accumulate), momentum=config.momentum),
-    ]
+    decay = optax.add_decayed_weights(
+        config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    )
+
+    def rate(update: jax.Array) -> jax.Array:
+        return learning_rate(config, update * accumulate)
+
+    if config.optimizer == "adamw":
+        stages = [optax.scale_by_adam(b1=config.momentum), decay, optax.scale_by_learning_rate(rate)]
+    else:
+        stages = [decay, optax.sgd(rate, momentum=config.momentum)]
     if config.clip_norm:
         stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.ema_decay:

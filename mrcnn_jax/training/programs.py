@@ -19,6 +19,7 @@ import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from mrcnn_jax.config import Config
+from mrcnn_jax.heap import trim_heap
 from mrcnn_jax.processes import gather_bytes, is_primary
 
 LIBRARIES = ("jax", "flax", "optax", "numpy", "libtpu", "nvidia")
@@ -113,6 +114,7 @@ def _compile(function: Any, arguments: tuple[Any, ...]) -> tuple[jax.stages.Comp
         program = function.lower(*arguments).compile()
     finally:
         jax.monitoring.unregister_event_listener(listen)
+    trim_heap()
     return program, not hits
 
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.errors import DataError
+from mrcnn_jax.errors import DataError, NumericalError
 from mrcnn_jax.evaluation.augmented import without_augmentation
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
@@ -87,6 +87,8 @@ class Validation:
                 )
             except _EvaluationStopped:
                 return None
+            except NumericalError as error:
+                raise NumericalError(f"Evaluation of step {step}: {error}") from error
             self.line.say(evaluation.table)
             metrics = {"step": step} | evaluation.metrics
             # None without any ground truth

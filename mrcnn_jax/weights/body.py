@@ -14,10 +14,11 @@ import numpy as np
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.model import GROUPS
 from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.leaves import count_not_finite
 from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.files import read_state_dict
-from mrcnn_jax.weights.mapping import Row
+from mrcnn_jax.weights.mapping import Row, advise, describe_bad_values
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """RGB, 0..255: what all these bodies subtract, and what torchvision's and FAIR's divide by."""
@@ -53,7 +54,7 @@ def read_body(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
     arrays = read_state_dict(path).arrays
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise DataError(f"{path}: {name} is not finite. Download the file again.")
+            raise DataError(f"{path}: {name} is not finite in {count_not_finite(array)}. Download the file again.")
     if any(re.match(r"(conv1|res\d_\d+_branch\w+)_w$", name) for name in arrays):
         arrays = {_caffe2_name(name): array for name, array in arrays.items() if not _is_surplus(name)}
         arrays = _with_statistics(arrays, model.norm_eps)
@@ -82,6 +83,8 @@ def _apply(
         if model.norm == "group_norm" and not row.target.endswith("kernel"):
             continue
         leaf = row.convert(array)
+        if problem := describe_bad_values(row, leaf, model.norm_eps):
+            raise DataError(f"{path}: {problem}.{advise([problem])}")
         leaves[row.target] = leaf * scale.reshape(-1, 1) if row.target.endswith("stem/conv/kernel") else leaf
     return leaves
 

@@ -21,8 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.errors import DataError, StorageError
+from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.leaves import (
+    count_not_finite,
     describe_differences,
     find_changed,
     find_not_finite,
@@ -92,7 +93,8 @@ def load_weights(path: str | Path) -> Weights:
     """Reads and verifies a weights folder, or the one of a workdir.
 
     Raises DataError that names everything that is wrong: no such folder, unknown format version, a leaf that is
-    missing, surplus, of another shape, changed on disk or not finite.
+    missing, surplus, of another shape or changed on disk. Raises NumericalError for leaves that are not finite, but as
+    they were written.
     """
     folder = find_weights(path)
     model, test, categories, records = _read_description(folder)
@@ -104,10 +106,23 @@ def load_weights(path: str | Path) -> Weights:
         host = _read_parameters(folder, expected)
         leaves = named_leaves(host)
         problems += [f"{name} changed on disk: the checksum differs" for name in find_changed(leaves, records)]
-        problems += [f"{name} is not finite" for name in find_not_finite(leaves)]
     if problems:
         raise DataError(f"{folder}: {'; '.join(problems)}.")
+    if bad := find_not_finite(leaves):
+        raise NumericalError(
+            f"{folder}: {describe_not_finite(bad, leaves)}. The folder is as it was written: use the weights of an "
+            "earlier step."
+        )
     return Weights(jax.device_put(host), model, test, categories)
+
+
+def describe_not_finite(names: Sequence[str], leaves: Mapping[str, np.ndarray]) -> str:
+    """The first of the leaves with the part of the network that it is of, and how many there are."""
+    first = names[0]
+    module = first.split("/")[1]
+    part = {"fpn": "the FPN", "rpn_head": "the RPN", "res5": "the box head"}.get(module, f"the {module}")
+    others = f" (1 of {len(names)} such arrays)" if len(names) > 1 else ""
+    return f"{first} of {part.replace('_', ' ')} is not finite in {count_not_finite(leaves[first])}{others}"
 
 
 def read_test_config(path: str | Path) -> TestConfig:

@@ -14,7 +14,7 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.families import Arrays, Family, Recognised
 from mrcnn_jax.weights.files import read_state_dict
-from mrcnn_jax.weights.mapping import Mapped, apply_rows
+from mrcnn_jax.weights.mapping import Mapped, advise, apply_rows
 
 FAMILIES = (torchvision.FAMILY, detectron2.FAMILY)
 MAX_PROBLEMS = 40
@@ -69,17 +69,19 @@ def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
 def import_variables(source: Source, model: ModelConfig) -> tuple[dict[str, Any], Mapped]:
     """The variables (NumPy leaves) of `model` filled from the source, and what became of its arrays.
 
-    DataError that lists everything that does not fit: missing, surplus, of another shape, not finite.
+    DataError that lists everything that does not fit: missing, surplus, of another shape, not finite, or a
+    variance that is not positive with the model's norm_eps.
     """
     template = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
     shapes = {name: leaf.shape for name, leaf in named_leaves(template).items()}
     rows = source.family.table(model, source.arrays)
-    mapped = apply_rows(rows, source.arrays, shapes, is_surplus=source.family.is_surplus)
+    is_surplus = source.family.is_surplus
+    mapped = apply_rows(rows, source.arrays, shapes, is_surplus=is_surplus, norm_eps=model.norm_eps)
     if mapped.problems:
         shown = "; ".join(mapped.problems[:MAX_PROBLEMS])
         more = len(mapped.problems) - MAX_PROBLEMS
         rest = f"; and {more} more" if more > 0 else ""
-        raise DataError(f"{source.path} does not fit {source.recognised.name}: {shown}{rest}.")
+        raise DataError(f"{source.path} does not fit {source.recognised.name}: {shown}{rest}.{advise(mapped.problems)}")
     return replace_leaves(template, mapped.leaves), mapped
 
 

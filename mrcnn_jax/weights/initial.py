@@ -5,7 +5,7 @@ classes of the same name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def _read(path: Path, model: ModelConfig) -> tuple[Mapping[str, np.ndarray], tup
     _check_conventions(path, theirs, model)
     categories = default_categories(theirs.num_classes, theirs.num_keypoints)
     names = tuple(category.name for category in categories if not category.name.startswith("class "))
-    return named_leaves(import_variables(found, theirs)[0]), names
+    # The norms that their variances go into are ours.
+    return named_leaves(import_variables(found, replace(theirs, norm_eps=model.norm_eps))[0]), names
 
 
 def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:

@@ -4,12 +4,15 @@ A family's table lists modules; `module` and `norm` turn one into its rows. Appl
 the source and every leaf of ours is accounted for, and what does not fit is reported all at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from mrcnn_jax.leaves import count_not_finite
+
+NOT_POSITIVE = "is not positive"
 Convert = Callable[[np.ndarray], np.ndarray]
 
 
@@ -120,10 +123,12 @@ def apply_rows(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     is_surplus: Callable[[str], bool],
+    norm_eps: float,
 ) -> Mapped:
     """Converts the arrays to leaves of our tree, whose names and shapes are `shapes`.
 
-    Arrays that no row names are left over where `is_surplus` knows them, and a problem elsewhere.
+    Arrays that no row names are left over where `is_surplus` knows them, and a problem elsewhere. So are values that
+    are not finite, and variances that make such values with `norm_eps`.
     """
     leaves: dict[str, np.ndarray] = {}
     problems: list[str] = []
@@ -143,8 +148,8 @@ def apply_rows(
             problems.append(f"{row.source} {_shape(array)} has no place in this model ({row.target})")
         elif leaf is None or leaf.shape != tuple(expected):
             problems.append(f"{row.source} is {_shape(array)}, which does not become {row.target} {list(expected)}")
-        elif not np.isfinite(leaf).all():
-            problems.append(f"{row.source} is not finite")
+        elif problem := describe_bad_values(row, leaf, norm_eps):
+            problems.append(problem)
         else:
             leaves[row.target] = np.ascontiguousarray(leaf)
     left_over = tuple(name for name in arrays if name not in set(used))
@@ -152,6 +157,25 @@ def apply_rows(
     targets = {row.target for row in rows}
     problems += [f"nothing fills {name} {list(shape)}" for name, shape in shapes.items() if name not in targets]
     return Mapped(leaves, tuple(used), left_over, tuple(problems))
+
+
+def describe_bad_values(row: Row, leaf: np.ndarray, norm_eps: float) -> str:
+    """What the network cannot compute with in a leaf: values that are not finite, variances without a root; or ""."""
+    if not np.isfinite(leaf).all():
+        return f"{row.source} is not finite in {count_not_finite(leaf)}"
+    num_bad = int((leaf + np.float32(norm_eps) <= 0).sum()) if row.target.endswith("/var") else 0  # as the norm adds
+    if not num_bad:
+        return ""
+    if leaf.min() < 0:
+        return f"{row.source}, a variance, is negative in {num_bad} of {leaf.size} values (smallest: {leaf.min():g})"
+    return f"{row.source} + model.norm_eps {norm_eps:g} {NOT_POSITIVE} in {num_bad} of {leaf.size} values"
+
+
+def advise(problems: Sequence[str]) -> str:
+    """What to do about variances of 0 among the problems; "" if there are none."""
+    return " Float16 turns small variances into 0: set --model.norm-eps 1e-5, or take the float32 file." * any(
+        NOT_POSITIVE in problem for problem in problems
+    )
 
 
 def _shape(array: np.ndarray) -> str:

@@ -1,5 +1,7 @@
 """From the network's pixels back to the picture's, and the valid rows only."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,8 @@ def test_invalid_rows_do_not_matter():
     found = restore(device_detections(boxes, labels, valid=[True, False, False]))
     assert found.labels.tolist() == [9]
     nothing = restore(device_detections(boxes, labels, valid=[False] * 3))
+    with_keypoints = replace(device_detections(boxes, labels, [False] * 3), heat_maps=np.zeros((3, 2, 8, 8)))
+    assert restore(with_keypoints).keypoints.shape == (0, 2, 3) and restore(with_keypoints).coco_results(1) == []
     assert len(nothing) == 0 and nothing.masks.shape == (0, 50, 400) and nothing.coco_results(1) == []
 
 
@@ -60,6 +64,20 @@ def test_values_that_are_not_finite_are_an_error():
         restore(device_detections([[10, 20, np.inf, 40]], [1]))
     with pytest.raises(NumericalError, match="not finite"):
         restore(device_detections([[10, 20, 30, 40]], [1], mask_value=np.nan))
+
+
+def test_marks_are_an_error_with_or_without_detections():
+    message = r"^Image street\.jpg: the RPN computed values that are not finite \(NaN or infinity\)\. "
+    for valid in (None, [False]):
+        found = device_detections([[10, 20, 30, 40]], [1], valid)
+        restore(replace(found, not_finite=np.int32(0)))
+        marked = replace(found, not_finite=np.int32(0b10100))
+        with pytest.raises(NumericalError, match=message):
+            restore_detections(
+                marked, (9, 9), (9, 9), categories=CATEGORIES, test=TestConfig(), name=lambda: "street.jpg"
+            )
+        with pytest.raises(NumericalError, match="An image: the RPN"):
+            restore(marked)
 
 
 def test_coco_results_say_the_same_as_the_arrays():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mrcnn_jax.config import TestConfig
-from mrcnn_jax.errors import DataError, StorageError
+from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.evaluation.restore import PictureDetections
 from mrcnn_jax.inference import predict_files as predict_files_module
 from mrcnn_jax.inference.predict_files import InputFile, find_pictures, predict_files
@@ -22,12 +22,17 @@ class Stub:
 
     categories = CATEGORIES
     test_config = TestConfig(batch_size=1)
+    not_finite = 255
 
     def __init__(self):
         self.group_sizes = []
 
-    def __call__(self, images):
+    def __call__(self, images, names):
         self.group_sizes.append(len(images))
+        assert len(names) == len(images)
+        for image, name in zip(images, names, strict=True):
+            if image[0, 0, 0] == self.not_finite:
+                raise NumericalError(f"Image {name}: the RPN")
         return [
             PictureDetections(
                 boxes=np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32),
@@ -120,6 +125,13 @@ def test_bad_files_are_reported_and_the_others_done_in_groups(tmp_path):
     assert [row["id"] for row in content["images"]] == [1, 2, 4, 5, 6, 7, 8]
     assert "picture" not in content["images"][0]
     assert stub.group_sizes == [4, 3]
+
+
+def test_a_file_that_is_not_finite_is_named_and_nothing_is_claimed(tmp_path):
+    paths = [write_picture(tmp_path / f"{k}.png", value=255 if k == 7 else k) for k in range(9)]
+    with pytest.raises(NumericalError, match=rf"Image {tmp_path}/7\.png: the RPN"):
+        predict_files(Stub(), [InputFile(path, path.name) for path in paths], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_written_is_a_storage_error(tmp_path):

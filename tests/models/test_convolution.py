@@ -1,13 +1,25 @@
-"""The forms that a TPU runs make the same convolutions and gradients as the one definition, which is a loop's."""
+"""Every form of a convolution makes the same values and gradients as the one definition, which is a loop's."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from mrcnn_jax.models.convolution import convolve, count_merged, count_strips
+from mrcnn_jax.models import convolution
+from mrcnn_jax.models.convolution import (
+    Window,
+    add_bias,
+    convolve,
+    convolve_library,
+    count_merged,
+    count_strips,
+    differentiate_kernel,
+    largest_divisor,
+)
 from tests import oracles
 
 
@@ -25,7 +37,12 @@ def check_tpu_form(monkeypatch: pytest.MonkeyPatch, x: jax.Array, kernel: jax.Ar
     run = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
     whole = run(x, kernel)
     taken = []
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, tpu, default: taken.append(tpu) or tpu(*args))
+
+    def as_on_tpu(*args: jax.Array, cpu: object, default: Callable, tpu: Callable | None = None) -> jax.Array:
+        taken.extend([tpu] if tpu else [])
+        return (tpu or default)(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_tpu)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), run(x, kernel), whole)
     return len(taken)
 
@@ -67,3 +84,84 @@ def test_groups_are_merged_up_to_128_channels():
     assert [count_merged(32, depth) for depth in (8, 16, 32, 64)] == [16, 8, 4, 2]
     assert [count_merged(64, depth) for depth in (4, 8, 16, 32)] == [32, 16, 8, 4]
     assert [count_merged(*case) for case in ((6, 50), (5, 30), (4, 128), (2, 200), (1, 4))] == [2, 1, 1, 1, 1]
+
+
+CPU_CASES = {  # batch, height, width, D, F, size, stride, dilation, groups
+    "3x3": (2, 9, 7, 4, 6, 3, 1, 1, 1),
+    "1x1": (2, 6, 8, 4, 6, 1, 1, 1, 1),
+    "1x1 strided": (2, 7, 8, 4, 6, 1, 2, 1, 1),
+    "3x3 strided": (2, 8, 6, 4, 6, 3, 2, 1, 1),
+    "3x3 strided, odd sides": (1, 9, 7, 4, 6, 3, 2, 1, 1),
+    "3x3 of stride 3": (1, 10, 9, 3, 2, 3, 3, 1, 1),
+    "3x3 dilated": (2, 9, 8, 4, 6, 3, 1, 2, 1),
+    "3x3 dilated and strided": (1, 9, 8, 4, 6, 3, 2, 2, 1),
+    "3x3 in groups": (2, 6, 8, 8, 12, 3, 1, 1, 4),
+    "3x3 in groups, strided": (2, 6, 8, 8, 12, 3, 2, 1, 4),
+    "7x7 strided": (1, 16, 12, 3, 4, 7, 2, 1, 1),
+    "strips of rows": (2, 24, 40, 3, 2, 3, 1, 1, 1),
+    "strips of rows, strided": (1, 48, 80, 3, 2, 3, 2, 1, 1),
+    "parts of the batch": (12, 10, 11, 3, 2, 3, 1, 1, 1),
+    "a row longer than a part": (1, 2, 700, 2, 2, 3, 1, 1, 1),
+    "one cell": (1, 1, 1, 2, 3, 3, 1, 1, 1),
+}
+
+
+def cpu_case(name: str) -> tuple[jax.Array, jax.Array, Window]:
+    batch, height, width, depth, features, size, stride, dilation, groups = CPU_CASES[name]
+    x = random_maps(batch, height, width, depth)
+    kernel = random_maps(size, size, depth // groups, features, seed=2)
+    return x, kernel, Window(size, stride, dilation, groups)
+
+
+@pytest.mark.parametrize("name", CPU_CASES)
+def test_gradients_on_a_cpu_equal_the_library_s(name):
+    x, kernel, window = cpu_case(name)
+    ours = partial(convolve, stride=window.stride, dilation=window.dilation, groups=window.groups)
+    values, differentiate = jax.vjp(ours, x, kernel)
+    expected, differentiate_library = jax.vjp(partial(convolve_library, window=window), x, kernel)
+    np.testing.assert_array_equal(values, expected)
+    gradient = random_maps(*values.shape, seed=3)
+    for mine, theirs in zip(differentiate(gradient), differentiate_library(gradient), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["3x3 strided, odd sides", "3x3 dilated", "3x3 in groups, strided", "1x1 strided"])
+def test_gradients_on_a_cpu_equal_finite_differences(name):
+    x, kernel, window = cpu_case(name)
+    ours = partial(convolve, stride=window.stride, dilation=window.dilation, groups=window.groups)
+    check_grads(ours, (x, kernel), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
+def test_kernel_gradients_of_bfloat16_add_up_in_float32():
+    x, gradient = (jnp.ones((1, 64, 64, 1), jnp.bfloat16) for _ in range(2))
+    total = differentiate_kernel(x, gradient, Window(3, 1, 1, 1))
+    assert total.dtype == jnp.float32 and float(total[1, 1, 0, 0]) == 64 * 64
+
+
+def test_a_frozen_kernel_s_gradient_is_not_computed(monkeypatch):
+    """The loop over parts is what computes it."""
+    x, kernel, _ = cpu_case("3x3")
+
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(convolve(x, kernel, stride=1, dilation=1, groups=1)))
+
+    def compiled(argnums: int) -> str:
+        return jax.jit(jax.grad(loss, argnums=argnums)).lower(x, kernel).compile().as_text()
+
+    assert " dot(" not in compiled(0) and " while(" not in compiled(0)
+    monkeypatch.setattr(convolution, "PART_CELLS", 8)
+    assert " while(" in compiled(1)
+
+
+def test_bias_gradient_is_the_sum_over_all_cells():
+    x, bias = random_maps(2, 3, 4, 5), random_maps(5, seed=2)
+    values, differentiate = jax.vjp(add_bias, x, bias)
+    np.testing.assert_array_equal(values, np.asarray(x) + np.asarray(bias))
+    gradient = random_maps(2, 3, 4, 5, seed=3)
+    of_x, of_bias = differentiate(gradient)
+    np.testing.assert_array_equal(of_x, gradient)
+    np.testing.assert_allclose(of_bias, np.asarray(gradient, np.float64).sum(axis=(0, 1, 2)), rtol=1e-5)
+
+
+def test_largest_divisor():
+    assert [largest_divisor(*case) for case in ((12, 5), (12, 100), (7, 6), (5, 0), (1, 1))] == [4, 12, 1, 1, 1]

@@ -203,3 +203,23 @@ def test_nothing_is_kept_for_options_that_are_off() -> None:
 def test_impossible_values_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
+
+
+def test_adamw_is_optax_s_with_decay_on_kernels_alone():
+    config = replace(CONSTANT, optimizer="adamw", momentum=0.8)
+    batches = make_batches(4, 6)
+    reference = optax.adamw(0.1, b1=0.8, weight_decay=0.01, mask={"kernel": True, "bias": False})
+    params = make_params()
+    state = reference.init(params["box_head"])
+    for inputs in batches:
+        gradients = jax.grad(loss)(params, inputs)["box_head"]
+        updates, state = reference.update(gradients, state, params["box_head"])
+        params["box_head"] = optax.apply_updates(params["box_head"], updates)
+    trained = run(config, batches)[-1].params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), trained, params)
+    assert not np.allclose(trained["box_head"]["kernel"], run(CONSTANT, batches)[-1].params["box_head"]["kernel"])
+
+
+def test_unknown_optimizers_are_refused():
+    with pytest.raises(ValueError, match=r"train\.optimizer"):
+        TrainConfig(optimizer="adam")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.errors import DataError, StorageError
+from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.leaves import host_copies, named_leaves
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Category
@@ -161,7 +161,14 @@ def test_values_that_are_not_finite_are_refused(tmp_path, variables):
     broken = jax.tree.map(np.copy, variables)
     broken["params"]["box_head"]["fc1"]["bias"][0] = np.nan
     save(tmp_path, broken)
-    with pytest.raises(DataError, match="params/box_head/fc1/bias is not finite"):
+    message = (
+        r"params/box_head/fc1/bias of the box head is not finite in 1 of 8 values\. The folder is as it was written"
+    )
+    with pytest.raises(NumericalError, match=message):
+        load_weights(tmp_path)
+    broken["params"]["rpn_head"]["conv"]["kernel"][:] = np.inf
+    save(tmp_path, broken)
+    with pytest.raises(NumericalError, match=r"not finite in .* values \(1 of 2 such arrays\)"):
         load_weights(tmp_path)
 
 

@@ -61,7 +61,30 @@ def test_a_transposed_array_and_one_that_is_not_finite_are_named(arrays: dict) -
     changed["backbone.body.bn1.bias"] = np.full(64, np.nan, np.float32)
     message = problems_of(changed)
     assert f"{name} is [12544, 1024], which does not become params/box_head/fc1/kernel [12544, 1024]" in message
-    assert "backbone.body.bn1.bias is not finite" in message
+    assert "backbone.body.bn1.bias is not finite in 64 of 64 values" in message
+
+
+def test_variances_that_half_precision_made_0_need_an_eps(tmp_path: Path, arrays: dict) -> None:
+    """torchvision's first models have eps 0, and 1 / sqrt(0) is infinite: such a network finds nothing."""
+    name = "backbone.body.layer3.1.bn2.running_var"
+    counters = "num_batches_tracked"  # which files of frozen norms, whose eps is 0, lack
+    changed = {key: array for key, array in arrays.items() if not key.endswith(counters)}
+    changed[name] = np.where(np.arange(256) < 3, 0, changed[name]).astype(np.float32)
+    message = problems_of(changed)
+    assert f"{name} + model.norm_eps 0 is not positive in 3 of 256 values. Float16 turns small" in message
+    assert message.endswith("set --model.norm-eps 1e-5, or take the float32 file.")
+    source = make_source(changed)
+    model = dataclasses.replace(source.recognised.model, norm_eps=1e-5)
+    variables = import_variables(source, model)[0]
+    variance = named_leaves(variables)["frozen/backbone/layer3_1/conv2/norm/var"]
+    assert (variance == changed[name]).all()
+    changed[name] = np.full(256, -0.25, np.float32)
+    message = problems_of(changed)
+    assert f"{name}, a variance, is negative in 256 of 256 values (smallest: -0.25)." in message
+    body = {key.removeprefix("backbone.body."): array for key, array in changed.items() if "backbone.body." in key}
+    np.savez(tmp_path / "body.npz", **body)
+    with pytest.raises(DataError, match=r"layer3\.1\.bn2\.running_var, a variance, is negative in 256 of 256 values"):
+        read_body(tmp_path / "body.npz", ModelConfig())
 
 
 def test_names_of_no_family_and_of_a_missing_body_are_refused(tmp_path: Path, arrays: dict) -> None:
@@ -193,6 +216,12 @@ def test_a_detector_is_a_start_unless_its_conventions_differ(tmp_path: Path, arr
     variables = import_variables(source, source.recognised.model)[0]
     ours, report = initialise(variables, str(tmp_path / "detector.npz"), model)
     assert report.fresh == () and ours.keys() == variables.keys()
+    file = dict(arrays)
+    file["backbone.body.bn1.running_var"] = np.zeros(64, np.float32)
+    np.savez(tmp_path / "half.npz", **file)  # our norms have an eps, whatever the file's have
+    initialise(variables, str(tmp_path / "half.npz"), dataclasses.replace(model, norm_eps=1e-5))
+    with pytest.raises(DataError, match=r"bn1\.running_var \+ model\.norm_eps 0 is not positive in 64 of 64"):
+        initialise(variables, str(tmp_path / "half.npz"), dataclasses.replace(model, norm_eps=0.0))
     with pytest.raises(ConfigError, match=r"model\.stride_in_1x1 is True, not False"):
         initialise(variables, str(tmp_path / "detector.npz"), dataclasses.replace(model, stride_in_1x1=True))
 

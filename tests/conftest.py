@@ -2,9 +2,14 @@
 
 They are set before JAX starts, and before the modules that they check are imported. With FLAGS_OF_USERS=1 in the
 environment XLA gets the flags of users alone: one device, and the optimisation that they have.
+
+Programs that take long to compile are kept while the tests run, for other tests and pytest's other processes.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from mrcnn_jax import known_faults
 from tests.xla import FAST_TO_COMPILE
@@ -14,10 +19,16 @@ if os.environ.get("FLAGS_OF_USERS") != "1":
     _FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_TO_COMPILE}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 known_faults.set_flags()
+CACHE = "MRCNN_JAX_TESTS_CACHE"
+if CACHE not in os.environ:  # in pytest's first process
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="mrcnn_jax-tests-")
+    atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Checks the shapes and dtypes in the annotations of every call, also while tracing.

@@ -15,6 +15,15 @@ say "ruff format --check"
 "$python" -m ruff format --check
 say "mypy"
 "$python" -m mypy
+# Tests compile with flags of their own (tests/xla.py): these two run as users do, side by side. The training step and
+# RoIAlign compile too long for here; the model has RoIAlign in it.
+say "With the flags of users: check_machine.py, and a model against torchvision"
+checks=known-faults,convolutions,products,layers,levels,mask-targets,deltas,matching,nms,top-k,losses,devices
+"$python" scripts/check_machine.py --quick --only "$checks" >/dev/null &
+checking=$!
+trap 'kill "$checking" 2>/dev/null || true' EXIT
+FLAGS_OF_USERS=1 "$python" -m pytest -q tests/weights/test_golden.py -k "torchvision_maskrcnn_resnet50_fpn and not v2"
+wait "$checking"
 say "pytest, two processes"
 "$python" -m pytest -n 2 --dist worksteal "$@"
 say "All passed."

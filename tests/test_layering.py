@@ -34,6 +34,7 @@ ALLOWED = {
     "evaluation": {"detection", "models", "data", "weights", "processes", *BASE},
     "inference": {"detection", "models", "data", "weights", "evaluation", *BASE},
     "reporting": BASE,
+    "selftest": {"known_faults", "ops", "models", "detection", "training", *BASE},
 }
 # The training loop and its evaluations join the upper layers.
 LOOP = {"training.loop", "training.validation"}
@@ -46,6 +47,7 @@ MAY_JIT = (
     "training.validation",
     "evaluation.evaluate",
     "inference",
+    "selftest",
     "models.mask_rcnn",  # init_variables alone: eager initialisation would run the whole network
 )
 UNSAFE_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "marshal.load"}

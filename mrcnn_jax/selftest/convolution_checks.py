@@ -45,7 +45,7 @@ FORMS = (
     Form("3x3", 8, 128, 128, dtype="bfloat16"),
     Form("3x3 stride 2", 4, 128, 128, stride=2),
     Form("3x3 dilation 2", 16, 512, 512, dilation=2),
-    Form("3x3 in 32 groups", 32, 256, 256, groups=32),
+    Form("3x3 in 32 groups", 8, 512, 512, groups=32),
 )
 
 
@@ -60,14 +60,15 @@ def _check_form(form: Form, setting: Setting) -> Iterator[Finding]:
     height, width = setting.map_hw(form.map_stride)
     conv = layers.Conv(form.features, form.size, form.stride, form.dilation, form.groups, dtype=jnp.dtype(form.dtype))
 
-    def draw(*shape: int) -> np.ndarray:
-        values = rng.standard_normal(shape, dtype=np.float32)
+    def draw(*shape: int, mean: float = 0.0) -> np.ndarray:
+        values = rng.standard_normal(shape, dtype=np.float32) + np.float32(mean)
         return np.asarray(jnp.asarray(values, form.dtype), np.float32)  # as the layer rounds it
 
     x = draw(form.batch, height, width, form.depth)
     kernel = draw(form.size, form.size, form.depth // form.groups, form.features)
     bias = draw(form.features)
-    upstream = draw(form.batch, -(-height // form.stride), -(-width // form.stride), form.features)
+    # Of one sign for the most part: bfloat16 stops counting at 256, which sums of both signs hardly show.
+    upstream = draw(form.batch, -(-height // form.stride), -(-width // form.stride), form.features, mean=1.0)
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, bias: jax.Array, upstream: jax.Array) -> tuple[jax.Array, ...]:
@@ -87,8 +88,7 @@ def _check_form(form: Form, setting: Setting) -> Iterator[Finding]:
         yield Finding(f"{name}: map gradient", size, relative_error(dx @ expected.depth_signs, expected.dx()), allowed)
         projected = expected.project_kernel(dkernel)
         yield Finding(f"{name}: kernel gradient", size, relative_error(projected, expected.dkernel()), allowed)
-        if form.dtype == "float32":  # in bfloat16 it is wrong: see the test that is expected to fail
-            yield Finding(f"{name}: bias gradient", size, relative_error(dbias, expected.dbias()), allowed)
+        yield Finding(f"{name}: bias gradient", size, relative_error(dbias, expected.dbias()), allowed)
 
 
 class ProjectedConvolution:

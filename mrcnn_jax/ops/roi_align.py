@@ -63,7 +63,8 @@ def align_rois(
     """
     shapes = np.asarray([feature.shape[:2] for feature in features])
     extents = jnp.asarray(shapes, jnp.int32) if extents is None else extents
-    is_dense = sampling_ratio == 0 or _is_dense_cheaper(shapes, output_size, sampling_ratio)
+    is_small = _is_dense_cheaper(shapes, output_size, sampling_ratio or 2)
+    is_dense = is_small or sampling_ratio == 0
     choices: dict[str, Any] = {"strides": strides, "aligned": aligned}
     choices |= {"output_size": output_size, "sampling_ratio": sampling_ratio}
     return jax.lax.platform_dependent(
@@ -71,14 +72,15 @@ def align_rois(
         jax.lax.stop_gradient(rois),
         levels,
         extents,
-        cpu=partial(_align_in_loops, **choices),
+        cpu=partial(align_rois_dense if is_small else align_rois_in_loops, **choices),
         default=partial(align_rois_dense if is_dense else _align_by_gather, **choices),
     )
 
 
-def _align_in_loops(
+def align_rois_in_loops(
     features: Any, rois: Array, levels: Array, extents: Array, *, strides: Sequence[int], aligned: bool, **bins: int
 ) -> Array:
+    """Returns the same as `align_rois`, by loops over RoIs, bins and samples: a CPU's form."""
     starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
     in_cells = CellRois(jnp.zeros_like(levels), levels, starts, sides, extents[levels])
     pooled = align_in_loops(features, in_cells, **bins)

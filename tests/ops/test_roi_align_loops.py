@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from mrcnn_jax.ops.roi_align import align_rois, align_rois_dense, assign_levels
+from mrcnn_jax.ops.roi_align import align_rois_dense, align_rois_in_loops, assign_levels
 from tests import oracles
 from tests.ops.test_roi_align import CANVAS, STRIDES, levels_of, make_pyramid, make_rois, options
 
 STATIC = ("strides", "output_size", "sampling_ratio", "aligned")
-align = jax.jit(align_rois, static_argnames=STATIC)
 dense = jax.jit(align_rois_dense, static_argnames=STATIC)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def align(features, rois, levels, extents=None, **choices):
+    whole = jnp.asarray([feature.shape[:2] for feature in features], jnp.int32)
+    return align_rois_in_loops(features, rois, levels, whole if extents is None else extents, **choices)
+
+
 EXTENTS = jnp.asarray([[40, 53], [20, 27], [10, 14], [5, 7]], jnp.int32)
 
 HEIGHT, WIDTH = CANVAS
@@ -47,9 +54,8 @@ def test_adaptive_equals_loop(aligned):
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_equals_dense(name, ratio):
-    rois, levels = special(name)
-    # All on each level in turn, too: on the finest one, samples are many.
-    for levels in (levels, jnp.zeros_like(levels), jnp.full_like(levels, 3)):
+    rois, fitting = special(name)
+    for levels in (fitting, jnp.zeros_like(fitting), jnp.full_like(fitting, 3)):  # of many samples on the finest
         for extents in (None, EXTENTS):
             inputs = (make_pyramid(), rois, levels, extents)
             choices = options(ratio, True)
@@ -68,26 +74,29 @@ def test_gradients_equal_dense(ratio):
 
         return jax.jit(jax.grad(total))(make_pyramid())
 
-    for ours, theirs in zip(gradient(align_rois), gradient(align_rois_dense), strict=True):
+    for ours, theirs in zip(gradient(align), gradient(align_rois_dense), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(jnp.abs(theirs).max()) / 10)
 
 
 def test_gradients_of_gradients():
     rois, features = jnp.asarray(make_rois()[[0, 9, 19]]), make_pyramid(2, channels=1)[2:]
     choices = {"strides": (16, 32), "output_size": 2, "sampling_ratio": 0, "aligned": True}
-    pool = jax.jit(lambda features: align_rois(features, rois, jnp.asarray([0, 1, 1]), **choices))
+    pool = jax.jit(lambda features: align(features, rois, jnp.asarray([0, 1, 1]), **choices))
     check_grads(pool, (features,), order=2, modes="rev", atol=1e-3, rtol=1e-3, eps=1.0)
 
 
-def test_maps_of_one_cell_or_row():
-    for shape in ((1, 1, 2), (1, 20, 2), (20, 1, 2), (2, 2, 2)):
-        features = (jax.random.normal(jax.random.key(1), shape),)
-        rois = jnp.array([[0.0, 0, 1, 1], [-3, -2, 30, 25], [0.3, 0.2, 0.9, 0.8]])
-        levels = jnp.zeros(3, jnp.int32)
-        choices = {"strides": (1,), "output_size": 3, "sampling_ratio": 0, "aligned": True}
-        ours, theirs = (jax.vjp(lambda f, a=a: a(f, rois, levels, **choices), features) for a in (align, dense))
-        np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
-        np.testing.assert_allclose(ours[1](ours[0])[0][0], theirs[1](ours[0])[0][0], atol=1e-5)
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 20, 2), (20, 1, 2), (2, 2, 2)])
+def test_maps_of_one_cell_or_row(shape):
+    features = (jax.random.normal(jax.random.key(1), shape),)
+    rois, levels = jnp.array([[0.0, 0, 1, 1], [-3, -2, 30, 25], [0.3, 0.2, 0.9, 0.8]]), jnp.zeros(3, jnp.int32)
+    choices = {"strides": (1,), "output_size": 3, "sampling_ratio": 0, "aligned": True}
+
+    def pool_and_gradient(form):
+        pooled, pull_back = jax.vjp(lambda features: form(features, rois, levels, **choices), features)
+        return pooled, pull_back(jnp.ones_like(pooled))[0][0]
+
+    for ours, theirs in zip(pool_and_gradient(align), pool_and_gradient(dense), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
@@ -98,7 +107,7 @@ def test_vmap_equals_loop(ratio):
     rois = jnp.asarray(np.concatenate([corners, corners + sides], axis=-1), jnp.float32)
     levels = jnp.asarray(rng.integers(0, 4, (3, 10)), jnp.int32)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pyramids)
-    pool = functools.partial(align_rois, **options(ratio, True))
+    pool = functools.partial(align, **options(ratio, True))
     loss = jax.grad(lambda features, rois, levels: (pool(features, rois, levels) ** 2).sum())
     for function in (pool, loss):
         together = jax.jit(jax.vmap(function))(stacked, rois, levels)
@@ -119,7 +128,7 @@ def test_vmap_of_vmap():
     factors = jnp.arange(1.0, 5.0).reshape(2, 2)
     features = jax.tree.map(lambda leaf: factors[..., None, None, None] * leaf[None, None], make_pyramid())
     rois, levels = special("beyond the edges")
-    pool = functools.partial(align_rois, **options(2, False))
+    pool = functools.partial(align, **options(2, False))
     pooled = jax.jit(jax.vmap(jax.vmap(lambda f: pool(f, rois, levels))))(features)
     one = jax.jit(pool)(make_pyramid(), rois, levels)
     np.testing.assert_allclose(pooled, factors[..., None, None, None, None] * one[None, None], atol=1e-5)
@@ -163,7 +172,7 @@ def test_nothing_but_rois_is_kept_for_the_gradients():
     rois, levels = jnp.tile(jnp.asarray(make_rois()), (8, 1)), jnp.tile(jnp.asarray(levels_of(make_rois())), 8)
 
     def gradient(features, weights):
-        return jax.vjp(lambda f: align_rois(f, rois, levels, **options(2, True)), features)[1](weights)[0]
+        return jax.vjp(lambda f: align(f, rois, levels, **options(2, True)), features)[1](weights)[0]
 
     program = jax.jit(gradient).lower(features, jnp.zeros((len(rois), 7, 7, 64))).compile()
     size = sum(feature.nbytes for feature in features)

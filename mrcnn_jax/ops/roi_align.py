@@ -7,6 +7,8 @@ in cells are pixels divided by the level's stride.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.ops.boxes import box_areas, split_boxes
+from mrcnn_jax.ops.roi_align_loops import CellRois, align_in_loops
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 2
 """A RoI of this side, in pixels, belongs to P4, the level of this index."""
-
-CPU_CHUNK = 128
-"""RoIs gathered at a time on a CPU, where every gather is materialised; accelerators take all at once."""
 
 TILE_ROWS = 16
 """Levels start at multiples of this many cells in the flattened pyramid, so that a TPU puts them there as they are."""
@@ -28,7 +28,7 @@ DENSE_VALUES = 2**23
 """Intermediate values of the dense form that are held at a time."""
 
 GATHER_COST = 20
-"""What gathering one value costs on a CPU in multiply-adds of the dense form (measured, 96 to 256 channels)."""
+"""What gathering one value costs in multiply-adds of the dense form (measured on a CPU, 96 to 256 channels)."""
 
 
 def assign_levels(
@@ -61,48 +61,60 @@ def align_rois(
     `sampling_ratio` samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI and axis.
     `aligned` shifts by half a cell so that pixel centres lie at +0.5; without it sides below one cell count as one.
     """
-    rois = jax.lax.stop_gradient(rois)
     shapes = np.asarray([feature.shape[:2] for feature in features])
     extents = jnp.asarray(shapes, jnp.int32) if extents is None else extents
-    if sampling_ratio == 0 or _is_dense_cheaper(shapes, output_size, sampling_ratio):
-        return align_rois_dense(
-            features,
-            rois,
-            levels,
-            extents,
-            strides=strides,
-            output_size=output_size,
-            sampling_ratio=sampling_ratio,
-            aligned=aligned,
-        )
+    choices: dict[str, Any] = {"strides": strides, "output_size": output_size, "aligned": aligned}
+    dense, loops, gather = (
+        partial(form, sampling_ratio=sampling_ratio, **choices)
+        for form in (align_rois_dense, _align_in_loops, _align_by_gather)
+    )
+    inputs = (tuple(features), jax.lax.stop_gradient(rois), levels, extents)
+    if _is_dense_cheaper(shapes, output_size, sampling_ratio):
+        return dense(*inputs)
+    return jax.lax.platform_dependent(*inputs, cpu=loops, default=gather if sampling_ratio else dense)
+
+
+def _align_in_loops(
+    features: Any, rois: Array, levels: Array, extents: Array, *, strides: Sequence[int], aligned: bool, **bins: int
+) -> Array:
+    starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
+    in_cells = CellRois(jnp.zeros_like(levels), levels, starts, sides, extents[levels])
+    pooled = align_in_loops(features, in_cells, **bins)
+    return pooled.astype(features[0].dtype)
+
+
+def _align_by_gather(
+    features: Any,
+    rois: Array,
+    levels: Array,
+    extents: Array,
+    *,
+    strides: Sequence[int],
+    output_size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Array:
+    """Returns the same as `align_rois`, as one weighted sum of cells of the flattened pyramid."""
+    shapes = np.asarray([feature.shape[:2] for feature in features])
     areas = -(-shapes.prod(axis=1) // TILE_ROWS) * TILE_ROWS
     flat = jnp.concatenate([_flatten(feature, area) for feature, area in zip(features, areas.tolist(), strict=True)])
     starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
     widths = jnp.asarray(shapes[:, 1], jnp.int32)[levels]  # [n]
     first = jnp.asarray(np.concatenate([[0], np.cumsum(areas)[:-1]]), jnp.int32)[levels]  # [n]
-    gather = _Gather(output_size, sampling_ratio)
-
-    def in_chunks(flat: Array, *per_roi: Array) -> Array:
-        flat = flat.astype(jnp.float32)  # gradients of many RoIs add up in one cell: bfloat16 stops counting at 256
-        return jax.lax.map(lambda row: gather(flat, *row), per_roi, batch_size=CPU_CHUNK)
-
-    def at_once(flat: Array, *per_roi: Array) -> Array:
-        cells, weights = jax.vmap(gather.terms)(*per_roi)  # [n, 16 or so, S, S]
-        cells, weights = (x.swapaxes(0, 1) for x in (cells, weights))
-        return sum_cells(flat, cells.reshape(cells.shape[0], -1), weights.reshape(cells.shape[0], -1)).reshape(
-            *cells.shape[1:], -1
-        )
-
-    pooled = jax.lax.platform_dependent(
-        flat, starts, sides, extents[levels], widths, first, cpu=in_chunks, default=at_once
-    )
-    return pooled.astype(features[0].dtype)
+    terms = jax.vmap(partial(_terms, output_size, sampling_ratio))
+    cells, weights = terms(starts, sides, extents[levels], widths, first)  # [n, 16 or so, S, S]
+    cells, weights = (x.swapaxes(0, 1) for x in (cells, weights))
+    summed = sum_cells(flat, cells.reshape(cells.shape[0], -1), weights.reshape(cells.shape[0], -1))
+    return summed.reshape(*cells.shape[1:], -1).astype(features[0].dtype)
 
 
 def _is_dense_cheaper(shapes: np.ndarray, output_size: int, sampling_ratio: int) -> bool:
-    """Returns whether two products with the whole pyramid cost less than the gathers of one RoI: small pictures."""
+    """Returns whether two products with the whole pyramid cost less than the gathers of one RoI: small images.
+
+    There a CPU takes them, too: they are as fast as the loops, and compile in half the time.
+    """
     dense = output_size * shapes.prod(axis=1).sum()
-    gathered = 4 * (output_size * sampling_ratio) ** 2
+    gathered = 4 * (output_size * (sampling_ratio or 2)) ** 2
     return bool(dense < GATHER_COST * gathered)
 
 
@@ -146,50 +158,34 @@ def _sum_cells_backward(residuals: tuple[Array, Array, Array], gradient: Array) 
 sum_cells.defvjp(_sum_cells_forward, _sum_cells_backward)
 
 
-class _Gather:
-    """RoIAlign of one RoI from the flattened pyramid, by four gathers of S * r x S * r cells, or as a list of terms."""
+def _terms(
+    size: int, ratio: int, start: Array, side: Array, extent: Array, width: Array, first: Array
+) -> tuple[Int[Array, "k S S"], Float[Array, "k S S"]]:
+    """Returns the cells that each bin is the sum of, and their weights; k is four for each of its samples."""
 
-    def __init__(self, output_size: int, sampling_ratio: int):
-        self.output_size, self.sampling_ratio = output_size, sampling_ratio
+    def by_bin(low: Array, high: Array) -> Array:  # [2 r, S] of two [S * r]
+        return jnp.stack([low, high]).reshape(2, size, ratio).transpose(0, 2, 1).reshape(2 * ratio, size)
 
-    def terms(
-        self, start: Array, side: Array, extent: Array, width: Array, first: Array
-    ) -> tuple[Int[Array, "k S S"], Float[Array, "k S S"]]:
-        """Returns the cells that each bin is the sum of, and their weights; k is four for each of its samples."""
-        size, ratio = self.output_size, self.sampling_ratio
+    def along(axis: int) -> tuple[Array, Array]:
+        low, high, weight_low, weight_high = _corners(size * ratio, start[axis], side[axis], extent[axis])
+        return by_bin(low, high), by_bin(weight_low, weight_high) / ratio
 
-        def by_bin(low: Array, high: Array) -> Array:  # [2 r, S] of two [S * r]
-            return jnp.stack([low, high]).reshape(2, size, ratio).transpose(0, 2, 1).reshape(2 * ratio, size)
+    (y, weights_y), (x, weights_x) = along(0), along(1)
+    cells = first + y[:, None, :, None] * width + x[None, :, None, :]  # [2 r, 2 r, S, S]
+    weights = weights_y[:, None, :, None] * weights_x[None, :, None, :]
+    return cells.reshape(-1, size, size), weights.reshape(-1, size, size)
 
-        def along(axis: int) -> tuple[Array, Array]:
-            low, high, weight_low, weight_high = self._corners(start[axis], side[axis], extent[axis])
-            return by_bin(low, high), by_bin(weight_low, weight_high) / ratio
 
-        (y, weights_y), (x, weights_x) = along(0), along(1)
-        cells = first + y[:, None, :, None] * width + x[None, :, None, :]  # [2 r, 2 r, S, S]
-        weights = weights_y[:, None, :, None] * weights_x[None, :, None, :]
-        return cells.reshape(-1, size, size), weights.reshape(-1, size, size)
-
-    def __call__(self, flat: Array, start: Array, side: Array, extent: Array, width: Array, first: Array) -> Array:
-        low_y, high_y, weight_low_y, weight_high_y = self._corners(start[0], side[0], extent[0])  # each [S * r]
-        low_x, high_x, weight_low_x, weight_high_x = self._corners(start[1], side[1], extent[1])
-        total = jnp.float32(0.0)
-        for y, weight_y in ((low_y, weight_low_y), (high_y, weight_high_y)):
-            for x, weight_x in ((low_x, weight_low_x), (high_x, weight_high_x)):
-                cells = flat[first + y[:, None] * width + x[None, :]]  # [S * r, S * r, C]
-                total = total + cells * (weight_y[:, None] * weight_x[None, :])[:, :, None]
-        size, ratio = self.output_size, self.sampling_ratio
-        return total.reshape(size, ratio, size, ratio, -1).mean(axis=(1, 3))  # [S, S, C]
-
-    def _corners(self, start: Array, side: Array, length: Array) -> tuple[Array, Array, Array, Array]:
-        count, length = self.output_size * self.sampling_ratio, jnp.maximum(length, 1)
-        position = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * side / count
-        inside = ((position >= -1.0) & (position <= length)).astype(jnp.float32)
-        position = jnp.clip(position, 0.0, length - 1.0)
-        low = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, length - 1)
-        high = jnp.minimum(low + 1, length - 1)
-        weight_high = position - low
-        return low, high, (1.0 - weight_high) * inside, weight_high * inside
+def _corners(count: int, start: Array, side: Array, length: Array) -> tuple[Array, Array, Array, Array]:
+    """Returns the two cells around each of `count` samples along one axis, and their weights."""
+    length = jnp.maximum(length, 1)
+    position = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * side / count
+    inside = ((position >= -1.0) & (position <= length)).astype(jnp.float32)
+    position = jnp.clip(position, 0.0, length - 1.0)
+    low = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, length - 1)
+    high = jnp.minimum(low + 1, length - 1)
+    weight_high = position - low
+    return low, high, (1.0 - weight_high) * inside, weight_high * inside
 
 
 def align_rois_dense(

@@ -1,7 +1,9 @@
-"""Speed of RoIAlign, the choice of anchors and NMS alone, at the sizes of a network on one canvas, as JSON on stdout.
+"""Speed of RoIAlign, the choice of anchors, NMS and mask pasting alone, at the sizes of one canvas, as JSON on stdout.
 
-RoIAlign over the pyramid, of 1000 RoIs as for boxes and of 100 as for masks, and its gradients alone; the best anchors
-of each level; NMS as of proposals, and as of detections. Of each the median and the smallest of all calls.
+RoIAlign over the pyramid, as for boxes and as for masks, with two samples per bin and axis and with adaptive sampling,
+and its gradients alone; the best anchors of each level; NMS as of proposals, as of detections, and of all of 1,000 to
+12,000 boxes, in one class and in four; masks of 28 x 28 pasted into the canvas, and encoded. Of each the median and the
+smallest of all calls, in milliseconds, and the median of the processor time of all threads.
 
 python scripts/benchmark_ops.py --canvas 800x1344 --dtype bfloat16
 """
@@ -10,8 +12,9 @@ import _cli  # isort: skip
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,20 +26,29 @@ from benchmark import check_sizes, compile_function, describe_machine, timed
 from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.evaluation.paste_masks import encode_masks, paste_masks
 from mrcnn_jax.ops.nms import suppress_overlaps
 
 CHANNELS = 256
 ANCHORS_PER_CELL = 3
 NUM_CLASSES = 80
-BOX_ROIS, MASK_ROIS = 1000, 100
+MASK_SIZE = 28
+NMS_SIZES = (1000, 2000, 4000, 12000)
+NMS_CASES = (("nms", 1, 0.7), ("nms_4_classes", 4, 0.5))
+"""Name, number of classes and threshold."""
+ON_HOST = ("paste_masks", "encode_masks")
 OPERATIONS = (
-    "roi_align_box",
-    "roi_align_box_gradients",
-    "roi_align_mask",
-    "roi_align_mask_gradients",
+    *(
+        f"roi_align_{head}{sampling}{part}"
+        for head in ("box", "mask")
+        for sampling in ("", "_adaptive")
+        for part in ("", "_gradients")
+    ),
     "top_k_anchors",
     "nms_proposals",
     "nms_detections",
+    *(f"{name}_{size}" for name, _, _ in NMS_CASES for size in NMS_SIZES),
+    *ON_HOST,
 )
 LARGEST_SIDE, SMALLEST_SIDE = 660.0, 16.0
 """Of RoIs and boxes in pixels; their logarithms are uniform."""
@@ -50,6 +62,10 @@ class Arguments:
     """Pictures."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the feature maps."""
+    box_rois: int = 1000
+    """RoIs an image of roi_align_box."""
+    mask_rois: int = 100
+    """RoIs an image of roi_align_mask, and masks an image."""
     iterations: int = 10
     """Timed calls, after one that is not."""
     only: str = ""
@@ -67,7 +83,7 @@ def main() -> None:
         "dtype": arguments.dtype,
         "iterations": arguments.iterations,
         "operations": {
-            name: measure(function, inputs, arguments.iterations)
+            name: (measure_on_host if name in ON_HOST else measure)(function, inputs, arguments.iterations)
             for name, function, inputs in operations(arguments)
             if arguments.only in name
         },
@@ -80,12 +96,26 @@ def measure(function: Callable[..., Any], inputs: tuple[Any, ...], iterations: i
     """Compiles and times one operation."""
     inputs = jax.device_put(inputs)
     compiled, compile_seconds = compile_function(jax.jit(function), *inputs)
-    timed(lambda: compiled(*inputs))
-    seconds = [timed(lambda: compiled(*inputs))[0] for _ in range(iterations)]
+    return time_calls(lambda: compiled(*inputs), iterations) | {"compile_seconds": round(compile_seconds, 2)}
+
+
+def measure_on_host(function: Callable[..., Any], inputs: tuple[Any, ...], iterations: int) -> dict[str, float]:
+    """Times one operation of NumPy."""
+    return time_calls(lambda: function(*inputs), iterations)
+
+
+def time_calls(call: Callable[[], Any], iterations: int) -> dict[str, float]:
+    timed(call)
+    seconds, processor_seconds = [], []
+    for _ in range(iterations):
+        start = time.process_time()
+        seconds.append(timed(call)[0])
+        processor_seconds.append(time.process_time() - start)
     return {
         "median_ms": round(1000 * statistics.median(seconds), 4),
         "min_ms": round(1000 * min(seconds), 4),
-        "compile_seconds": round(compile_seconds, 2),
+        "processor_ms": round(1000 * statistics.median(processor_seconds), 4),
+        "min_processor_ms": round(1000 * min(processor_seconds), 4),
     }
 
 
@@ -96,12 +126,15 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
     sizes = [tuple(-(-side // stride) for side in arguments.canvas) for stride in model.map_strides]
     image_hw = np.tile(np.array(arguments.canvas, np.int32), (batch, 1))
     maps = tuple(random_normal(rng, (batch, *size, CHANNELS), arguments.dtype) for size in sizes)
-    for name, count, side in (("box", BOX_ROIS, model.box_pool_size), ("mask", MASK_ROIS, model.mask_pool_size)):
+    adaptive = replace(model, sampling_ratio=0, roi_align_aligned=True)
+    counts_and_sides = (arguments.box_rois, model.box_pool_size), (arguments.mask_rois, model.mask_pool_size)
+    for name, (count, side) in zip(("box", "mask"), counts_and_sides, strict=True):
         rois = np.stack([random_boxes(rng, count, arguments.canvas) for _ in range(batch)])
-        pool = partial(pool_rois, output_size=side, config=model)
         weights = random_normal(rng, (batch * count, side, side, CHANNELS), arguments.dtype)
-        yield f"roi_align_{name}", pool, (maps, rois, image_hw)
-        yield f"roi_align_{name}_gradients", partial(gradients, pool), (maps, rois, image_hw, weights)
+        for suffix, config in (("", model), ("_adaptive", adaptive)):
+            pool = partial(pool_rois, output_size=side, config=config)
+            yield f"roi_align_{name}{suffix}", pool, (maps, rois, image_hw)
+            yield f"roi_align_{name}{suffix}_gradients", partial(gradients, pool), (maps, rois, image_hw, weights)
 
     scores = tuple(rng.normal(size=(batch, ANCHORS_PER_CELL * h * w)).astype(np.float32) for h, w in sizes)
     counts = [min(test.pre_nms_top_n, level.shape[1]) for level in scores]
@@ -109,8 +142,17 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
 
     levels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     yield nms("nms_proposals", rng, arguments, levels, test.rpn_nms_threshold, test.post_nms_top_n)
-    classes = rng.integers(1, NUM_CLASSES + 1, min(test.max_candidates, BOX_ROIS * NUM_CLASSES)).astype(np.int32)
-    yield nms("nms_detections", rng, arguments, classes, test.nms_threshold, test.max_detections)
+    classes = rng.integers(1, NUM_CLASSES + 1, min(test.max_candidates, arguments.box_rois * NUM_CLASSES))
+    yield nms("nms_detections", rng, arguments, classes.astype(np.int32), test.nms_threshold, test.max_detections)
+    for name, num_classes, threshold in NMS_CASES:
+        for size in NMS_SIZES:
+            classes = rng.integers(0, num_classes, size).astype(np.int32)
+            yield nms(f"{name}_{size}", rng, arguments, classes, threshold, size)
+
+    count = batch * arguments.mask_rois
+    masks = rng.random((count, MASK_SIZE, MASK_SIZE), np.float32)
+    pasting = (masks, random_boxes(rng, count, arguments.canvas), arguments.canvas, test.mask_threshold)
+    yield from zip(ON_HOST, (paste_masks, encode_masks), (pasting, pasting), strict=True)
 
 
 def nms(

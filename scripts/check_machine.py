@@ -1,6 +1,6 @@
 """Is this device computing right? Runs what Mask R-CNN consists of at real sizes and compares with NumPy in float64.
 
-python scripts/check_machine.py            # about a minute on a CPU; ends with 0, or with 6 where something is wrong
+python scripts/check_machine.py            # 96 s on one CPU core; ends with 0, or with 6 where something is wrong
 python scripts/check_machine.py --quick    # small sizes
 """
 

@@ -4,7 +4,7 @@
     python scripts/train.py configs/shapes_tiny.py --workdir runs/quickstart \
         --data.train runs/quickstart/data:train --data.val runs/quickstart/data:val
 
-Measured: box AP 0.656, mask AP 0.570, mask AP50 0.837 on 100 validation pictures.
+Measured: box AP 0.657, mask AP 0.568, mask AP50 0.841 on 100 validation pictures.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -127,13 +127,14 @@ def _coverage(label: int, image_hw: ImageHW, rng: np.random.Generator, style: St
         first[axis] + (np.arange(side * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING - centre[axis]
         for axis, side in enumerate((height, width))
     )
-    y, x = np.meshgrid(rows / radius, columns / radius, indexing="ij")
+    y, x = (rows / radius)[:, None], (columns / radius)[None, :]
     inside = list(style.outlines.values())[label - 1](
         x * np.cos(angle) + y * np.sin(angle), (y * np.cos(angle) - x * np.sin(angle)) / stretch
     )  # [3 h, 3 w]
-    window = inside.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING).mean((1, 3))  # [h, w]
+    samples = inside.view(np.uint8).reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING)
+    covered = sum(samples[:, i, :, j] for i in range(_SUPERSAMPLING) for j in range(_SUPERSAMPLING))  # [h, w]
     coverage = np.zeros(image_hw, np.float32)
-    coverage[first[0] : last[0], first[1] : last[1]] = window
+    coverage[first[0] : last[0], first[1] : last[1]] = covered / _SUPERSAMPLING**2
     return coverage
 
 
@@ -142,8 +143,7 @@ def _texture(image_hw: ImageHW, rng: np.random.Generator, strength: float) -> np
     import cv2
 
     kind, angle = rng.integers(4), rng.uniform(0, np.pi)
-    y, x = np.mgrid[: image_hw[0], : image_hw[1]]
-    along = x * np.cos(angle) + y * np.sin(angle)
+    along = np.arange(image_hw[1])[None, :] * np.cos(angle) + np.arange(image_hw[0])[:, None] * np.sin(angle)
     if kind == 0:
         pattern = np.sign(np.sin(along * 2 * np.pi / rng.uniform(6, 12)))
     elif kind == 1:
@@ -168,7 +168,7 @@ def _place(image_hw: ImageHW, rng: np.random.Generator, style: Style) -> tuple[l
     """Coverages [H, W], farthest first, and labels of 1 to `max_objects` shapes, each visible enough."""
     coverages: list[np.ndarray] = []
     labels: list[int] = []
-    full: list[np.ndarray] = []  # masks as if alone
+    areas: list[int] = []  # of the masks as if alone
     visible: list[np.ndarray] = []  # what is left of them
     for _ in range(rng.integers(1, style.max_objects + 1)):
         for _ in range(_NUM_TRIES):
@@ -176,9 +176,9 @@ def _place(image_hw: ImageHW, rng: np.random.Generator, style: Style) -> tuple[l
             coverage = _coverage(label, image_hw, rng, style)
             mask = coverage >= 0.5
             remaining = [other & ~mask for other in visible]
-            pairs = zip(remaining, full, strict=True)
-            if all(left.sum() >= style.min_visible * whole.sum() for left, whole in pairs):
-                visible, full = [*remaining, mask], [*full, mask]
+            pairs = zip(remaining, areas, strict=True)
+            if all(np.count_nonzero(left) >= style.min_visible * area for left, area in pairs):
+                visible, areas = [*remaining, mask], [*areas, int(np.count_nonzero(mask))]
                 coverages.append(coverage)
                 labels.append(label)
                 break
@@ -196,7 +196,10 @@ def draw_scene(seed: int, stream: int, index: int, style: Style = EASY) -> Scene
     pixels = colours[0] + _texture(image_hw, rng, 25)[..., None]
     for coverage in coverages:
         colours.append(_pick_colour(rng, colours, style.min_colour_distance))
-        pixels += coverage[..., None] * (colours[-1] + _texture(image_hw, rng, 30)[..., None] - pixels)
+        texture = _texture(image_hw, rng, 30)
+        window = np.ix_(coverage.any(1), coverage.any(0))
+        below = pixels[window]
+        pixels[window] = below + coverage[window][..., None] * (colours[-1] + texture[window][..., None] - below)
     owner = np.zeros(image_hw, np.int32)
     for position, coverage in enumerate(coverages, start=1):
         owner[coverage >= 0.5] = position

@@ -24,6 +24,7 @@ PART_ROWS = 512
 """Rows of two matrices, or as many as the first one has columns, that a CPU multiplies at a time."""
 
 
+@partial(jax.jit, static_argnames=("stride", "dilation", "groups"))  # equal ones are traced once
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
     """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
     window = Window(kernel.shape[0], stride, dilation, groups)
@@ -166,7 +167,7 @@ def choose_part(x: Array, gradient: Array) -> tuple[int, int]:
         return batch, height
     of_image = values // batch
     if of_image <= PART_VALUES:
-        return largest_divisor(batch, PART_VALUES // of_image), height
+        return largest_divisor(batch, PART_VALUES // (4 * of_image)), height  # several as channels are slower
     return 1, largest_divisor(height, PART_VALUES * height // of_image)
 
 
@@ -186,6 +187,7 @@ def _sum_parts(add: Callable[[Array, Array], tuple[Array, None]], shape: tuple[i
     return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, jnp.int32(0))[0]
 
 
+@jax.jit
 def add_bias(x: Array, bias: Array) -> Array:
     """Returns x [..., F] plus a bias [F]."""
     return jax.lax.platform_dependent(x, bias, cpu=_add_bias_on_cpu, default=_add_bias)

@@ -24,7 +24,6 @@ PART_ROWS = 512
 """Rows of two matrices, or as many as the first one has columns, that a CPU multiplies at a time."""
 
 
-@partial(jax.jit, static_argnames=("stride", "dilation", "groups"))  # equal ones are traced once
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
     """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
     window = Window(kernel.shape[0], stride, dilation, groups)
@@ -187,7 +186,6 @@ def _sum_parts(add: Callable[[Array, Array], tuple[Array, None]], shape: tuple[i
     return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, jnp.int32(0))[0]
 
 
-@jax.jit
 def add_bias(x: Array, bias: Array) -> Array:
     """Returns x [..., F] plus a bias [F]."""
     return jax.lax.platform_dependent(x, bias, cpu=_add_bias_on_cpu, default=_add_bias)

@@ -1,4 +1,4 @@
-"""Convolutions: one definition, and two forms of it that fill a TPU's tiles where pictures or channels are few.
+"""Convolutions: one definition, two forms that fill a TPU's tiles where pictures or channels are few, and gradients on CPUs.
 
 Shapes: B images, H x W map, D channels, F features; maps NHWC, kernels [h, w, D / groups, F].
 """
@@ -182,6 +182,7 @@ def multiply_in_parts(x: Array, y: Array) -> Array:
 
 
 def _sum_parts(add: Callable[[Array, Array], tuple[Array, None]], shape: tuple[int, ...], parts: int) -> Array:
+    """Returns the sum, float32 of a shape, to which `add` adds part 0, 1, ...; one part needs no loop."""
     nothing = jnp.zeros(shape, jnp.float32)
     return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, jnp.int32(0))[0]
 

@@ -1,4 +1,4 @@
-"""Convolutions: one definition, two forms that fill a TPU's tiles where pictures or channels are few, and gradients on CPUs.
+"""Convolutions: one definition, two forms that fill a TPU's tiles if pictures or channels are few, gradients for CPUs.
 
 Shapes: B images, H x W map, D channels, F features; maps NHWC, kernels [h, w, D / groups, F].
 """

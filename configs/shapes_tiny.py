@@ -4,7 +4,8 @@
     python scripts/train.py configs/shapes_tiny.py --workdir runs/quickstart \
         --data.train runs/quickstart/data:train --data.val runs/quickstart/data:val
 
-Measured: box AP 0.657, mask AP 0.568, mask AP50 0.841 on 100 validation pictures.
+Measured on one device: box AP 0.692, mask AP 0.640, mask AP50 0.896 on 100 validation pictures. With
+--train.num-steps 2000, on two devices: 0.625, 0.571 and 0.831, as a whole quickstart in 6m49.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
@@ -14,18 +15,20 @@ CANVASES = ((128, 128),)
 config = Config(
     model=ModelConfig(
         backbone="resnet18",
-        body_width=32,
+        body_width=16,
         num_classes=0,
         norm="group_norm",
         head_norm="group_norm",
         freeze_at=0,
-        fpn_channels=64,
+        fpn_channels=32,
         anchor_sizes=(16.0, 32.0, 48.0, 64.0, 96.0),
         box_head_dim=256,
-        mask_head_dim=64,
+        mask_head_dim=32,
         mask_head_convs=2,
     ),
-    targets=TargetsConfig(rpn_samples=128, pre_nms_top_n=300, post_nms_top_n=150, roi_samples=48),
+    targets=TargetsConfig(
+        rpn_samples=128, pre_nms_top_n=300, post_nms_top_n=150, roi_samples=64, roi_foreground_fraction=0.5
+    ),
     test=TestConfig(
         short_side=128,
         max_side=128,
@@ -37,12 +40,17 @@ config = Config(
     ),
     data=DataConfig(canvases=CANVASES, short_sides=(128,), max_side=128, max_objects=12, mask_size=56),
     train=TrainConfig(
-        num_steps=1100,
-        batch_size=8,
-        learning_rate=0.03,
+        num_steps=3000,
+        batch_size=2,
+        optimizer="adamw",
+        learning_rate=0.003,
+        weight_decay=0.05,
+        schedule="cosine",
         warmup_steps=100,
-        decay_steps=(780, 980),
+        decay_steps=(),
+        clip_norm=10.0,
+        ema_decay=0.998,
         eval_every=0,
-        checkpoint_every=275,
+        checkpoint_every=750,
     ),
 )

@@ -7,6 +7,7 @@ Programs that take long to compile are kept while the tests run, for other tests
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ if CACHE not in os.environ:  # in pytest's first process
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+# Tracing makes many objects and few cycles: at its own threshold Python's search for cycles takes a fifth of the time.
+gc.set_threshold(50_000)
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")

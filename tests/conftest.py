@@ -28,7 +28,7 @@ if CACHE not in os.environ:  # in pytest's first process
 import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# Tracing makes many objects and few cycles: at its own threshold Python's search for cycles takes a fifth of the time.
+# Tracing makes many objects and few cycles: at its own threshold Python searches for cycles far too often.
 gc.set_threshold(50_000)
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

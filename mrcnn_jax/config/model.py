@@ -243,5 +243,7 @@ def extent_in_cells(image_hw: _Sizes, stride: int, divisor: int) -> _Sizes:
 
     A picture's own extent is its size rounded up to a multiple of `divisor`, and halved, rounding up, by each stride.
     """
-    padded = -(-image_hw // divisor) * divisor  # type: ignore[operator]
-    return -(-padded // stride)
+    # Rounding up from above zero, and unsigned: rounding down of signed numbers is a dozen operations in each consumer.
+    sizes = image_hw.astype("uint32")  # type: ignore[attr-defined]
+    padded = (sizes + (divisor - 1)) // divisor * divisor
+    return ((padded + (stride - 1)) // stride).astype("int32")

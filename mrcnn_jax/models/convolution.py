@@ -26,13 +26,7 @@ PART_ROWS = 512
 
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
     """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
-    window = Window(kernel.shape[0], stride, dilation, groups)
-    forms = {
-        "cpu": partial(convolve_on_cpu, window=window),
-        "tpu": choose_tpu_form(x, kernel, window),
-        "default": partial(convolve_library, window=window),
-    }
-    return jax.lax.platform_dependent(x, kernel, **{name: form for name, form in forms.items() if form is not None})
+    return _convolve(x, kernel, Window(kernel.shape[0], stride, dilation, groups))
 
 
 class Window(NamedTuple):
@@ -50,22 +44,40 @@ class Window(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve_on_cpu(x: Array, kernel: Array, window: Window) -> Array:
-    """Returns what `convolve_library` does; its gradients have forms of their own."""
-    return convolve_library(x, kernel, window)
+def _convolve(x: Array, kernel: Array, window: Window) -> Array:
+    library, for_tpu = partial(convolve_library, window=window), choose_tpu_form(x, kernel, window)
+    return jax.lax.platform_dependent(x, kernel, tpu=for_tpu, default=library) if for_tpu else library(x, kernel)
 
 
 def _convolve_forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
-    return convolve_library(x, kernel, window), (x, kernel)
+    return _convolve(x, kernel, window), (x, kernel)
 
 
 def _convolve_backward(window: Window, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+    """Returns the gradients of the map and of the kernel.
+
+    Platforms part here and not around the whole convolution: JAX would differentiate each of their forms every time.
+    """
+    forms = {
+        "cpu": partial(differentiate_on_cpu, window=window),
+        "tpu": differentiate_form(choose_tpu_form(*residuals, window)),
+        "default": differentiate_form(partial(convolve_library, window=window)),
+    }
+    return jax.lax.platform_dependent(*residuals, gradient, **{name: form for name, form in forms.items() if form})
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def differentiate_form(form: Callable[..., Array] | None) -> Callable[..., tuple[Array, Array]] | None:
+    """Returns the function that computes a form's gradients as JAX does, of x, kernel and gradient."""
+    return form and (lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient))
+
+
+def differentiate_on_cpu(x: Array, kernel: Array, gradient: Array, window: Window) -> tuple[Array, Array]:
+    """Returns the gradients of the map and of the kernel in forms that a CPU computes fast."""
     of_kernel = differentiate_kernel(x, gradient, window).astype(kernel.dtype)
     return differentiate_input(x, kernel, gradient, window), of_kernel
-
-
-convolve_on_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 
 def convolve_library(x: Array, kernel: Array, window: Window) -> Array:
@@ -187,25 +199,25 @@ def _sum_parts(add: Callable[[Array, Array], tuple[Array, None]], shape: tuple[i
     return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, jnp.int32(0))[0]
 
 
+@jax.custom_vjp
 def add_bias(x: Array, bias: Array) -> Array:
     """Returns x [..., F] plus a bias [F]."""
-    return jax.lax.platform_dependent(x, bias, cpu=_add_bias_on_cpu, default=_add_bias)
-
-
-def _add_bias(x: Array, bias: Array) -> Array:
     return x + bias[(None,) * (x.ndim - 1)]
 
 
-_add_bias_on_cpu = jax.custom_vjp(_add_bias)
-
-
 def _add_bias_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
+    axes = tuple(range(gradient.ndim - 1))
+    of_bias = jax.lax.platform_dependent(gradient, cpu=_sum_rows, default=partial(jax.lax.reduce_sum, axes=axes))
+    return gradient, of_bias.astype(bias.dtype)
+
+
+def _sum_rows(gradient: Array) -> Array:
     # A CPU sums over several axes at once at a thirtieth of the speed, and XLA would make them several again.
-    rows = jax.lax.optimization_barrier(gradient.reshape(-1, bias.size))
-    return gradient, jnp.sum(rows, axis=0, dtype=jnp.float32).astype(bias.dtype)
+    rows = jax.lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))
+    return jnp.sum(rows, axis=0, dtype=jnp.float32).astype(gradient.dtype)
 
 
-_add_bias_on_cpu.defvjp(lambda x, bias: (_add_bias(x, bias), bias), _add_bias_backward)
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)
 
 
 def largest_divisor(number: int, most: int) -> int:

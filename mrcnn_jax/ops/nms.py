@@ -1,10 +1,13 @@
-"""Greedy non-maximum suppression, exact, computed in parallel tiles at a static shape. Shapes: n boxes, k kept.
+"""Greedy non-maximum suppression, exact, computed in parallel tiles at a static shape.
+
+Shapes: b images, n boxes, k kept, T boxes of a tile.
 
 Boxes are visited in tiles of descending score. A tile is first suppressed by all boxes kept before it; inside the tile
 the greedy answer is the only fixed point of "kept = not overlapped by a kept box of higher score", which is iterated
 until nothing changes. The loop over tiles ends as soon as enough boxes are kept.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,50 +38,88 @@ def suppress_overlaps(
     """Returns the first `max_kept` boxes of greedy NMS.
 
     A box is dropped when its IoU with a kept box of the same group is above `iou_threshold`; groups are pyramid levels
-    or classes, and groups do not see each other.
+    or classes, and groups do not see each other. Under `vmap` the images visit their tiles together.
     """
-    num_boxes = boxes.shape[0]
+    suppress = partial(_suppress_batch, iou_threshold=iou_threshold, max_kept=max_kept, tile_size=tile_size)
+
+    # JAX's own rule would let every image count its tiles alone, and trace the loops inside of loops many times.
+    @jax.custom_batching.custom_vmap
+    def suppress_one(*columns: Array) -> tuple[Array, ...]:
+        return tuple(kept[0] for kept in suppress(*(column[None] for column in columns)))
+
+    @suppress_one.def_vmap
+    def suppress_all(
+        count: int, are_batched: list[bool], *columns: Array
+    ) -> tuple[tuple[Array, ...], tuple[bool, bool]]:
+        pairs = zip(columns, are_batched, strict=True)
+        rows = [x if is_batched else jnp.broadcast_to(x, (count, *x.shape)) for x, is_batched in pairs]
+        return suppress(*rows), (True, True)
+
+    return Kept(*suppress_one(*jax.lax.stop_gradient((boxes, scores, valid, groups))))
+
+
+def _suppress_batch(
+    boxes: Float[Array, "b n 4"],
+    scores: Float[Array, "b n"],
+    valid: Bool[Array, "b n"],
+    groups: Int[Array, "b n"],
+    *,
+    iou_threshold: float,
+    max_kept: int,
+    tile_size: int,
+) -> tuple[Int[Array, "b k"], Bool[Array, "b k"]]:
+    """Returns the fields of `Kept` of each image."""
+    num_boxes = boxes.shape[1]
     tile_size = min(tile_size, num_boxes)
     num_tiles = -(-num_boxes // tile_size)
-    order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)  # valid ones first, best first
-    padding = num_tiles * tile_size - num_boxes
-    tiled_boxes = jnp.pad(boxes[order], ((0, padding), (0, 0))).reshape(num_tiles, tile_size, 4)
-    tiled_groups = jnp.pad(groups[order], (0, padding)).reshape(num_tiles, tile_size)
-    tiled_valid = jnp.pad(valid[order], (0, padding)).reshape(num_tiles, tile_size)
-    is_earlier = jnp.tri(tile_size, k=-1, dtype=bool).T  # [above, below]: above has the higher score
+    order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=1, stable=True)  # valid ones first, best first
+
+    def cut(column: Array) -> Array:
+        """[b, n, ...] in order to [b, tiles, T, ...]."""
+        index = order.reshape(*order.shape, *[1] * (column.ndim - 2))
+        padding = [(0, 0), (0, num_tiles * tile_size - num_boxes), *[(0, 0)] * (column.ndim - 2)]
+        rows = jnp.pad(jnp.take_along_axis(column, index, axis=1), padding)
+        return rows.reshape(len(column), num_tiles, tile_size, *column.shape[2:])
+
+    tiles, tile_groups, tile_valid = cut(boxes), cut(groups), cut(valid)
+    is_earlier = jnp.tri(tile_size, k=-1, dtype=bool).T[None]  # [1, above, below]: above has the higher score
+    take = partial(jax.lax.dynamic_index_in_dim, axis=1, keepdims=False)
 
     def overlaps(above: Array, below: Array) -> Array:
-        same_group = tiled_groups[above][:, None] == tiled_groups[below][None, :]
-        return same_group & (compute_iou(tiled_boxes[above], tiled_boxes[below]) > iou_threshold)  # [T, T]
+        same_group = take(tile_groups, above)[:, :, None] == take(tile_groups, below)[:, None, :]
+        return same_group & (jax.vmap(compute_iou)(take(tiles, above), take(tiles, below)) > iou_threshold)  # [b, T, T]
+
+    def is_needed(carry: tuple[Array, Array, Array]) -> Array:
+        tile, _, counts = carry
+        return (tile < num_tiles) & jnp.any((counts < max_kept) & jnp.any(take(tile_valid, tile), axis=1))
 
     def visit_tile(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        tile, keep, count = carry
+        tile, keep, counts = carry
 
         def suppress_by(earlier: Array, alive: Array) -> Array:
-            return alive & ~jnp.any(overlaps(earlier, tile) & keep[earlier][:, None], axis=0)
+            return alive & ~jnp.any(overlaps(earlier, tile) & take(keep, earlier)[:, :, None], axis=1)
 
-        alive = jax.lax.fori_loop(0, tile, suppress_by, tiled_valid[tile])
+        alive = jax.lax.fori_loop(0, tile, suppress_by, take(tile_valid, tile))
         kept = _greedy_fixed_point(overlaps(tile, tile) & is_earlier, alive)
-        return tile + 1, keep.at[tile].set(kept), count + jnp.sum(kept)
+        keep = jax.lax.dynamic_update_index_in_dim(keep, kept, tile, axis=1)
+        return tile + 1, keep, counts + jnp.sum(kept, axis=1)
 
-    start = (jnp.int32(0), jnp.zeros((num_tiles, tile_size), bool), jnp.int32(0))
-    _, keep, _ = jax.lax.while_loop(
-        lambda carry: (carry[0] < num_tiles) & (carry[2] < max_kept) & jnp.any(tiled_valid[carry[0]]), visit_tile, start
-    )
-    keep = keep.reshape(-1)[:num_boxes]
-    slots = jnp.argsort(~keep, stable=True)[:max_kept]  # positions in `order`
-    kept_valid = keep[slots]
-    index = jnp.where(kept_valid, order[slots], 0).astype(jnp.int32)
-    missing = max_kept - index.shape[0]
-    return Kept(jnp.pad(index, (0, max(missing, 0))), jnp.pad(kept_valid, (0, max(missing, 0))))
+    start = (jnp.int32(0), jnp.zeros_like(tile_valid), jnp.zeros(len(boxes), jnp.int32))
+    _, keep, _ = jax.lax.while_loop(is_needed, visit_tile, start)
+    keep = keep.reshape(len(boxes), -1)[:, :num_boxes]
+    slots = jnp.argsort(~keep, axis=1, stable=True)[:, :max_kept]  # positions in `order`
+    kept_valid = jnp.take_along_axis(keep, slots, axis=1)
+    index = jnp.where(kept_valid, jnp.take_along_axis(order, slots, axis=1), 0).astype(jnp.int32)
+    missing = ((0, 0), (0, max(max_kept - num_boxes, 0)))
+    return jnp.pad(index, missing), jnp.pad(kept_valid, missing)
 
 
-def _greedy_fixed_point(suppresses: Bool[Array, "t t"], alive: Bool[Array, "t"]) -> Bool[Array, "t"]:
-    """Returns which of the alive boxes greedy NMS keeps; suppresses[i, j]: i, if kept, drops j."""
+def _greedy_fixed_point(suppresses: Bool[Array, "b T T"], alive: Bool[Array, "b T"]) -> Bool[Array, "b T"]:
+    """Returns which of the alive boxes greedy NMS keeps; suppresses[:, i, j]: i, if kept, drops j."""
 
     def refine(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         kept, _ = carry
-        refined = alive & ~jnp.any(suppresses & kept[:, None], axis=0)
+        refined = alive & ~jnp.any(suppresses & kept[:, :, None], axis=1)
         return refined, jnp.any(refined != kept)
 
     kept, _ = jax.lax.while_loop(lambda carry: carry[1], refine, (alive, jnp.bool_(True)))

@@ -2,8 +2,9 @@
 
 from mrcnn_jax.config import ModelConfig
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-BLOCKS |= {"resnet152": (3, 8, 36, 3), "resnext101_32x8d": (3, 4, 23, 3), "resnext101_64x4d": (3, 4, 23, 3)}
+BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+BLOCKS |= {"resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+BLOCKS |= {"resnext101_32x8d": (3, 4, 23, 3), "resnext101_64x4d": (3, 4, 23, 3)}
 GROUPS = {"resnext101_32x8d": (32, 4), "resnext101_64x4d": (64, 4)}
 """Groups, and how much wider than a ResNet's the grouped convolutions are."""
 
@@ -40,7 +41,7 @@ def count_body(config: ModelConfig) -> tuple[int, list[int]]:
         out = config.body_width * 2**stage
         groups, share = GROUPS.get(config.backbone, (1, 1))
         for _ in range(blocks):
-            if config.backbone in ("resnet18", "resnet34"):
+            if config.backbone in ("resnet10", "resnet18", "resnet34"):
                 width = out
                 total += conv_norm(3, channels, width) + conv_norm(3, width, width)
             else:

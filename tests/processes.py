@@ -26,7 +26,7 @@ CANVASES = ((64, 64), (96, 64))
 
 config = Config(
     model=ModelConfig(
-        backbone="resnet18", body_width=8, num_classes=0, norm="group_norm", head_norm="group_norm", freeze_at=0,
+        backbone="resnet10", body_width=8, num_classes=0, norm="frozen_bn", head_norm="none", freeze_at=0,
         fpn_channels=16, anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), box_head_dim=32, mask_head_dim=16,
         mask_head_convs=1,
     ),

@@ -112,9 +112,9 @@ def test_a_step_and_a_prediction(config: Config, monkeypatch: pytest.MonkeyPatch
 
     @jax.jit
     def step_and_predict(state, batch):
-        state, metrics = train_step(
-            state, batch, jax.random.key(0), model=model, optimizer=optimizer, targets=config.targets
-        )
+        choices = {"model": model, "optimizer": optimizer, "targets": config.targets}
+        _, metrics = train_step(state, batch, jax.random.key(0), **choices)
+        # Of the network before the update, so that both share its features, and half of what there is to compile.
         return metrics, predict(state.variables, batch.images, batch.image_hw, model=model, config=config.test)
 
     metrics, found = step_and_predict(make_train_state(variables, optimizer), batch)

@@ -12,7 +12,7 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 from mrcnn_jax.structures import Batch, GroundTruth
 
 MODEL = ModelConfig(
-    backbone="resnet18",
+    backbone="resnet10",
     body_width=8,
     num_classes=3,
     norm="group_norm",

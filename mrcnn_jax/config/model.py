@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 from mrcnn_jax.config.checks import check_ranges, require
 
 Backbone = Literal[
+    "resnet10",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -184,7 +185,7 @@ class ModelConfig:
 
     def stage_channels(self, stage: int) -> int:
         """Channels that a stage puts out, 0 for res2."""
-        is_basic = self.backbone in ("resnet18", "resnet34")
+        is_basic = self.backbone in ("resnet10", "resnet18", "resnet34")
         return self.body_width * 2**stage * (1 if is_basic else 4)
 
     @property

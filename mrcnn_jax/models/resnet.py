@@ -14,6 +14,7 @@ from mrcnn_jax.config import Backbone, ModelConfig
 from mrcnn_jax.models.layers import Array, Conv, FrozenBatchNorm, GroupNorm, SyncBatchNorm, make_extent, zero_outside
 
 STAGE_BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {
+    "resnet10": (1, 1, 1, 1),
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
@@ -23,7 +24,7 @@ STAGE_BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {
     "resnext101_32x8d": (3, 4, 23, 3),
     "resnext101_64x4d": (3, 4, 23, 3),
 }
-BASIC_BLOCK_BODIES: tuple[Backbone, ...] = ("resnet18", "resnet34")
+BASIC_BLOCK_BODIES: tuple[Backbone, ...] = ("resnet10", "resnet18", "resnet34")
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:

@@ -29,7 +29,7 @@ def random_maps(*shape: int, seed: int = 0) -> jax.Array:
 
 
 def check_tpu_form(monkeypatch: pytest.MonkeyPatch, x: jax.Array, kernel: jax.Array, **settings: int) -> int:
-    """Compares the TPU's form with the default, values and gradients; returns how often it was taken: twice, if at all."""
+    """Compares the TPU's form with the default, values and gradients; returns how often it was taken, 0 or 2 times."""
 
     def total(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = convolve(x, kernel, **settings)

@@ -31,6 +31,7 @@ def test_r50_fpn_has_the_published_number_of_parameters():
 @pytest.mark.parametrize(
     "changes",
     [
+        {"backbone": "resnet10"},
         {"backbone": "resnet18"},
         {"backbone": "resnet34", "norm": "group_norm", "head_norm": "group_norm", "body_width": 32},
         {"backbone": "resnet101", "norm": "sync_bn", "mask_head_convs": 2},

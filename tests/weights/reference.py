@@ -125,6 +125,7 @@ def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
             "body": apply(variables, images, image_hw, method="extract_body"),
             "maps": maps,
             "scores": apply(variables, maps, method="score_anchors"),
+            "anchors": make_anchors(images.shape[1:3], image_hw[0], config),
             "proposals": propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=test),
             "features": features,
             "hidden": apply(variables, features, method="extract_boxes"),
@@ -140,8 +141,7 @@ def compute_stages(reference: Reference) -> Stages:
     images, image_hw = reference.batch.images, reference.batch.image_hw
     rois = jnp.asarray(reference.golden["proposals"][None, :64])
     found = jax.device_get(_jit_stages(reference.model, reference.test)(reference.variables, images, image_hw, rois))
-    anchors = jax.device_get(make_anchors(images.shape[1:3], jnp.asarray(image_hw[0]), reference.model.config))
-    proposals = found["proposals"]
+    proposals, anchors = found["proposals"], found["anchors"]
     logits, deltas = found["scores"]
     return Stages(
         input=found["input"][0],

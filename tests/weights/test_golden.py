@@ -4,6 +4,10 @@ Differences of a stage are relative to its largest absolute value. Where they co
 originals differ from a float64 run of themselves by up to 9e-5 absolute (`meta.float64_differences` of the files).
 """
 
+import os
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -35,8 +39,14 @@ def reference(name: str) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def stages(reference: Reference) -> Stages:
-    return compute_stages(reference)
+def stages(name: str, reference: Reference) -> Stages:
+    """Kept for pytest's other processes, which may take over some of a model's tests."""
+    kept = Path(os.environ["MRCNN_JAX_TESTS_CACHE"]) / f"stages-{name}-{os.environ.get('FLAGS_OF_USERS')}.pickle"
+    if not kept.exists():
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        unfinished.write_bytes(pickle.dumps(compute_stages(reference)))
+        unfinished.replace(kept)
+    return pickle.loads(kept.read_bytes())
 
 
 def test_input(name: str, reference: Reference, stages: Stages) -> None:

@@ -81,7 +81,7 @@ def test_a_finite_network_is_not_marked(name: str) -> None:
     [
         ("params/backbone/stem/conv/kernel", "the backbone or the FPN"),
         ("frozen/backbone/stem/norm/bias", "the backbone or the FPN"),
-        ("params/backbone/layer4_1/conv2/conv/kernel", "the backbone or the FPN"),
+        ("params/backbone/layer4_0/conv2/conv/kernel", "the backbone or the FPN"),
         ("params/fpn/lateral5/conv/bias", "the backbone or the FPN"),
         ("params/fpn/output2/conv/kernel", "the backbone or the FPN"),
         ("params/rpn_head/conv/bias", "the RPN"),
@@ -115,11 +115,11 @@ def test_a_variance_of_0_without_eps_is_named() -> None:
         ("cascade", "params/box_head/fc2/bias", "box head 1 of the cascade"),
         ("cascade", "params/box_head_2/deltas/bias", "box head 2 of the cascade"),
         ("cascade", "params/box_head_3/logits/kernel", "box head 3 of the cascade"),
-        ("cascade", "params/mask_head/bias", "the mask head"),
-        ("c4", "params/backbone/layer3_1/conv1/conv/kernel", "the backbone"),
+        ("cascade", "params/mask_head/kernel", "the mask head"),
+        ("c4", "params/backbone/layer3_0/conv1/conv/kernel", "the backbone"),
         ("c4", "params/res5/layer4_0/conv1/conv/kernel", "the box head"),  # res5 belongs to the heads
         ("c4", "params/mask_head/upconv/kernel", "the mask head"),
-        ("dc5", "params/backbone/layer4_1/conv2/conv/kernel", "the backbone"),
+        ("dc5", "params/backbone/layer4_0/conv2/conv/kernel", "the backbone"),
         ("dc5", "params/rpn_head/conv/kernel", "the RPN"),
     ],
 )

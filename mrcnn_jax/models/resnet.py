@@ -24,6 +24,7 @@ STAGE_BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {
     "resnext101_32x8d": (3, 4, 23, 3),
     "resnext101_64x4d": (3, 4, 23, 3),
 }
+"""ResNet-10, with one block in each stage, is in no paper: it is for networks that are small throughout."""
 BASIC_BLOCK_BODIES: tuple[Backbone, ...] = ("resnet10", "resnet18", "resnet34")
 
 
@@ -65,7 +66,7 @@ class ConvNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-18, -34) or the 1x1, 3x3, 1x1 bottleneck, with a projection where shapes change."""
+    """Two 3x3 convolutions (ResNet-10, -18, -34) or the 1x1, 3x3, 1x1 bottleneck, with a projection where shapes change."""
 
     config: ModelConfig
     stage: int

@@ -61,20 +61,21 @@ def _scan_ground_truth(
 ) -> tuple[Array, Array, Array]:
     """Returns each box's best IoU (-1 if none), its slot, and whether the box ties for the best IoU of some slot."""
     num_boxes, num_slots = boxes.shape[0], gt_boxes.shape[0]
-    num_blocks = max(-(-num_slots // GT_BLOCK), 1)
-    padding = num_blocks * GT_BLOCK - num_slots
-    valid = jnp.pad(gt_valid, (0, padding)).reshape(num_blocks, GT_BLOCK)
+    size = min(GT_BLOCK, max(num_slots, 1))
+    num_blocks = max(-(-num_slots // size), 1)
+    padding = num_blocks * size - num_slots
+    valid = jnp.pad(gt_valid, (0, padding)).reshape(num_blocks, size)
     blocks = jnp.pad(jnp.where(gt_valid[:, None], gt_boxes, 0.0), ((0, padding), (0, 0)))
-    blocks = blocks.reshape(num_blocks, GT_BLOCK, 4)
+    blocks = blocks.reshape(num_blocks, size, 4)
     num_used = jnp.max(jnp.where(valid.any(axis=1), jnp.arange(num_blocks) + 1, 0), initial=0)
 
     def compare(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         block, best_iou, matched_gt, is_best_of_gt = carry
-        iou = compute_iou(boxes, blocks[block])  # [n, GT_BLOCK]
+        iou = compute_iou(boxes, blocks[block])  # [n, size]
         iou = jnp.where(valid[block][None, :] & boxes_valid[:, None], iou, -1.0)
         block_best = jnp.max(iou, axis=1)
         is_better = block_best > best_iou  # strictly: the lowest slot wins ties
-        slot = block * GT_BLOCK + jnp.argmax(iou, axis=1).astype(jnp.int32)
+        slot = block * size + jnp.argmax(iou, axis=1).astype(jnp.int32)
         best_of_gt = jnp.max(iou, axis=0)[None, :]
         ties = jnp.any((iou == best_of_gt) & (best_of_gt > 0.0), axis=1)
         return (

@@ -66,7 +66,7 @@ class ConvNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-10, -18, -34) or the 1x1, 3x3, 1x1 bottleneck, with a projection where shapes change."""
+    """Two 3x3 convolutions (ResNet-10, -18, -34) or the 1x1, 3x3, 1x1 bottleneck; a projection where shapes change."""
 
     config: ModelConfig
     stage: int

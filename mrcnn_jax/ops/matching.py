@@ -91,5 +91,8 @@ def _scan_ground_truth(
         jnp.zeros(num_boxes, jnp.int32),
         jnp.zeros(num_boxes, bool),
     )
-    _, best_iou, matched_gt, is_best_of_gt = jax.lax.while_loop(lambda carry: carry[0] < num_used, compare, start)
+    if num_blocks == 1:  # needs no loop
+        _, best_iou, matched_gt, is_best_of_gt = compare(start)
+    else:
+        _, best_iou, matched_gt, is_best_of_gt = jax.lax.while_loop(lambda carry: carry[0] < num_used, compare, start)
     return best_iou, matched_gt, is_best_of_gt

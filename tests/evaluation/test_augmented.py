@@ -216,10 +216,6 @@ def test_a_mirrored_picture_has_the_mirrored_prediction_and_warm_up_compiles_eve
     assert isinstance(ours, PictureDetections) and ours.mask_probabilities.dtype == ours.keypoints.dtype == np.float32
     assert len(ours) >= 5 and ours.masks.shape == (len(ours), 64, 90) and ours.keypoints.shape == (len(ours), 3, 3)
     expected = mirror_image(ours, 90)
-    # Detections of almost equal scores may stand in another order.
-    order = np.abs(mirrored.boxes[None] - expected.boxes[:, None]).max(axis=-1).argmin(axis=1)
-    assert sorted(order) == list(range(len(mirrored)))
-    mirrored = mirrored.select(order)
     # Sums over mirrored pixels differ in their last bits, and every layer enlarges that.
     for name in ("boxes", "scores", "labels", "mask_probabilities", "keypoints"):
         np.testing.assert_allclose(getattr(mirrored, name), getattr(expected, name), rtol=1e-3, atol=1e-3)

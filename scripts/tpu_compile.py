@@ -32,7 +32,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.reporting.program_costs import describe_program
 from mrcnn_jax.structures import Batch, GroundTruth
 from mrcnn_jax.training.optimizer import make_optimizer
@@ -183,7 +183,7 @@ def prediction_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) 
     shardings = (replicated(mesh), batch_sharding(mesh), batch_sharding(mesh))
     images = jax.ShapeDtypeStruct((batch_size, *canvas, 3), jnp.float32 if config.test.resize == "float" else jnp.uint8)
     image_hw = jax.ShapeDtypeStruct((batch_size, 2), jnp.int32)
-    variables = jax.eval_shape(lambda: init_variables(model, config.train.seed))
+    variables = variable_shapes(model)
     return Job(jax.jit(sharded, in_shardings=shardings), (variables, images, image_hw))
 
 

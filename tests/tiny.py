@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TargetsConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.structures import Batch, GroundTruth
 
 MODEL = ModelConfig(
@@ -36,7 +36,7 @@ def model_with(**changes: object) -> MaskRCNN:
 def make_variables(config: ModelConfig, seed: int = 0) -> dict:
     """Random variables, drawn by NumPy: nothing to compile. Scales, shifts and statistics are not 1 and 0."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: init_variables(MaskRCNN(config), 0))
+    shapes = variable_shapes(MaskRCNN(config))
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         noise = rng.standard_normal(leaf.shape)

@@ -4,11 +4,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mrcnn_jax import known_faults
 from mrcnn_jax.detection.anchors import LevelAnchors
-from mrcnn_jax.ops.anchors import take_deltas
+from mrcnn_jax.ops.anchors import choose_deltas, take_cells
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.structures import Proposals
@@ -36,25 +37,25 @@ def propose(
     round to the same float32 are ties, and the finer level wins. Proposals carry no gradient.
     """
     known_faults.warn_once(jax.default_backend())  # here, because every program traces this
-    boxes, scores, valid, groups = [], [], [], []
+    candidates, groups = [], []
     for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
         usable = level_anchors.valid & jnp.isfinite(level_logits)
         top_n = min(pre_nms_top_n, level_logits.shape[0])
         top_logits, top = jax.lax.top_k(jnp.where(usable, level_logits, -jnp.inf), top_n)
-        decoded = decode_boxes(take_deltas(level_deltas, top), level_anchors.boxes[top], RPN_DELTA_WEIGHTS)
-        clipped = clip_boxes(decoded, image_hw)
-        level_valid = usable[top] & is_nonempty(clipped, min_side)
-        boxes.append(jnp.where(level_valid[:, None], clipped, 0.0))
-        scores.append(jnp.where(level_valid, top_logits, 0.0))
-        valid.append(level_valid)
-        groups.append(jnp.full(top_n, level, jnp.int32))
-    all_boxes, all_logits, all_valid = (jnp.concatenate(parts) for parts in (boxes, scores, valid))
+        top = top.astype(jnp.uint32)  # so that no index is below zero, to be counted from the end
+        candidates.append((top_logits, top, take_cells(level_deltas, top), level_anchors.boxes[top], usable[top]))
+        groups.append(np.full(top_n, level, np.int32))
+    top_logits, top, rows, top_anchors, usable = (jnp.concatenate(parts) for parts in zip(*candidates, strict=True))
+    clipped = clip_boxes(decode_boxes(choose_deltas(rows, top), top_anchors, RPN_DELTA_WEIGHTS), image_hw)
+    all_valid = usable & is_nonempty(clipped, min_side)
+    all_boxes = jnp.where(all_valid[:, None], clipped, 0.0)
+    all_logits = jnp.where(all_valid, top_logits, 0.0)
     all_scores = all_logits if score == "logit" else 1.0 / (1.0 + jnp.exp(-all_logits))
     kept = suppress_overlaps(
         all_boxes,
         all_scores,
         all_valid,
-        jnp.concatenate(groups),
+        jnp.asarray(np.concatenate(groups)),
         iou_threshold=nms_threshold,
         max_kept=post_nms_top_n,
     )

@@ -148,10 +148,10 @@ def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     seen = [(cells - 1) * stride + 1 + dilation * (size - 1) for cells in (rows, width)]
 
-    def add_part(total: Array, part: Array) -> tuple[Array, None]:
+    def add_part(total: Array, part: Array | int) -> tuple[Array, None]:
         image, row = part // (height // rows) * images, part % (height // rows) * rows
-        inputs = jax.lax.dynamic_slice(padded, (image, row * stride, 0, 0), (images, *seen, x.shape[3]))
-        outputs = jax.lax.dynamic_slice(gradient, (image, row, 0, 0), (images, rows, width, features))
+        inputs = _take(padded, (image, row * stride, 0, 0), (images, *seen, x.shape[3]))
+        outputs = _take(gradient, (image, row, 0, 0), (images, rows, width, features))
         # A convolution of a picture for each channel, whose own channels are images, with the gradient as its kernel.
         # Written so, since in a loop XLA does not bring another order of axes into the one that its library takes.
         inputs = inputs.reshape(images, *seen, groups, depth).transpose(4, 1, 2, 3, 0)
@@ -186,17 +186,21 @@ def multiply_in_parts(x: Array, y: Array) -> Array:
     """Returns the product [D, F], float32, of x [M, D], transposed, and y [M, F], as a sum over parts of their rows."""
     rows = largest_divisor(x.shape[0], max(PART_ROWS, x.shape[1]))
 
-    def add_part(total: Array, part: Array) -> tuple[Array, None]:
-        left, right = (jax.lax.dynamic_slice_in_dim(array, part * rows, rows) for array in (x, y))
+    def add_part(total: Array, part: Array | int) -> tuple[Array, None]:
+        left, right = (_take(array, (part * rows, 0), (rows, array.shape[1])) for array in (x, y))
         return total + jnp.einsum("md,mf->df", left, right, preferred_element_type=jnp.float32), None
 
     return _sum_parts(add_part, (x.shape[1], y.shape[1]), x.shape[0] // rows)
 
 
-def _sum_parts(add: Callable[[Array, Array], tuple[Array, None]], shape: tuple[int, ...], parts: int) -> Array:
+def _take(array: Array, starts: Sequence[Array | int], sizes: tuple[int, ...]) -> Array:
+    return array if array.shape == sizes else jax.lax.dynamic_slice(array, starts, sizes)
+
+
+def _sum_parts(add: Callable[[Array, Array | int], tuple[Array, None]], shape: tuple[int, ...], parts: int) -> Array:
     """Returns the sum, float32 of a shape, to which `add` adds part 0, 1, ...; one part needs no loop."""
     nothing = jnp.zeros(shape, jnp.float32)
-    return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, jnp.int32(0))[0]
+    return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, 0)[0]
 
 
 @jax.custom_vjp

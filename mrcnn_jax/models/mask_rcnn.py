@@ -1,5 +1,7 @@
 """The network of Mask R-CNN: parameters and forward pass, in the four parts that `detection` composes."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -128,7 +130,19 @@ def init_variables(model: MaskRCNN, seed: int) -> Variables:
     Drawn by the `rbg` generator: on a CPU the default one costs seconds of compilation per parameter shape.
     """
     images, image_hw = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64, jnp.int32)
-    return jax.jit(model.init)(jax.random.key(seed, impl="rbg"), images, image_hw)
+    return jit_init(model)(jax.random.key(seed, impl="rbg"), images, image_hw)
+
+
+@functools.lru_cache(maxsize=8)
+def jit_init(model: MaskRCNN) -> Callable[..., Variables]:
+    """Returns the compiled `model.init`, so that shapes and values trace it once."""
+    return jax.jit(model.init)
+
+
+@functools.lru_cache(maxsize=64)
+def variable_shapes(model: MaskRCNN) -> Variables:
+    """Returns the shapes and dtypes of the model's variables, `jax.ShapeDtypeStruct` for each; computes nothing."""
+    return jax.eval_shape(lambda: init_variables(model, 0))
 
 
 def count_parameters(variables: Variables) -> int:

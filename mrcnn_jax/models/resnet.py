@@ -4,6 +4,7 @@ A stage is a function of its own, because with C4 the last one is not in the bod
 "Network Architecture").
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -132,6 +133,7 @@ class ResNet(nn.Module):
         config = self.config
         canvas_h, canvas_w = images.shape[1:3]
 
+        @functools.cache
         def extent_at(stride: int) -> Array:
             return make_extent(image_hw, (canvas_h // stride, canvas_w // stride), stride, config.size_divisor)
 

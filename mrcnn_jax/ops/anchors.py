@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 
 def make_cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], *, rounded: bool = False) -> np.ndarray:
@@ -34,12 +34,22 @@ def make_level_anchors(
     return anchors.reshape(-1, 4)
 
 
-def take_deltas(deltas: Float[Array, "cells k"], index: Int[Array, "n"]) -> Float[Array, "n 4"]:
+def take_deltas(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> Float[Array, "n 4"]:
     """Returns the deltas of the anchors `index`, of rows that hold those of all anchors of a cell, k = 4 A.
 
     Rows of four values, one for each anchor, would take 32 times the memory on a TPU, which pads them to 128.
     """
-    num_anchors = deltas.shape[-1] // 4
-    rows = deltas[index // num_anchors].reshape(-1, num_anchors, 4)
-    is_own = jnp.arange(num_anchors)[None, :] == (index % num_anchors)[:, None]  # [n, A]
-    return jnp.sum(jnp.where(is_own[..., None], rows, 0.0), axis=1)
+    return choose_deltas(take_cells(deltas, index), index)
+
+
+def take_cells(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> Float[Array, "n k"]:
+    """Returns for each of the anchors `index` the row of its cell, which holds the deltas of all anchors there."""
+    return deltas[index.astype(jnp.uint32) // (deltas.shape[1] // 4)]
+
+
+def choose_deltas(rows: Float[Array, "n k"], index: Integer[Array, "n"]) -> Float[Array, "n 4"]:
+    """Returns the deltas of the anchors `index` of the rows that `take_cells` found for them."""
+    num_anchors = rows.shape[1] // 4
+    own = index.astype(jnp.uint32) % num_anchors
+    is_own = jnp.arange(num_anchors, dtype=jnp.uint32)[None, :] == own[:, None]  # [n, A]
+    return jnp.sum(jnp.where(is_own[..., None], rows.reshape(-1, num_anchors, 4), 0.0), axis=1)

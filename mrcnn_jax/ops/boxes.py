@@ -6,6 +6,7 @@ zero-area boxes included, and so are the gradients. Shapes: n, m boxes.
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -15,7 +16,8 @@ MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 def split_boxes(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array, Array, Array]:
     """Returns x0, y0, x1, y1, each [*n]."""
-    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+    x0, y0, x1, y1 = (jax.lax.squeeze(side, [-1]) for side in jax.lax.split(boxes, [1] * 4, axis=boxes.ndim - 1))
+    return x0, y0, x1, y1
 
 
 def box_sides(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array]:
@@ -37,7 +39,7 @@ def compute_iou(boxes: Float[Array, "n 4"], others: Float[Array, "m 4"]) -> Floa
     width = jnp.maximum(jnp.minimum(x1, other_x1) - jnp.maximum(x0, other_x0), 0.0)  # [n, m]
     height = jnp.maximum(jnp.minimum(y1, other_y1) - jnp.maximum(y0, other_y0), 0.0)
     intersection = width * height
-    union = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersection
+    union = (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - intersection
     return jnp.where(union > 0.0, intersection / jnp.where(union > 0.0, union, 1.0), 0.0)
 
 
@@ -51,7 +53,7 @@ def compute_giou(boxes: Float[Array, "n 4"], others: Float[Array, "n 4"]) -> Flo
     width = jnp.maximum(jnp.minimum(x1, other_x1) - jnp.maximum(x0, other_x0), 0.0)
     height = jnp.maximum(jnp.minimum(y1, other_y1) - jnp.maximum(y0, other_y0), 0.0)
     intersection = width * height
-    union = box_areas(boxes) + box_areas(others) - intersection
+    union = (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - intersection
     hull_width = jnp.maximum(x1, other_x1) - jnp.minimum(x0, other_x0)
     hull_height = jnp.maximum(y1, other_y1) - jnp.minimum(y0, other_y0)
     hull = hull_width * hull_height
@@ -66,10 +68,10 @@ def encode_boxes(
 
     Sides below 1e-3 px are taken as 1e-3 px: padded rows stay finite. Callers mask them.
     """
-    box_width, box_height = (jnp.maximum(side, 1e-3) for side in box_sides(boxes))
-    width, height = (jnp.maximum(side, 1e-3) for side in box_sides(anchors))
-    x0, y0, _, _ = split_boxes(anchors)
-    box_x0, box_y0, _, _ = split_boxes(boxes)
+    x0, y0, x1, y1 = split_boxes(anchors)
+    box_x0, box_y0, box_x1, box_y1 = split_boxes(boxes)
+    width, height = jnp.maximum(x1 - x0, 1e-3), jnp.maximum(y1 - y0, 1e-3)
+    box_width, box_height = jnp.maximum(box_x1 - box_x0, 1e-3), jnp.maximum(box_y1 - box_y0, 1e-3)
     dx = ((box_x0 + 0.5 * box_width) - (x0 + 0.5 * width)) / width
     dy = ((box_y0 + 0.5 * box_height) - (y0 + 0.5 * height)) / height
     deltas = (dx, dy, jnp.log(box_width / width), jnp.log(box_height / height))
@@ -81,8 +83,8 @@ def decode_boxes(
 ) -> Float[Array, "*n 4"]:
     """Returns the boxes that `deltas` (times `weights`) make of the anchors; dw and dh are clamped from above."""
     dx, dy, dw, dh = (delta / weight for delta, weight in zip(split_boxes(deltas), weights, strict=True))
-    width, height = box_sides(anchors)
-    x0, y0, _, _ = split_boxes(anchors)
+    x0, y0, x1, y1 = split_boxes(anchors)
+    width, height = x1 - x0, y1 - y0
     center_x = dx * width + (x0 + 0.5 * width)
     center_y = dy * height + (y0 + 0.5 * height)
     half_width = 0.5 * jnp.exp(jnp.minimum(dw, MAX_LOG_SCALE)) * width

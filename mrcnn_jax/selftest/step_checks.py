@@ -9,7 +9,7 @@ import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TargetsConfig
 from mrcnn_jax.detection.objective import compute_objective
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.selftest.findings import EXACT, FLOAT32, Finding, Setting, relative_error
 from mrcnn_jax.structures import Batch, GroundTruth
 
@@ -87,7 +87,7 @@ def draw_variables(model: MaskRCNN) -> Tree:
             values = np.full(leaf.shape, path[-1].key in ("scale", "var"))
         return jnp.asarray(values, leaf.dtype)
 
-    return dict(jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_variables(model, 0))))
+    return dict(jax.tree_util.tree_map_with_path(draw, variable_shapes(model)))
 
 
 def move(params: Tree, direction: Tree, length: float) -> Tree:

@@ -88,8 +88,8 @@ class Run:
         self.optimizer = make_optimizer(self.config.train, self.config.model)
         config, mesh = self.config.train, self.mesh
         self.create_state = functools.partial(create_train_state, self.model, self.optimizer, config.seed)
-        shapes = jax.eval_shape(self.create_state)
-        self.shardings = state_sharding(mesh, shapes, shard_optimizer=config.shard_optimizer)
+        self.shapes = jax.eval_shape(self.create_state)
+        self.shardings = state_sharding(mesh, self.shapes, shard_optimizer=config.shard_optimizer)
         step = make_train_step(
             mesh,
             model=self.model,
@@ -169,7 +169,7 @@ class Run:
 
     def start_or_resume(self) -> tuple[TrainState, int, Evaluated | None]:
         """The state on the mesh, its step, and the last evaluation."""
-        restored = self.checkpoints.restore(jax.eval_shape(self.create_state), self.settings)
+        restored = self.checkpoints.restore(self.shapes, self.settings)
         if restored is None:
             state, step, evaluated = self.create_state(), 0, None
             if self.config.train.init_from:

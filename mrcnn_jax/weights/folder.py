@@ -33,7 +33,7 @@ from mrcnn_jax.leaves import (
     replace_leaves,
     silence_abandoned_reads,
 )
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.structures import Category
 
 FORMAT_VERSION = 1
@@ -98,7 +98,7 @@ def load_weights(path: str | Path) -> Weights:
     """
     folder = find_weights(path)
     model, test, categories, records = _read_description(folder)
-    expected = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
+    expected = variable_shapes(MaskRCNN(model))
     problems = describe_differences(named_leaves(expected), records)
     if model.num_classes != len(categories):
         problems.append(f"the model has {model.num_classes} classes, the folder names {len(categories)} categories")

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.leaves import named_leaves, replace_leaves
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.families import Arrays, Family, Recognised
 from mrcnn_jax.weights.files import read_state_dict
@@ -72,7 +70,7 @@ def import_variables(source: Source, model: ModelConfig) -> tuple[dict[str, Any]
     DataError that lists everything that does not fit: missing, surplus, of another shape, not finite, or a
     variance that is not positive with the model's norm_eps.
     """
-    template = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
+    template = variable_shapes(MaskRCNN(model))
     shapes = {name: leaf.shape for name, leaf in named_leaves(template).items()}
     rows = source.family.table(model, source.arrays)
     is_surplus = source.family.is_surplus

@@ -10,7 +10,7 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference import predictor as predictor_module
 from mrcnn_jax.inference.predictor import Predictor
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.structures import Category, Detections
 from mrcnn_jax.weights.folder import Weights, save_weights
 
@@ -184,7 +184,7 @@ def test_the_package_exports_the_predictor():
 def random_variables():
     """Not `init_variables`, which takes long to compile: small random numbers in the network's shapes."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_variables(MaskRCNN(TINY), 0))
+    shapes = variable_shapes(MaskRCNN(TINY))
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)
 
 

@@ -10,16 +10,15 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables, variable_shapes
 from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.training.sharding import DATA_AXIS, make_mesh
 from tests import tiny
 from tests.parameters import expected_parameters
 
 
-@functools.cache
 def shapes_of(config: ModelConfig) -> dict:
-    return jax.eval_shape(lambda: init_variables(MaskRCNN(config), 0))
+    return variable_shapes(MaskRCNN(config))
 
 
 def test_r50_fpn_has_the_published_number_of_parameters():

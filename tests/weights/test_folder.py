@@ -13,7 +13,7 @@ import pytest
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.leaves import host_copies, named_leaves
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.structures import Category
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.folder import find_weights, load_weights, save_weights
@@ -27,7 +27,7 @@ CATEGORIES = (Category(3, "person", ("nose", "eye"), ((1, 2),)), Category(7, "WÃ
 def make_variables(model: ModelConfig, seed: int = 0) -> dict:
     """Variables of the model with random values, without compiling an initialiser."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: init_variables(MaskRCNN(model), 0))
+    shapes = variable_shapes(MaskRCNN(model))
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
 
 

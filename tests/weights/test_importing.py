@@ -13,7 +13,7 @@ from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.leaves import named_leaves
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.weights import body
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, default_categories
@@ -204,7 +204,7 @@ def test_a_whole_torchvision_body_fills_ours(tmp_path: Path, arrays: dict) -> No
     for name, leaf in ours.items():
         np.testing.assert_array_equal(leaves[name], leaf)
     c4 = ModelConfig(neck="c4", box_pool_size=14)
-    named = named_leaves(jax.eval_shape(lambda: init_variables(MaskRCNN(c4), 0)))
+    named = named_leaves(variable_shapes(MaskRCNN(c4)))
     of_body = {name for name in named if "/backbone/" in name or "/res5/" in name}
     assert read_body(tmp_path / "resnet50.npz", c4).keys() == of_body  # res5 belongs to the heads there
 

@@ -3,7 +3,7 @@
 They are set before JAX starts, and before the modules that they check are imported. With FLAGS_OF_USERS=1 in the
 environment XLA gets the flags of users alone: one device, and the optimisation that they have.
 
-Programs that take long to compile are kept while the tests run, for other tests and pytest's other processes.
+Compiled programs are kept while the tests run, for other tests and pytest's other processes.
 """
 
 import atexit
@@ -31,7 +31,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Tracing makes many objects and few cycles: at its own threshold Python searches for cycles far too often.
 gc.set_threshold(50_000)
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Checks the shapes and dtypes in the annotations of every call, also while tracing.

@@ -26,13 +26,13 @@ CANVASES = ((64, 64), (96, 64))
 
 config = Config(
     model=ModelConfig(
-        backbone="resnet10", body_width=8, num_classes=0, norm="frozen_bn", head_norm="none", freeze_at=0,
-        fpn_channels=16, anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), box_head_dim=32, mask_head_dim=16,
+        backbone="resnet10", body_width=8, num_classes=0, norm="frozen_bn", head_norm="none", freeze_at=0, neck="dc5",
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), box_head_dim=32, mask_head_dim=16,
         mask_head_convs=1,
     ),
     # Room for all proposals: a random choice among them would depend on their order, and rounding on equal scores.
     targets=TargetsConfig(
-        rpn_samples=32, pre_nms_top_n=64, post_nms_top_n=48, roi_samples=128, roi_foreground_fraction=0.5
+        rpn_samples=32, pre_nms_top_n=64, post_nms_top_n=24, roi_samples=80, roi_foreground_fraction=0.5
     ),
     test=TestConfig(
         short_side=64, max_side=96, canvases=CANVASES, pre_nms_top_n=64, post_nms_top_n=32, max_detections=10,

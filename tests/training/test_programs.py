@@ -50,6 +50,15 @@ class Step:
         return self.jitted.lower(*arguments)
 
 
+@pytest.fixture(autouse=True)
+def _without_cache() -> Iterator[None]:
+    """No step here takes so long to compile that the tests' cache keeps it: what comes out of it is not kept again."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 60)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "programs" / "step.bin"

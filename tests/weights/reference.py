@@ -118,11 +118,18 @@ def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
 
     @jax.jit
     def run(variables: Any, images: Any, image_hw: Any, rois: Any) -> Any:
-        maps = apply(variables, images, image_hw, method="extract_features")
+        maps, kept = apply(
+            variables,
+            images,
+            image_hw,
+            method="extract_features",
+            capture_intermediates=lambda module, _: module.name == "backbone",
+            mutable=["intermediates"],
+        )
         features = pool_rois(maps, rois, image_hw, output_size=config.box_pool_size, config=config)
         return {
             "input": apply(variables, images, image_hw, method="normalise"),
-            "body": apply(variables, images, image_hw, method="extract_body"),
+            "body": kept["intermediates"]["backbone"]["__call__"][0],
             "maps": maps,
             "scores": apply(variables, maps, method="score_anchors"),
             "anchors": make_anchors(images.shape[1:3], image_hw[0], config),

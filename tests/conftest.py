@@ -26,6 +26,7 @@ if CACHE not in os.environ:  # in pytest's first process
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Tracing makes many objects and few cycles: at its own threshold Python searches for cycles far too often.
@@ -36,3 +37,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Checks the shapes and dtypes in the annotations of every call, also while tracing.
 install_import_hook(["mrcnn_jax.ops", "mrcnn_jax.detection"], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that share a costly fixture first: at the end pytest's processes would share them out, and both
+    compute it."""
+    items.sort(key=lambda item: not item.path.stem.startswith("test_golden"))

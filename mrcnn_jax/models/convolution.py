@@ -194,6 +194,7 @@ def multiply_in_parts(x: Array, y: Array) -> Array:
 
 
 def _take(array: Array, starts: Sequence[Array | int], sizes: tuple[int, ...]) -> Array:
+    """Returns a slice of an array, or the array where that is all of it."""
     return array if array.shape == sizes else jax.lax.dynamic_slice(array, starts, sizes)
 
 

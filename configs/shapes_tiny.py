@@ -5,8 +5,8 @@
         --data.train runs/quickstart/data:train --data.val runs/quickstart/data:val
 
 Measured: box AP 0.673, mask AP 0.601, mask AP50 0.857 on 100 validation pictures, as a whole quickstart in 8m56. An
-earlier revision, which only rounded otherwise, came to 0.704, 0.643 and 0.909, and with `--train.num-steps 2000` to 0.625,
-0.571 and 0.831: so far apart are two runs. The batch of 2 is for one or two devices.
+earlier revision, which only rounded otherwise, came to 0.704, 0.643 and 0.909: so far apart are two runs. With
+`--train.num-steps 2000` it came to 0.625, 0.571 and 0.831. The batch of 2 is for one or two devices.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -31,10 +31,14 @@ if str(ROOT) not in sys.path:
 
 from mrcnn_jax import known_faults  # noqa: E402
 
-known_faults.set_flags()  # before anything imports JAX
-
-import tyro  # noqa: E402
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo  # noqa: E402
+try:
+    known_faults.set_flags()  # before anything imports JAX
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+except ModuleNotFoundError as missing:
+    install = f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}"
+    print(f"error: {missing.name} is not installed for this Python: {install}", file=sys.stderr)
+    sys.exit(2)
 
 from mrcnn_jax.config import Canvas, Config  # noqa: E402
 from mrcnn_jax.errors import ConfigError, DeviceError, Preempted, StorageError, UserError  # noqa: E402

@@ -76,3 +76,10 @@ def test_an_unsuitable_python_is_refused(tmp_path: Path, python: str) -> None:
     assert result.returncode == 2
     assert result.stderr == f"error: PYTHON={python} is not a working Python 3.11, 3.12 or 3.13.\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_python_without_the_requirements_is_told_what_to_install() -> None:
+    command = [sys.executable, "-S", "-E", "scripts/train.py", "--help"]  # -S: without installed packages
+    result = subprocess.run(command, cwd=_cli.ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: jaxlib is not installed .* -m pip install -r .*requirements.txt\n", result.stderr)

@@ -8,7 +8,8 @@
 
 The last line starts from a ResNet-18 body; without it the network starts from scratch. The batch of 2 is for one or two
 devices. Measured on two shared CPU cores, from an ImageNet body without its last stage: box AP 0.686, mask AP 0.622,
-mask AP50 0.990 on the 29 validation pictures after 15 minutes, evaluation included. From scratch: not measured yet.
+mask AP50 0.990 on the 29 validation pictures after 15 minutes, evaluation included. From scratch, with
+`--train.num-steps 1200`: box AP 0.575, mask AP 0.480, mask AP50 0.880 after 39 minutes, beside other work.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

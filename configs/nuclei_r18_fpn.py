@@ -5,10 +5,10 @@
     JAX_NUM_CPU_DEVICES=2 python scripts/train.py configs/nuclei_r18_fpn.py --workdir runs/nuclei \
         --data.train data/nuclei:train --data.val data/nuclei:val
 
-From scratch. `JAX_NUM_CPU_DEVICES=2` uses two cores well; the batch of 2 is for one or two devices. Measured on two shared
-CPU cores, on the 112 validation pictures of the Data Science Bowl 2018 with 500 detections each: box AP 0.487, mask AP
-0.513, mask AP50 0.804 after 12.3 minutes, start and evaluation included. Runs that differ by rounding alone are up to
-0.006 of AP50 apart.
+From scratch. `JAX_NUM_CPU_DEVICES=2` uses two cores well; the batch of 2 is for one or two devices. Measured on two
+shared CPU cores, on the 112 validation pictures of the Data Science Bowl 2018 with 500 detections each: box AP 0.487,
+mask AP 0.513, mask AP50 0.804 after 12.3 minutes, start and evaluation included. Runs that differ by rounding alone
+are up to 0.006 of AP50 apart.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -4,9 +4,9 @@
     python scripts/train.py configs/shapes_tiny.py --workdir runs/quickstart \
         --data.train runs/quickstart/data:train --data.val runs/quickstart/data:val
 
-Measured on 100 validation pictures: box AP 0.647, mask AP 0.654, mask AP50 0.892. On pictures of 128 px, the size that it
-is trained on, the same network comes to 0.645, 0.596 and 0.858; with `--train.num-steps 2000` and 160 px to 0.563, 0.548
-and 0.781. The batch of 2 is for one or two devices.
+Measured on 100 validation pictures: box AP 0.647, mask AP 0.654, mask AP50 0.892. On pictures of 128 px, the size
+that it is trained on, the same network comes to 0.645, 0.596 and 0.858; with `--train.num-steps 2000` and 160 px to
+0.563, 0.548 and 0.781. The batch of 2 is for one or two devices.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -29,6 +29,7 @@ from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.heap import trim_heap
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.reporting.gpus import GPUS
 from mrcnn_jax.reporting.profiles import UNKNOWN, profile_calls
 from mrcnn_jax.structures import Batch, GroundTruth
 from mrcnn_jax.training.optimizer import make_optimizer
@@ -66,6 +67,8 @@ class Prepared:
     compiled: Any
     compile_seconds: float
     """To trace and to compile."""
+    flops: float | None
+    """Additions and multiplications of one call as XLA counts them before it optimises, loops once; None: it cannot."""
     call: Callable[[], Any]
     """Runs it once; returns what shows that it has run."""
     facts: Callable[[], dict[str, Any]]
@@ -131,7 +134,7 @@ def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> Prepar
     _cli.note("initialising the model")
     variables = init_variables(model, 0)
     images, image_hw = jax.device_put(random_pictures(canvas, batch_size))
-    compiled, compile_seconds = compile_function(
+    compiled, compile_seconds, flops = compile_function(
         jax.jit(functools.partial(predict, model=model, config=test)), variables, images, image_hw
     )
     found: Any = None
@@ -144,7 +147,7 @@ def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> Prepar
     def facts() -> dict[str, Any]:
         return {"detections_per_image": np.asarray(found.valid).sum(1).mean().item()}
 
-    return Prepared(compiled, compile_seconds, call, facts)
+    return Prepared(compiled, compile_seconds, flops, call, facts)
 
 
 def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> Prepared:
@@ -159,7 +162,7 @@ def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> Prepare
     batch = jax.device_put(random_batch(config, canvas, batch_size), batch_sharding(mesh))
     key = jax.device_put(jax.random.key(0), replicated(mesh))
     step = make_train_step(mesh, model=model, optimizer=optimizer, targets=config.targets)
-    compiled, compile_seconds = compile_function(jax.jit(step, donate_argnums=0), state, batch, key)
+    compiled, compile_seconds, flops = compile_function(jax.jit(step, donate_argnums=0), state, batch, key)
     metrics: Metrics = {}
 
     def call() -> Any:
@@ -167,7 +170,7 @@ def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> Prepare
         state, metrics = compiled(state, batch, key)
         return state, metrics
 
-    return Prepared(compiled, compile_seconds, call, lambda: {"loss": float(metrics["loss/total"])})
+    return Prepared(compiled, compile_seconds, flops, call, lambda: {"loss": float(metrics["loss/total"])})
 
 
 def random_pictures(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,13 +201,17 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
     return Batch(images, image_hw, ground_truth, valid=np.ones(batch_size, bool), image_id=index, sample_index=index)
 
 
-def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float]:
-    """The compiled function and the seconds that tracing and compiling took."""
+def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float, float | None]:
+    """The compiled function, the seconds that tracing and compiling took, and what `Prepared` says of its flops."""
     _cli.note("compiling")
-    seconds, compiled = timed(lambda: function.lower(*arguments).compile())
+    start = time.perf_counter()
+    lowered = function.lower(*arguments)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
     trim_heap()
     _cli.note(f"compiled in {seconds:.1f} s, timing")
-    return compiled, seconds
+    costs = lowered.cost_analysis() or {}
+    return compiled, seconds, costs.get("flops")
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -256,11 +263,23 @@ def describe(
         "min_ms": round(1000 * min(seconds), 3),
         "images_per_second": round(batch_size / median, 3),
         "compile_seconds": round(program.compile_seconds, 2),
+        "flops": program.flops,
+        "share_of_peak_flops": share_of_peak(program.flops, median, config.model.dtype),
         "peak_rss_mib": round(peak_rss / 2**20),
         "peak_device_mib": round(memory["peak_bytes_in_use"] / 2**20) if "peak_bytes_in_use" in memory else None,
         **program.facts(),
         **describe_machine(),
     }
+
+
+def share_of_peak(flops: float | None, seconds: float, dtype: str) -> float | None:
+    """What part of the GPU's dense products a call uses; None on a device whose peak is not known here."""
+    gpus = {gpu.name: gpu for gpu in GPUS.values()}
+    gpu = gpus.get(jax.devices()[0].device_kind)
+    if gpu is None or flops is None:
+        return None
+    peak = gpu.bfloat16_flops if dtype == "bfloat16" else gpu.tf32_flops
+    return round(flops / seconds / peak / jax.device_count(), 4)
 
 
 def describe_machine() -> dict[str, Any]:

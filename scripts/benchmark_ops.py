@@ -95,7 +95,7 @@ def main() -> None:
 def measure(function: Callable[..., Any], inputs: tuple[Any, ...], iterations: int) -> dict[str, float]:
     """Compiles and times one operation."""
     inputs = jax.device_put(inputs)
-    compiled, compile_seconds = compile_function(jax.jit(function), *inputs)
+    compiled, compile_seconds, _ = compile_function(jax.jit(function), *inputs)
     return time_calls(lambda: compiled(*inputs), iterations) | {"compile_seconds": round(compile_seconds, 2)}
 
 

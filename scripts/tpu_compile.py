@@ -11,7 +11,6 @@ ten minutes to an hour to compile. Ends with 4 if a program does not fit the chi
 import _cli  # isort: skip
 
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -22,28 +21,20 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+from _jobs import JOBS, NUM_CLASSES, Job, count_bytes
 from jax.experimental import topologies
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
-from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.reporting.program_costs import describe_program
-from mrcnn_jax.structures import Batch, GroundTruth
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated, state_sharding
-from mrcnn_jax.training.state import create_train_state
-from mrcnn_jax.training.step import make_train_step
+from mrcnn_jax.training.sharding import make_mesh
 
 DOES_NOT_FIT = 4
 """Exit code."""
-NUM_CLASSES = 80
-"""For presets that take the number from the data."""
 MEMORY_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """HBM of a chip (cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e, "System architecture"). The compiler keeps a little of
 it for itself."""
@@ -78,13 +69,6 @@ class Arguments:
     """Folder for the optimised HLO of each task, TASK.txt."""
 
 
-class Job(NamedTuple):
-    """A jitted function and the shapes of its arguments."""
-
-    function: Any
-    arguments: tuple[Any, ...]
-
-
 def main() -> int:
     """Compiles and prints."""
     preset, arguments = read_arguments()
@@ -95,12 +79,11 @@ def main() -> int:
     num_classes = config.model.num_classes or NUM_CLASSES
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_classes))
     global_batch = arguments.images_per_chip * mesh.size
-    jobs = {"train": training_job, "predict": prediction_job}
-    tasks = jobs if arguments.task == "both" else (arguments.task,)
+    tasks = JOBS if arguments.task == "both" else (arguments.task,)
     results = {}
     for task in tasks:
         _cli.note(f"{task}: tracing")
-        job = jobs[task](config, mesh, arguments.canvas, global_batch)
+        job = JOBS[task](config, mesh, arguments.canvas, global_batch)
         results[task] = compile_job(task, job, memory, arguments)
     print(
         json.dumps(
@@ -157,60 +140,6 @@ def describe_slice(topology: str) -> tuple[Mesh, int]:
     return make_mesh(devices), MEMORY_GIB[kind] * 2**30
 
 
-def training_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) -> Job:
-    """The training step, jitted as the training loop does it."""
-    model, optimizer = MaskRCNN(config.model), make_optimizer(config.train, config.model)
-    state = jax.eval_shape(functools.partial(create_train_state, model, optimizer, config.train.seed))
-    step = make_train_step(
-        mesh,
-        model=model,
-        optimizer=optimizer,
-        targets=config.targets,
-        gradient_dtype=config.train.gradient_dtype,
-    )
-    states = state_sharding(mesh, state, shard_optimizer=config.train.shard_optimizer)
-    whole, split = replicated(mesh), batch_sharding(mesh)
-    function = jax.jit(step, in_shardings=(states, split, whole), out_shardings=(states, whole), donate_argnums=0)
-    key = jax.eval_shape(lambda: jax.random.key(config.train.seed))
-    return Job(function, (state, batch_shapes(config, canvas, batch_size), key))
-
-
-def prediction_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) -> Job:
-    """Batch inference, jitted as the evaluation does it without augmentation."""
-    model, whole, split = MaskRCNN(config.model), PartitionSpec(), PartitionSpec(DATA_AXIS)
-    part = functools.partial(predict, model=model, config=config.test)
-    sharded = jax.shard_map(part, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False)
-    shardings = (replicated(mesh), batch_sharding(mesh), batch_sharding(mesh))
-    images = jax.ShapeDtypeStruct((batch_size, *canvas, 3), jnp.float32 if config.test.resize == "float" else jnp.uint8)
-    image_hw = jax.ShapeDtypeStruct((batch_size, 2), jnp.int32)
-    variables = variable_shapes(model)
-    return Job(jax.jit(sharded, in_shardings=shardings), (variables, images, image_hw))
-
-
-def batch_shapes(config: Config, canvas: Canvas, batch_size: int) -> Batch:
-    """A training batch as the data pipeline makes it."""
-
-    def of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
-
-    slots, side, num_keypoints = config.data.max_objects, config.data.mask_size, config.model.num_keypoints
-    ground_truth = GroundTruth(
-        boxes=of(jnp.float32, slots, 4),
-        labels=of(jnp.int32, slots),
-        masks=of(jnp.uint8, slots, side, side),
-        valid=of(jnp.bool_, slots),
-        keypoints=of(jnp.float32, slots, num_keypoints, 3) if num_keypoints else None,
-    )
-    return Batch(
-        images=of(jnp.uint8, *canvas, 3),
-        image_hw=of(jnp.int32, 2),
-        ground_truth=ground_truth,
-        valid=of(jnp.bool_),
-        image_id=of(jnp.int32),
-        sample_index=of(jnp.int32),
-    )
-
-
 def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[str, Any]:
     """What is printed of a task."""
     start = time.perf_counter()
@@ -228,16 +157,7 @@ def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[
     if arguments.programs is not None:
         arguments.programs.mkdir(parents=True, exist_ok=True)
         (arguments.programs / f"{task}.txt").write_text(text)
-    stats, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    sizes = {
-        "arguments": stats.argument_size_in_bytes,
-        "outputs": stats.output_size_in_bytes,
-        "aliased": stats.alias_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "code": stats.generated_code_size_in_bytes,
-    }
-    sizes["total"] = sum(sizes.values()) - 2 * sizes["aliased"]  # outputs that lie in donated arguments
-    sizes["peak"] = stats.peak_memory_in_bytes
+    sizes, costs = count_bytes(compiled), compiled.cost_analysis()
     needed = max(sizes["total"], sizes["peak"])
     return {
         "fits": needed <= memory,

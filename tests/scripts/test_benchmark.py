@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import _cli
 import benchmark
+import jax
 import numpy as np
 import pytest
 
@@ -43,7 +44,7 @@ def test_inference_is_timed_with_all_slots_filled(
     assert 0 < report["min_ms"] <= report["median_ms"] and report["iterations"] == 2
     assert report["images_per_second"] == pytest.approx(2000 / report["median_ms"], rel=1e-2)
     assert report["compile_seconds"] > 0 and report["peak_rss_mib"] > 100
-    assert report["detections_per_image"] == 10
+    assert report["detections_per_image"] == 10 and report["flops"] > 1e7 and report["share_of_peak_flops"] is None
     assert report["device"]["platform"] == "cpu" and report["versions"]["jax"]
     parts = report["ms_by_part"]
     assert {"body", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head"} <= parts.keys()
@@ -65,7 +66,7 @@ def test_what_a_profile_does_not_say_is_said(
     parts: dict, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "profile_calls", lambda *_: parts)
-    found = benchmark.profile_parts(benchmark.Prepared(SimpleNamespace(as_text=str), 0.0, dict, dict), 1)
+    found = benchmark.profile_parts(benchmark.Prepared(SimpleNamespace(as_text=str), 0.0, None, dict, dict), 1)
     assert found == {part: {way: round(value, 3) for way, value in ways.items()} for part, ways in parts.items()}
     error = capsys.readouterr().err
     assert said in error and bool(error) == bool(said)
@@ -98,3 +99,12 @@ def test_bad_options_are_refused(argv: list[str], message: str, monkeypatch: pyt
     with pytest.raises(ConfigError) as caught:
         benchmark.main()
     assert message in str(caught.value)
+
+
+def test_share_of_a_gpus_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert benchmark.share_of_peak(1e12, 1.0, "bfloat16") is None  # a CPU's is not known
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert benchmark.share_of_peak(99e12, 0.1, "bfloat16") == 0.5
+    assert benchmark.share_of_peak(99e12, 0.2, "float32") == 0.5
+    assert benchmark.share_of_peak(None, 0.1, "bfloat16") is None

@@ -13,7 +13,7 @@ import pytest
 SCRIPTS = sorted(path.name for path in (_cli.ROOT / "scripts").glob("[!_]*.py"))
 SUBCOMMANDS = {"prepare_data.py": ["shapes"], "benchmark.py": ["infer"]}
 PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
-TAKE_A_PRESET = ("train.py", "tpu_compile.py", "benchmark_data.py", "benchmark_restart.py")
+TAKE_A_PRESET = ("train.py", "gpu_compile.py", "tpu_compile.py", "benchmark_data.py", "benchmark_restart.py")
 NEED_NOTHING = ("check_machine.py",)
 POSITIONAL = {**{name: [PRESET] for name in TAKE_A_PRESET}, **SUBCOMMANDS}
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import _cli
+import _jobs
 import benchmark
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import tpu_compile
 
 from mrcnn_jax.config import Config, ModelConfig
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.training.sharding import make_mesh
 from tests import tiny
 
@@ -57,7 +59,7 @@ def test_bad_options_are_refused(argv: list[str], message: str, monkeypatch: pyt
 @pytest.mark.parametrize("num_keypoints", [0, 3])
 def test_batches_have_the_shapes_of_real_ones(num_keypoints: int) -> None:
     config = replace(CONFIG, model=replace(tiny.MODEL, num_keypoints=num_keypoints))
-    shapes = tpu_compile.batch_shapes(config, (64, 96), 3)
+    shapes = _jobs.batch_shapes(config, (64, 96), 3)
     keypoints = shapes.ground_truth.keypoints
     assert (keypoints is None) if num_keypoints == 0 else (keypoints.shape == (3, 100, 3, 3))
     shapes = shapes.replace(ground_truth=shapes.ground_truth.replace(keypoints=None))
@@ -69,7 +71,7 @@ def test_batches_have_the_shapes_of_real_ones(num_keypoints: int) -> None:
 
 def test_the_step_gives_its_state_away_and_makes_no_array(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "device_put", None)
-    job = tpu_compile.training_job(CONFIG, make_mesh(), (64, 64), 8)
+    job = _jobs.training_job(CONFIG, make_mesh(), (64, 64), 8)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(job.arguments))
     (state, batch, key), _ = job.function.lower(*job.arguments).args_info
     assert all(leaf.donated for leaf in jax.tree.leaves(state))
@@ -79,7 +81,7 @@ def test_the_step_gives_its_state_away_and_makes_no_array(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("resize", "dtype"), [("opencv", jnp.uint8), ("float", jnp.float32)])
 def test_prediction_sees_pictures_as_the_resize_leaves_them(resize: str, dtype: type) -> None:
     config = replace(CONFIG, test=replace(CONFIG.test, resize=resize))
-    variables, images, image_hw = tpu_compile.prediction_job(config, make_mesh(), (64, 96), 16).arguments
+    variables, images, image_hw = _jobs.prediction_job(config, make_mesh(), (64, 96), 16).arguments
     assert (images.shape, images.dtype) == ((16, 64, 96, 3), dtype) and image_hw.shape == (16, 2)
     assert "params" in variables
 
@@ -121,7 +123,7 @@ def test_a_refusal_for_memory_is_a_result(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(tpu_compile.importlib.metadata, "version", lambda name: "1")
     monkeypatch.setattr(tpu_compile, "describe_slice", lambda topology: (make_mesh(), MEMORY))
-    monkeypatch.setattr(tpu_compile, "training_job", lambda *_: tpu_compile.Job(Refusing(REFUSAL), ()))
+    monkeypatch.setitem(tpu_compile.JOBS, "train", lambda *_: tpu_compile.Job(Refusing(REFUSAL), ()))
     assert run_main(monkeypatch, PRESET, *SLICE, *TINY, "--task", "train") == tpu_compile.DOES_NOT_FIT == 4
     report = json.loads(capsys.readouterr().out)
     assert (report["chips"], report["global_batch"], report["canvas"]) == (8, 8, "64x64")
@@ -156,7 +158,7 @@ def test_both_tasks_compile_for_eight_chips(monkeypatch: pytest.MonkeyPatch, cap
     assert (report["chips"], report["global_batch"]) == (8, 8)
     train, predict = report["tasks"]["train"], report["tasks"]["predict"]
     assert train["fits"] and predict["fits"] and train["bytes_per_chip"]["aliased"] > 0
-    shapes = tpu_compile.variable_shapes(tpu_compile.MaskRCNN(small_model()))["params"]
+    shapes = variable_shapes(MaskRCNN(small_model()))["params"]
     parameters = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
     assert {group["what"] for group in train["collectives"]} == {"gradients and metrics"}
     assert sum(group["bytes"] for group in train["collectives"]) == pytest.approx(parameters, rel=0.02)

@@ -1,0 +1,53 @@
+"""How far features and detections in bfloat16 are from those in float32, on this device; prints JSON.
+
+python scripts/_bfloat16.py configs/mask_rcnn_r50_fpn_1x.py --canvas 800x1344
+
+Random weights and a random image: the figures are those of the arithmetic, not of a trained model's scores.
+"""
+
+import _cli  # isort: skip
+
+import json
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from benchmark import NUM_CLASSES, describe_machine, random_pictures
+
+from mrcnn_jax.config import Canvas, Config
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+
+
+@dataclass(frozen=True)
+class Arguments:
+    config: _cli.Inline[Config]
+    canvas: Canvas
+    """Network input."""
+
+
+def main() -> None:
+    config, options = _cli.split_preset()
+    arguments = _cli.parse(Arguments(config, config.data.canvases[0]), __doc__ or "", options, usage="configs/NAME.py")
+    model_config = replace(arguments.config.model, num_classes=arguments.config.model.num_classes or NUM_CLASSES)
+    images, image_hw = jax.device_put(random_pictures(arguments.canvas, 1))
+    variables = init_variables(MaskRCNN(model_config), 0)
+
+    def extract(dtype: Literal["float32", "bfloat16"]) -> dict[str, jax.Array]:
+        model = MaskRCNN(replace(model_config, dtype=dtype))
+        maps = model.apply(variables, images, image_hw, method=model.extract_features)
+        logits, deltas = model.apply(variables, maps, method=model.score_anchors)
+        outputs = {f"features_{level}": level_map for level, level_map in enumerate(maps)}
+        outputs |= {"objectness": jnp.concatenate(logits, axis=1), "deltas": jnp.concatenate(deltas, axis=1)}
+        return {name: value.astype(jnp.float32) for name, value in outputs.items()}
+
+    compiled = jax.jit(extract, static_argnums=0)
+    exact, rounded = compiled("float32"), compiled("bfloat16")
+    differences = {
+        name: float(jnp.linalg.norm(rounded[name] - value) / jnp.linalg.norm(value)) for name, value in exact.items()
+    }
+    print(json.dumps({**{name: float(f"{value:.3g}") for name, value in differences.items()}, **describe_machine()}))
+
+
+if __name__ == "__main__":
+    _cli.run(main)

@@ -1,0 +1,250 @@
+"""All figures of a machine's accelerators in one command: is it right, how fast, how much memory, does it learn?
+
+python scripts/accelerator_report.py --to reports/h100
+python scripts/accelerator_report.py --to reports/cpu --small          # a trial of all parts at small size
+
+The most valuable parts come first, each in a process of its own, and each one's result is written before the next one
+starts: DIR/PART.json, DIR/PART.log, and DIR/report.json and DIR/report.md of all so far. Parts whose result is there
+already are not run again. Ends with 0, or with 6 if a part failed.
+"""
+
+import _cli  # isort: skip
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrcnn_jax.errors import ConfigError, DeviceError
+
+SCRIPTS = _cli.ROOT / "scripts"
+R50 = "configs/mask_rcnn_r50_fpn_1x.py"
+FULL_PRECISION = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+"""Environment in which GPUs multiply float32 as float32."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    to: Path = _cli.Required
+    """Folder for the results."""
+    small: bool = False
+    """Small networks and images: tries every part, and its figures say nothing."""
+    only: str = ""
+    """Names of parts to run, with commas between them; all by default."""
+    torch_python: str = ""
+    """A Python that has torch and torchvision, to time torchvision's Mask R-CNN beside ours."""
+    nuclei: Path | None = None
+    """Prepared nuclei, DIR with train and val, to train on; generated shapes without."""
+    part_seconds: int = 240
+    """A part that takes longer is ended."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command and what is read from its output."""
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    read: Callable[[str], Any] = json.loads
+
+
+class Outcome(NamedTuple):
+    """What became of a part."""
+
+    seconds: float
+    error: str
+    """Empty where it went well."""
+    result: Any
+
+
+def main() -> None:
+    arguments = _cli.parse(Arguments(), __doc__ or "")
+    parts = make_parts(arguments)
+    names = [name for name in arguments.only.split(",") if name] or list(parts)
+    unknown = [name for name in names if name not in parts]
+    if unknown:
+        raise ConfigError(f"--only: no part {unknown[0]}: expected some of {', '.join(parts)}.")
+    failed = run_parts({name: parts[name] for name in names}, arguments.to, arguments.part_seconds)
+    print(f"Report: {arguments.to / 'report.md'}")
+    if failed:
+        raise DeviceError(f"Failed: {', '.join(failed)}. See {arguments.to / failed[0]}.log.")
+
+
+def run_parts(parts: dict[str, Part], folder: Path, seconds: int) -> list[str]:
+    """Runs the parts whose results are not there yet, and returns the names of those that failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        if not (folder / f"{name}.json").exists():
+            _cli.note(f"{name}: {' '.join(part.command[1:])}")
+            keep(folder, name, run_part(part, folder / f"{name}.log", seconds))
+        write_report(folder, list(parts))
+    return [name for name in parts if read_outcome(folder, name).error]
+
+
+def make_parts(arguments: Arguments) -> dict[str, Part]:
+    """All parts by name, the most valuable first."""
+    small = arguments.small
+    canvas = "128x128" if small else "800x1344"
+    tiny = ["--model.backbone", "resnet10", "--model.body-width", "16", "--model.fpn-channels", "32"] if small else []
+    few = ["--iterations", "2"] if small else []
+
+    def script(name: str, *options: str, **environment: str) -> Part:
+        return Part([sys.executable, str(SCRIPTS / name), *options], environment)
+
+    def benchmark(task: str, batch_size: int, *options: str) -> Part:
+        sizes = ["--canvas", canvas, "--batch-size", str(batch_size), "--model.dtype", "bfloat16"]
+        return script("benchmark.py", task, R50, *sizes, "--profile", "3", *few, *tiny, *options)
+
+    parts = {
+        "ops": script("benchmark_ops.py", "--canvas", canvas, "--dtype", "bfloat16", *few),
+        "check_machine": script("check_machine.py", "--json", *(["--quick"] if small else [])),
+        "train": benchmark("train", 2 if small else 8),
+        "infer": benchmark("infer", 2 if small else 8),
+        "infer_one": benchmark("infer", 1),
+        "golden": golden_part(small),
+        "bfloat16": script("_bfloat16.py", R50, "--canvas", canvas, *tiny),
+        "learn": learning_part(arguments),
+    }
+    if arguments.torch_python:
+        command = [arguments.torch_python, str(SCRIPTS / "_torchvision.py"), "--canvas", canvas]
+        parts["torchvision"] = Part([*command, *(["--small"] if small else [])])
+    return parts
+
+
+def golden_part(small: bool) -> Part:
+    """Our models against the originals' outputs, with this device instead of a CPU."""
+    tests = "tests/weights/test_golden.py"
+    names = ["-k", "torchvision_maskrcnn_resnet50_fpn and not v2"] if small else []
+    environment = {"FLAGS_OF_USERS": "1", **FULL_PRECISION}
+    if "JAX_PLATFORMS" not in os.environ:
+        environment["JAX_PLATFORMS"] = ""
+    return Part([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, *names], environment, last_line)
+
+
+def learning_part(arguments: Arguments) -> Part:
+    """A short training run, with its scores."""
+    preset, data = (
+        ("nuclei_r18_fpn", arguments.nuclei) if arguments.nuclei else ("shapes_tiny", arguments.to / "shapes")
+    )
+    steps = ["--train.num-steps", "4"] if arguments.small else []
+    code = (
+        "import json, subprocess, sys; from pathlib import Path; data, workdir, *train = sys.argv[1:]\n"
+        "run = lambda *command: subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)\n"
+        f"Path(data).exists() or run({str(SCRIPTS / 'prepare_data.py')!r}, 'shapes', '--to', data)\n"
+        f"run({str(SCRIPTS / 'train.py')!r}, *train, '--workdir', workdir, '--data.train', data + ':train', "
+        "'--data.val', data + ':val')\n"
+        "print((Path(workdir) / 'evaluation.json').read_text())"
+    )
+    workdir = arguments.to / "learn"
+    return Part([sys.executable, "-c", code, str(data), str(workdir), f"configs/{preset}.py", *steps])
+
+
+def last_line(output: str) -> dict[str, str]:
+    """Pytest's summary."""
+    return {"summary": output.strip().splitlines()[-1].strip("= ")}
+
+
+def run_part(part: Part, log: Path, seconds: int) -> Outcome:
+    """Runs a part's command; what it says on stderr goes to the log."""
+    start = time.perf_counter()
+    environment = {name: value for name, value in (os.environ | part.environment).items() if value}
+    with log.open("w") as file:
+        try:
+            done = subprocess.run(
+                part.command,
+                cwd=_cli.ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(time.perf_counter() - start, f"ended after {seconds} s", None)
+    taken = time.perf_counter() - start
+    error = f"exit code {done.returncode}" if done.returncode else ""
+    try:
+        return Outcome(taken, error, part.read(done.stdout))
+    except (ValueError, IndexError):
+        with log.open("a") as file:
+            file.write(done.stdout)
+        return Outcome(taken, error or "no result in its output", None)
+
+
+def keep(folder: Path, name: str, outcome: Outcome) -> None:
+    """Writes a part's outcome, whole or not at all."""
+    unfinished = folder / f"{name}.new"
+    unfinished.write_text(json.dumps(outcome._asdict(), indent=2))
+    unfinished.replace(folder / f"{name}.json")
+
+
+def read_outcome(folder: Path, name: str) -> Outcome:
+    return Outcome(**json.loads((folder / f"{name}.json").read_text()))
+
+
+def write_report(folder: Path, names: list[str]) -> None:
+    """Writes what there is of all parts as one JSON file and as tables."""
+    outcomes = {name: read_outcome(folder, name) for name in names if (folder / f"{name}.json").exists()}
+    report = {name: outcome._asdict() for name, outcome in outcomes.items()}
+    (folder / "report.json").write_text(json.dumps(report, indent=2))
+    total = sum(outcome.seconds for outcome in outcomes.values())
+    lines = [
+        f"{len(outcomes)} of {len(names)} parts in {total:.0f} s.\n",
+        "| part | seconds | result |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {each.seconds:.0f} | {each.error or summarise(name, each.result)} |"
+            for name, each in outcomes.items()
+        ),
+    ]
+    for name, outcome in outcomes.items():
+        lines += tabulate(name, outcome.result) if not outcome.error else []
+    (folder / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def summarise(name: str, result: Any) -> str:
+    """A part's result in a few words."""
+    match name:
+        case "check_machine":
+            wrong = [finding["name"] for finding in result["findings"] if not finding["passed"]]
+            return f"{len(result['findings'])} checks, wrong: {', '.join(wrong) or 'none'}"
+        case "train" | "infer" | "infer_one":
+            share = result["share_of_peak_flops"]
+            used = "" if share is None else f", {share:.0%} of the peak"
+            memory = result["peak_device_mib"] or result["peak_rss_mib"]
+            return (
+                f"{result['median_ms']:.1f} ms a batch of {result['batch_size']}, {memory} MiB, "
+                f"compiled in {result['compile_seconds']:.0f} s{used}"
+            )
+        case "golden":
+            return result["summary"]
+        case "learn":
+            return f"mask AP {result['segm']['AP']:.3f}, AP50 {result['segm']['AP50']:.3f} after {result['step']} steps"
+        case "ops":
+            device = result["device"]
+            return f"{device['count']} x {device['kind']}, jaxlib {result['versions']['jaxlib']}"
+        case _:
+            return ", ".join(f"{key} {value}" for key, value in result.items() if isinstance(value, int | float | str))
+
+
+def tabulate(name: str, result: Any) -> list[str]:
+    """The table of a part that has one."""
+    if name == "ops":
+        rows = [f"| {op} | {times['median_ms']:.3f} |" for op, times in result["operations"].items()]
+        return ["", "| operation | ms |", "|---|---|", *rows]
+    if "ms_by_part" in (result or {}):
+        rows = [
+            f"| {part} | {ways.get('forward', 0):.2f} | {ways.get('backward', 0):.2f} |"
+            for part, ways in result["ms_by_part"].items()
+        ]
+        return ["", f"| {name}: ms of | forward | backward |", "|---|---|---|", *rows]
+    return []
+
+
+if __name__ == "__main__":
+    _cli.run(main)

@@ -1,15 +1,16 @@
-"""How far features and detections in bfloat16 are from those in float32, on this device; prints JSON.
+"""How far features, objectness and deltas in bfloat16 are from those in float32, on this device; prints JSON.
 
 python scripts/_bfloat16.py configs/mask_rcnn_r50_fpn_1x.py --canvas 800x1344
 
-Random weights and a random image: the figures are those of the arithmetic, not of a trained model's scores.
+Relative differences in the 2-norm, of random weights and a random image: the figures are those of the arithmetic, not
+of a trained model's scores.
 """
 
 import _cli  # isort: skip
 
 import json
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def main() -> None:
     images, image_hw = jax.device_put(random_pictures(arguments.canvas, 1))
     variables = init_variables(MaskRCNN(model_config), 0)
 
-    def extract(dtype: Literal["float32", "bfloat16"]) -> dict[str, jax.Array]:
+    def extract(dtype: Literal["float32", "bfloat16"], variables: Any, images: Any, image_hw: Any) -> dict[str, Any]:
         model = MaskRCNN(replace(model_config, dtype=dtype))
         maps = model.apply(variables, images, image_hw, method=model.extract_features)
         logits, deltas = model.apply(variables, maps, method=model.score_anchors)
@@ -42,7 +43,8 @@ def main() -> None:
         return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
     compiled = jax.jit(extract, static_argnums=0)
-    exact, rounded = compiled("float32"), compiled("bfloat16")
+    exact = compiled("float32", variables, images, image_hw)
+    rounded = compiled("bfloat16", variables, images, image_hw)
     differences = {
         name: float(jnp.linalg.norm(rounded[name] - value) / jnp.linalg.norm(value)) for name, value in exact.items()
     }

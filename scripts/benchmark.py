@@ -273,7 +273,7 @@ def describe(
 
 
 def share_of_peak(flops: float | None, seconds: float, dtype: str) -> float | None:
-    """What part of the GPU's dense products a call uses; None on a device whose peak is not known here."""
+    """What part of a GPU's peak a call reaches, float32 of its peak in TF32; None where the peak is not known here."""
     gpus = {gpu.name: gpu for gpu in GPUS.values()}
     gpu = gpus.get(jax.devices()[0].device_kind)
     if gpu is None or flops is None:

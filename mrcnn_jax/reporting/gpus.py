@@ -1,6 +1,6 @@
 """NVIDIA GPUs that XLA compiles for where there is none: what its compiler wants to know of each, and peak speeds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -70,71 +70,44 @@ class Gpu:
             """
 
 
+_A100 = Gpu(
+    name="NVIDIA A100-SXM4-80GB",
+    compute_capability=(8, 0),
+    cores=108,
+    fpus_per_core=64,
+    threads_per_core=2048,
+    shared_memory_per_core=167_936,
+    shared_memory_per_block=166_912,
+    l2_cache=40 * 2**20,
+    memory=85_100_068_864,
+    bandwidth=2_039_040_000_000,
+    clock_ghz=1.41,
+    links=12,
+    bfloat16_flops=312e12,
+    tf32_flops=156e12,
+)
+_H100 = Gpu(
+    name="NVIDIA H100 80GB HBM3",
+    compute_capability=(9, 0),
+    cores=132,
+    fpus_per_core=128,
+    threads_per_core=2048,
+    shared_memory_per_core=233_472,
+    shared_memory_per_block=232_448,
+    l2_cache=50 * 2**20,
+    memory=84_942_979_072,
+    bandwidth=3_352_320_000_000,
+    clock_ghz=1.98,
+    links=18,
+    bfloat16_flops=990e12,
+    tf32_flops=495e12,
+)
+
 GPUS = {
-    "a100-40gb": Gpu(
-        name="NVIDIA A100-SXM4-40GB",
-        compute_capability=(8, 0),
-        cores=108,
-        fpus_per_core=64,
-        threads_per_core=2048,
-        shared_memory_per_core=167_936,
-        shared_memory_per_block=166_912,
-        l2_cache=40 * 2**20,
-        memory=42_298_834_944,
-        bandwidth=1_555_000_000_000,
-        clock_ghz=1.41,
-        links=12,
-        bfloat16_flops=312e12,
-        tf32_flops=156e12,
-    ),
-    "a100-80gb": Gpu(
-        name="NVIDIA A100-SXM4-80GB",
-        compute_capability=(8, 0),
-        cores=108,
-        fpus_per_core=64,
-        threads_per_core=2048,
-        shared_memory_per_core=167_936,
-        shared_memory_per_block=166_912,
-        l2_cache=40 * 2**20,
-        memory=85_100_068_864,
-        bandwidth=2_039_040_000_000,
-        clock_ghz=1.41,
-        links=12,
-        bfloat16_flops=312e12,
-        tf32_flops=156e12,
-    ),
-    "h100": Gpu(
-        name="NVIDIA H100 80GB HBM3",
-        compute_capability=(9, 0),
-        cores=132,
-        fpus_per_core=128,
-        threads_per_core=2048,
-        shared_memory_per_core=233_472,
-        shared_memory_per_block=232_448,
-        l2_cache=50 * 2**20,
-        memory=84_942_979_072,
-        bandwidth=3_352_320_000_000,
-        clock_ghz=1.98,
-        links=18,
-        bfloat16_flops=990e12,
-        tf32_flops=495e12,
-    ),
-    "h200": Gpu(
-        name="NVIDIA H200",
-        compute_capability=(9, 0),
-        cores=132,
-        fpus_per_core=128,
-        threads_per_core=2048,
-        shared_memory_per_core=233_472,
-        shared_memory_per_block=232_448,
-        l2_cache=50 * 2**20,
-        memory=150_000_000_000,
-        bandwidth=4_800_000_000_000,
-        clock_ghz=1.98,
-        links=18,
-        bfloat16_flops=990e12,
-        tf32_flops=495e12,
-    ),
+    "a100-40gb": replace(_A100, name="NVIDIA A100-SXM4-40GB", memory=42_298_834_944, bandwidth=1_555_000_000_000),
+    "a100-80gb": _A100,
+    "h100": _H100,
+    "h200": replace(_H100, name="NVIDIA H200", memory=150_000_000_000, bandwidth=4_800_000_000_000),
     "l4": Gpu(
         name="NVIDIA L4",
         compute_capability=(8, 9),

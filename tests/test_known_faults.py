@@ -55,7 +55,7 @@ def test_scripts_set_the_flags_before_jax_is_imported(flags: str | None) -> None
     program = (
         "import os, sys; sys.modules['tyro'] = None\n"  # what follows the flags is not reached
         "try: import _cli\n"
-        "except ImportError: print('jax' in sys.modules, os.environ.get('XLA_FLAGS'))"
+        "except SystemExit: print('jax' in sys.modules, os.environ.get('XLA_FLAGS'))"
     )
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT / "scripts", env=environ, check=True, capture_output=True, text=True

@@ -20,6 +20,10 @@ NO_REDUCTIONS = f"{YNN_FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_
 the process at a flag that it does not know, so it is set for the releases of the table only."""
 
 
+ATOMIC_ADDITIONS = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
+LOOPS_IN_GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of a range of releases."""
@@ -101,8 +105,20 @@ FAULTS = (
         last="0.11.0",
         effect="slow",
         what="float32 scatter-adds, such as RoIAlign's gradients, compare and swap in a loop: up to 450 times slower",
-        way_out="set XLA_FLAGS=--xla_backend_extra_options=-nvptx-allow-ftz-atomics, or install jaxlib 0.11.1",
-        seen="reported; not measured here",
+        way_out=f"set XLA_FLAGS={ATOMIC_ADDITIONS}, or install jaxlib 0.11.1",
+        seen="in the code compiled for an A100, where the flag avoids it; its time was not measured",
+        flag=ATOMIC_ADDITIONS,
+    ),
+    Fault(
+        source=f"{XLA}/6973",
+        platform="gpu",
+        first="0.10.2",
+        last="0.12.0",
+        effect="slow",
+        what="loops whose trips depend on the data, such as those of NMS, stop for the host in every pass",
+        way_out=f"set XLA_FLAGS={LOOPS_IN_GRAPHS}",
+        seen="in the sequence compiled for an H100, where the flag puts all of them into CUDA graphs; not run",
+        flag=LOOPS_IN_GRAPHS,
     ),
     Fault(
         source=f"{XLA}/41605",
@@ -138,10 +154,10 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def set_flags(environ: MutableMapping[str, str] = os.environ, jaxlib: str | None = None) -> None:
-    """Adds to XLA_FLAGS what avoids the known faults on CPUs. Call it before JAX is imported.
+    """Adds to XLA_FLAGS what avoids the known faults. Call it before JAX is imported.
 
-    A flag that XLA_FLAGS names already stays as it is, and so does XLA_FLAGS that is the name of a file. GPUs and TPUs
-    do not read these flags, so they are set whatever the platform: it is not known before JAX starts.
+    A flag that XLA_FLAGS names already stays as it is, and so does XLA_FLAGS that is the name of a file. The platform
+    is not known before JAX starts, so flags are set for all of them: each reads its own only.
     """
     for flag in _missing_flags(environ, jaxlib or installed_jaxlib()):
         flags = environ.get(XLA_FLAGS, "").strip()
@@ -169,5 +185,6 @@ def _missing_flags(environ: MutableMapping[str, str], jaxlib: str) -> list[str]:
     flags = environ.get(XLA_FLAGS, "").strip()
     if flags and not flags.startswith("-") and Path(flags).is_file():
         flags = Path(flags).read_text()
-    wanted = dict.fromkeys(fault.flag for fault in find_faults(jaxlib, "cpu") if fault.flag)
+    faults = [fault for platform in ("cpu", "gpu") for fault in find_faults(jaxlib, platform)]
+    wanted = dict.fromkeys(fault.flag for fault in faults if fault.flag)
     return [flag for flag in wanted if flag.partition("=")[0] not in re.split(r"[\s=]+", flags)]

@@ -28,6 +28,7 @@ from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.evaluation.paste_masks import encode_masks, paste_masks
 from mrcnn_jax.ops.nms import suppress_overlaps
+from mrcnn_jax.ops.top_k import find_largest
 
 CHANNELS = 256
 ANCHORS_PER_CELL = 3
@@ -119,6 +120,11 @@ def time_calls(call: Callable[[], Any], iterations: int) -> dict[str, float]:
     }
 
 
+def pool_one_set(maps: Any, rois: Any, image_hw: Any, *, output_size: int, config: ModelConfig) -> Any:
+    """Returns the RoIs' features."""
+    return pool_rois(maps, [rois], image_hw, output_sizes=[output_size], config=config)[0]
+
+
 def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     """Yields the name of each operation, the function and its inputs."""
     rng = np.random.default_rng(0)
@@ -132,7 +138,7 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
         rois = np.stack([random_boxes(rng, count, arguments.canvas) for _ in range(batch)])
         weights = random_normal(rng, (batch * count, side, side, CHANNELS), arguments.dtype)
         for suffix, config in (("", model), ("_adaptive", adaptive)):
-            pool = partial(pool_rois, output_size=side, config=config)
+            pool = partial(pool_one_set, output_size=side, config=config)
             yield f"roi_align_{name}{suffix}", pool, (maps, rois, image_hw)
             yield f"roi_align_{name}{suffix}_gradients", partial(gradients, pool), (maps, rois, image_hw, weights)
 
@@ -172,7 +178,7 @@ def gradients(pool: Callable[..., Any], maps: Any, rois: Any, image_hw: Any, wei
 
 def best_anchors(counts: list[int], scores: tuple[Any, ...]) -> list[Any]:
     """The best of each level."""
-    return [jax.lax.top_k(level, count) for level, count in zip(scores, counts, strict=True)]
+    return [jax.vmap(partial(find_largest, k=count))(level) for level, count in zip(scores, counts, strict=True)]
 
 
 def random_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> Any:

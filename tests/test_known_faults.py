@@ -12,34 +12,61 @@ import pytest
 
 from mrcnn_jax.detection.anchors import LevelAnchors
 from mrcnn_jax.detection.proposals import propose
-from mrcnn_jax.known_faults import FAULTS, NO_REDUCTIONS, XLA_FLAGS, YNN_FLAG, find_faults, set_flags, warn_once
+from mrcnn_jax.known_faults import (
+    ATOMIC_ADDITIONS,
+    FAULTS,
+    LOOPS_IN_GRAPHS,
+    NO_REDUCTIONS,
+    XLA_FLAGS,
+    YNN_FLAG,
+    find_faults,
+    set_flags,
+    warn_once,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
     ("jaxlib", "flags"),
-    [("0.10.1", None), ("0.10.2", NO_REDUCTIONS), ("0.11.0", NO_REDUCTIONS), ("0.11.1", None), ("0.12.0.1", None)],
+    [
+        ("0.10.1", []),
+        ("0.10.2", [NO_REDUCTIONS, ATOMIC_ADDITIONS, LOOPS_IN_GRAPHS]),
+        ("0.11.0", [NO_REDUCTIONS, ATOMIC_ADDITIONS, LOOPS_IN_GRAPHS]),
+        ("0.11.1", [LOOPS_IN_GRAPHS]),
+        ("0.12.0.1", [LOOPS_IN_GRAPHS]),
+        ("0.13.0", []),
+    ],
 )
-def test_flags_are_those_of_the_release(jaxlib: str, flags: str | None) -> None:
+def test_flags_are_those_of_the_release(jaxlib: str, flags: list[str]) -> None:
     environ: dict[str, str] = {}
     set_flags(environ, jaxlib)
-    assert environ.get(XLA_FLAGS) == flags
+    assert environ.get(XLA_FLAGS, "").split() == flags
 
 
 def test_flags_are_added_to_the_users_and_never_replace_them(tmp_path: Path) -> None:
     file = tmp_path / "flags.txt"
     file.write_text("--xla_one=1\n")
+    gpu = f"{ATOMIC_ADDITIONS} {LOOPS_IN_GRAPHS}"
     for before, after in [
-        ("--xla_one=1", f"--xla_one=1 {NO_REDUCTIONS}"),
-        (f"{YNN_FLAG}= --xla_one=1", f"{YNN_FLAG}= --xla_one=1"),
-        (f"{YNN_FLAG}_other=1", f"{YNN_FLAG}_other=1 {NO_REDUCTIONS}"),
+        ("--xla_one=1", f"--xla_one=1 {NO_REDUCTIONS} {gpu}"),
+        (f"{YNN_FLAG}= --xla_one=1", f"{YNN_FLAG}= --xla_one=1 {gpu}"),
+        (f"{YNN_FLAG}_other=1", f"{YNN_FLAG}_other=1 {NO_REDUCTIONS} {gpu}"),
+        ("--xla_gpu_enable_command_buffer=", f"--xla_gpu_enable_command_buffer= {NO_REDUCTIONS} {ATOMIC_ADDITIONS}"),
         (str(file), str(file)),
     ]:
         environ = {XLA_FLAGS: before}
         set_flags(environ, "0.10.2")
         set_flags(environ, "0.10.2")
         assert environ[XLA_FLAGS] == after
+
+
+def test_the_installed_release_knows_its_flags() -> None:
+    environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environ.pop(XLA_FLAGS, None)
+    set_flags(environ)
+    program = "import jax; assert float(jax.jit(lambda x: x + 1)(1.0)) == 2"  # XLA ends at a flag that it does not know
+    subprocess.run([sys.executable, "-c", program], env=environ, check=True, capture_output=True)
 
 
 def test_faults_are_those_of_the_platform() -> None:

@@ -88,7 +88,7 @@ def run_stage(
 ) -> tuple[Float[Array, "b n C"], Float[Array, "b n 4"], Float[Array, "b n 4"]]:
     """Returns a head's class logits and deltas, and the boxes that it makes of the RoIs, cut off at the borders."""
     config = model.config
-    features = pool_rois(maps, rois, image_hw, output_size=config.box_pool_size, config=config)
+    (features,) = pool_rois(maps, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
     features = scale_gradient(features, 1.0 / config.box_head_stages)
     logits, deltas = model.apply(variables, features, stage, method=model.classify_rois)  # [B*N, C], [B*N, 1, 4]
     logits, deltas = logits.reshape(*rois.shape[:2], -1), deltas.reshape(rois.shape)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from mrcnn_jax.config import TargetsConfig
+from mrcnn_jax.config import ModelConfig, TargetsConfig
 from mrcnn_jax.detection.anchors import make_anchors
 from mrcnn_jax.detection.cascade import cascade_losses
 from mrcnn_jax.detection.pooling import pool_rois
@@ -21,9 +21,9 @@ from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
 from mrcnn_jax.detection.variants import MASK_VARIANTS, roi_losses
-from mrcnn_jax.ops.anchors import take_deltas
+from mrcnn_jax.ops.anchors import take_deltas, take_unique
 from mrcnn_jax.ops.keypoints import encode_keypoints
-from mrcnn_jax.ops.losses import box_loss, keypoint_loss, objectness_loss
+from mrcnn_jax.ops.losses import box_loss, keypoint_loss, objectness_loss, pick
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
 
@@ -75,14 +75,17 @@ def compute_objective(
         *jax.lax.stop_gradient((logits, deltas)), image_hw, ground_truth, rpn_keys, roi_keys
     )
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
+    # All foreground lies in the first F slots, and masks and keypoints have RoIs there only.
+    foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
+    features = pool_for_heads(maps, roi_targets, foreground, image_hw, config=config)
     if config.box_head_stages == 1:
-        losses |= box_head_losses(variables, maps, roi_targets, image_hw, model=model, targets=targets)
+        losses |= box_head_losses(variables, features["box"], roi_targets, model=model, targets=targets)
     else:
         losses |= cascade_losses(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
     if config.masks:
-        losses |= mask_head_loss(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
+        losses |= mask_head_loss(variables, features["mask"], foreground, ground_truth, model=model)
     if config.num_keypoints:
-        losses |= keypoint_head_loss(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
+        losses |= keypoint_head_loss(variables, features["keypoint"], foreground, ground_truth, model=model)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
 
 
@@ -121,9 +124,12 @@ def rpn_losses(
     logits: list[Array], deltas: list[Array], rpn_targets: RpnTargets, targets: TargetsConfig
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_rpn_cls and L_rpn_box of each image over its sampled anchors."""
-    index = rpn_targets.anchor_index
-    sampled_logits = jnp.take_along_axis(jnp.concatenate(logits, axis=1), index, axis=1)  # [B, S]
-    sampled_deltas = jax.vmap(take_deltas)(jnp.concatenate(deltas, axis=1), index)  # [B, S, 4]
+    all_logits, all_deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
+    # Empty slots get places of their own, after the last anchor: unique places need no atomic additions in a gradient.
+    empty = all_logits.shape[1] + jnp.arange(rpn_targets.valid.shape[1])
+    index = jnp.where(rpn_targets.valid, rpn_targets.anchor_index, empty)
+    sampled_logits = jax.vmap(take_unique)(all_logits, index)  # [B, S]
+    sampled_deltas = jax.vmap(take_deltas)(all_deltas, index)  # [B, S, 4]
 
     def one(logits: Array, deltas: Array, sampled: RpnTargets) -> tuple[Array, Array]:
         classification = objectness_loss(logits, sampled.is_foreground, sampled.valid)
@@ -134,23 +140,35 @@ def rpn_losses(
     return {"objectness": classification, "rpn_box": regression}
 
 
+def pool_for_heads(
+    maps: tuple[Array, ...], roi_targets: RoiTargets, foreground: RoiTargets, image_hw: Array, *, config: ModelConfig
+) -> dict[str, Float[Array, "bn _ _ D"]]:
+    """Returns the RoI features of the heads that are trained on RoIs sampled once: "box", "mask", "keypoint"."""
+    sets = {
+        "box": (config.box_head_stages == 1, roi_targets.rois, config.box_pool_size),
+        "mask": (config.masks, foreground.rois, config.mask_pool_size),
+        "keypoint": (config.num_keypoints > 0, foreground.rois, config.keypoint_pool_size),
+    }
+    wanted = {name: (rois, size) for name, (is_wanted, rois, size) in sets.items() if is_wanted}
+    rois, sizes = zip(*wanted.values(), strict=True) if wanted else ((), ())
+    return dict(zip(wanted, pool_rois(maps, rois, image_hw, output_sizes=sizes, config=config), strict=True))
+
+
 @jax.named_scope("box_head_losses")
 def box_head_losses(
     variables: Tree,
-    maps: tuple[Array, ...],
+    features: Float[Array, "bn S S D"],
     roi_targets: RoiTargets,
-    image_hw: Array,
     *,
     model: nn.Module,
     targets: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each image over its N RoIs."""
     config = model.config
-    features = pool_rois(maps, roi_targets.rois, image_hw, output_size=config.box_pool_size, config=config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
-        own_deltas = jnp.take_along_axis(deltas, rois.labels[:, None, None], axis=1)[:, 0]  # [N, 4]
+        own_deltas = pick(jnp.moveaxis(deltas, 1, 2), rois.labels[:, None])  # [N, 4]
         return roi_losses(logits, own_deltas, rois, weights=config.box_delta_weights, targets=targets)
 
     batch_and_rois = roi_targets.labels.shape
@@ -163,18 +181,14 @@ def box_head_losses(
 @jax.named_scope("mask_head_loss")
 def mask_head_loss(
     variables: Tree,
-    maps: tuple[Array, ...],
-    roi_targets: RoiTargets,
+    features: Float[Array, "bf S S D"],
+    foreground: RoiTargets,
     ground_truth: GroundTruth,
-    image_hw: Array,
     *,
     model: nn.Module,
-    targets: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
-    """Returns L_mask of each image over its foreground RoIs: the first F slots hold them all."""
+    """Returns L_mask of each image over its foreground RoIs."""
     config = model.config
-    foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
-    features = pool_rois(maps, foreground.rois, image_hw, output_size=config.mask_pool_size, config=config)
     logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
     loss_of = MASK_VARIANTS[config.mask_activation].loss
 
@@ -191,18 +205,14 @@ def mask_head_loss(
 @jax.named_scope("keypoint_head_loss")
 def keypoint_head_loss(
     variables: Tree,
-    maps: tuple[Array, ...],
-    roi_targets: RoiTargets,
+    features: Float[Array, "bf S S D"],
+    foreground: RoiTargets,
     ground_truth: GroundTruth,
-    image_hw: Array,
     *,
     model: nn.Module,
-    targets: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_keypoint of each image over the visible keypoints in its foreground RoIs."""
     config = model.config
-    foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
-    features = pool_rois(maps, foreground.rois, image_hw, output_size=config.keypoint_pool_size, config=config)
     logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*F, h, h, K]
 
     def one(logits: Array, rois: RoiTargets, keypoints: Any) -> Array:

@@ -95,7 +95,7 @@ def classify_proposals(
 ) -> Detections:
     """Returns each picture's detections without masks and keypoints."""
     pool_size = model.config.box_pool_size
-    features = pool_rois(maps, proposals.boxes, image_hw, output_size=pool_size, config=model.config)
+    (features,) = pool_rois(maps, [proposals.boxes], image_hw, output_sizes=[pool_size], config=model.config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)
     shape = proposals.valid.shape  # [B, P]
     not_finite = mark(proposals.not_finite, "the box head", rows_finite([logits, deltas], proposals.valid))
@@ -117,7 +117,7 @@ def add_masks(
 ) -> Detections:
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
     config = model.config
-    features = pool_rois(maps, detections.boxes, image_hw, output_size=config.mask_pool_size, config=config)
+    (features,) = pool_rois(maps, [detections.boxes], image_hw, output_sizes=[config.mask_pool_size], config=config)
     labels = detections.labels.reshape(-1)
     logits = model.apply(variables, features, labels, method=model.predict_masks)
     not_finite = mark(detections.not_finite, "the mask head", rows_finite([logits], detections.valid))
@@ -137,7 +137,7 @@ def add_heat_maps(
 ) -> Detections:
     """Returns the detections with their keypoints' heat maps [B, D, K, h, h], logits (paper section 5)."""
     config = model.config
-    features = pool_rois(maps, detections.boxes, image_hw, output_size=config.keypoint_pool_size, config=config)
+    (features,) = pool_rois(maps, [detections.boxes], image_hw, output_sizes=[config.keypoint_pool_size], config=config)
     logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*D, h, h, K]
     not_finite = mark(detections.not_finite, "the keypoint head", rows_finite([logits], detections.valid))
     heat_maps = logits.transpose(0, 3, 1, 2).reshape(*detections.valid.shape, -1, *logits.shape[1:3])

@@ -12,6 +12,7 @@ from mrcnn_jax.detection.anchors import LevelAnchors
 from mrcnn_jax.ops.anchors import choose_deltas, take_cells
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps
+from mrcnn_jax.ops.top_k import find_largest
 from mrcnn_jax.structures import Proposals
 
 RPN_DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -41,7 +42,7 @@ def propose(
     for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
         usable = level_anchors.valid & jnp.isfinite(level_logits)
         top_n = min(pre_nms_top_n, level_logits.shape[0])
-        top_logits, top = jax.lax.top_k(jnp.where(usable, level_logits, -jnp.inf), top_n)
+        top_logits, top = find_largest(jnp.where(usable, level_logits, -jnp.inf), top_n)
         top = top.astype(jnp.uint32)  # so that no index is below zero, to be counted from the end
         candidates.append((top_logits, top, take_cells(level_deltas, top), level_anchors.boxes[top], usable[top]))
         groups.append(np.full(top_n, level, np.int32))

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps
+from mrcnn_jax.ops.top_k import find_largest
 from mrcnn_jax.structures import Detections, Proposals
 
 
@@ -48,7 +49,7 @@ def select_boxes(
     num_classes = scores.shape[1]
     passing = valid[:, None] & (scores > config.score_threshold)  # False for NaN
     num_candidates = min(config.max_candidates, passing.size)
-    top_scores, top = jax.lax.top_k(jnp.where(passing, scores, -1.0).reshape(-1), num_candidates)
+    top_scores, top = find_largest(jnp.where(passing, scores, -1.0).reshape(-1), num_candidates)
     proposal, label = top // num_classes, top % num_classes + 1  # [K]
     boxes = clip_boxes(decode(proposal, label), image_hw)
     usable = (top_scores >= 0.0) & is_nonempty(boxes, config.min_detection_side)

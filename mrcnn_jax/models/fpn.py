@@ -30,17 +30,18 @@ class HeadConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array, extent: Array | None = None) -> Array:
         config = self.config
-        x = Conv(
+        conv = Conv(
             self.features,
             self.kernel_size,
             use_bias=config.head_norm == "none",
             kernel_init=self.kernel_init,
             dtype=compute_dtype(config),
             name="conv",
-        )(x)
-        if config.head_norm == "group_norm":
-            return GroupNorm(config.norm_eps, name="norm")(x, extent)
-        return FrozenBatchNorm(config.norm_eps, name="norm")(x) if config.head_norm == "frozen_bn" else x
+        )
+        if config.head_norm == "frozen_bn":
+            return conv(x, *FrozenBatchNorm(config.norm_eps, name="norm")(self.features))
+        x = conv(x)
+        return GroupNorm(config.norm_eps, name="norm")(x, extent) if config.head_norm == "group_norm" else x
 
 
 class FeaturePyramid(nn.Module):
@@ -57,8 +58,10 @@ class FeaturePyramid(nn.Module):
             body_map = body_maps[index]
             extent = make_extent(image_hw, body_map.shape[1:3], config.map_strides[index], config.size_divisor)
             lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
-            merged = lateral if top_down is None else lateral + upsample_nearest(top_down)
-            top_down = zero_outside(merged, extent)
+            merged = zero_outside(lateral, extent)
+            if top_down is not None:  # zeroed apart, or a GPU's library adds the upsampled map and wants it in memory
+                merged += zero_outside(upsample_nearest(top_down), extent)
+            top_down = merged
             output = HeadConv(config, channels, 3, lecun_uniform, name=f"output{index + 2}")(top_down, extent)
             pyramid.insert(0, zero_outside(output, extent))
         return (*pyramid, pyramid[-1][:, ::2, ::2])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.convolution import add_bias, largest_divisor
 from mrcnn_jax.models.fpn import HeadConv
-from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel
+from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel, relu
 from mrcnn_jax.models.resnet import apply_stage, compute_dtype
 
 PART_ROIS = 4
@@ -35,7 +35,7 @@ class RpnHead(nn.Module):
         x, dtype = feature, compute_dtype(config)
         for index in range(config.rpn_convs):
             name = "conv" if index == 0 else f"conv{index + 1}"
-            x = nn.relu(Conv(config.map_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
+            x = relu(Conv(config.map_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
         logits = Conv(num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="objectness")(x)
         deltas = Conv(4 * num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="deltas")(x)
         logits, deltas = logits.astype(jnp.float32), deltas.astype(jnp.float32)
@@ -73,11 +73,11 @@ class BoxHead(nn.Module):
             x = jnp.where(jnp.isnan(x), jnp.nan, x).mean(axis=(1, 2))
         else:
             for index in range(config.box_head_convs):
-                x = nn.relu(HeadConv(config, config.box_head_conv_dim, 3, he_normal, name=f"conv{index + 1}")(x))
+                x = relu(HeadConv(config, config.box_head_conv_dim, 3, he_normal, name=f"conv{index + 1}")(x))
             x = x.reshape(x.shape[0], -1)
             for index in range(config.box_head_fcs):
                 fc = nn.Dense(config.box_head_dim, kernel_init=lecun_uniform, dtype=dtype, name=f"fc{index + 1}")
-                x = nn.relu(fc(x))
+                x = relu(fc(x))
         logits = nn.Dense(num_logits, kernel_init=normal_001, dtype=dtype, name="logits")(x)
         num_deltas = config.num_box_deltas
         deltas = nn.Dense(4 * num_deltas, kernel_init=nn.initializers.normal(0.001), dtype=dtype, name="deltas")(x)
@@ -100,18 +100,21 @@ class MaskHead(nn.Module):
         config = self.config
         x, dtype = roi_features, compute_dtype(config)
         for index in range(0 if config.neck == "c4" else config.mask_head_convs):
-            x = nn.relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
+            x = relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
         upconv = Upconv(config.mask_head_dim, dtype, name="upconv")
         shape = (config.mask_head_dim, config.num_mask_maps)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         if config.mask_activation == "softmax":
-            x = nn.relu(upconv(x))  # [2, 2, n, S, S, D]
+            x = relu(upconv(x))  # [2, 2, n, S, S, D]
             maps = jnp.einsum("abnhwd,dc->abnhwc", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
             return interleave(maps) + per_channel(bias)
         own = jnp.zeros_like(labels) if config.class_agnostic_masks else labels
-        rows = kernel.T[own].astype(dtype)  # [n, D]
-        return upconv.score_doubled(x, rows) + bias[own][:, None, None]
+        # A product with rows of one 1 and zeros, exact: a gather's gradient is a scatter, with atomic additions.
+        is_own = jax.nn.one_hot(own, shape[1], dtype=jnp.float32)
+        rows = jnp.einsum("nc,dc->nd", is_own, kernel, precision=jax.lax.Precision.HIGHEST).astype(dtype)
+        own_bias = jnp.sum(is_own * bias[None], axis=1)
+        return upconv.score_doubled(x, rows) + own_bias[:, None, None]
 
 
 class MlpMaskHead(nn.Module):
@@ -129,7 +132,7 @@ class MlpMaskHead(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for index in range(config.mask_head_fcs):
             fc = nn.Dense(config.mask_head_fc_dim, kernel_init=lecun_uniform, dtype=dtype, name=f"fc{index + 1}")
-            x = nn.relu(fc(x))
+            x = relu(fc(x))
         count = config.num_mask_maps
         maps = nn.Dense(side * side * count, kernel_init=normal_001, dtype=dtype, name="logits")(x)
         maps = maps.astype(jnp.float32).reshape(-1, side, side, count)
@@ -162,7 +165,8 @@ class Upconv(nn.Module):
     def score_doubled(self, x: Array, rows: Array) -> Array:
         """Returns the product [n, 2 S, 2 S] of each doubled and rectified cell with its RoI's row [n, D], float32."""
         inputs = (x.astype(self.dtype), rows, *self.weights(x.shape[-1]))
-        return jax.lax.platform_dependent(*inputs, cpu=score_in_parts, default=score_at_once)
+        of_gpu = {"cuda": score_by_cell, "rocm": score_by_cell}
+        return jax.lax.platform_dependent(*inputs, cpu=score_in_parts, **of_gpu, default=score_at_once)
 
 
 def double(x: Array, kernel: Array, bias: Array) -> Array:
@@ -172,9 +176,20 @@ def double(x: Array, kernel: Array, bias: Array) -> Array:
 
 def score_at_once(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
     """Returns the logits [n, 2 S, 2 S] without the last bias."""
-    cells = nn.relu(double(x, kernel, bias))
+    cells = relu(double(x, kernel, bias))
     logits = jnp.einsum("abnhwd,nd->abnhw", cells, rows, preferred_element_type=jnp.float32)
     return interleave(logits[..., None])[..., 0]
+
+
+def score_by_cell(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
+    """Returns what `score_at_once` does. A GPU's threads read the channels of a cell side by side; apart they would
+    each read two bytes of another line of memory. One product of matrices takes its bias and ReLU along."""
+    count, side, _, depth = x.shape
+    flat_kernel = kernel.transpose(0, 1, 3, 2).reshape(-1, depth)  # [4 D, C]
+    cells = relu(jnp.einsum("mc,kc->mk", x.reshape(-1, depth), flat_kernel) + jnp.tile(bias, 4)[None])
+    cells = cells.reshape(count, -1, len(bias))  # [n, 4 S S, D]
+    logits = jnp.einsum("nkd,nd->nk", cells, rows, preferred_element_type=jnp.float32)
+    return logits.reshape(count, side, side, 2, 2).transpose(0, 1, 3, 2, 4).reshape(count, 2 * side, 2 * side)
 
 
 @jax.custom_vjp
@@ -195,7 +210,7 @@ def _in_parts(*values: Array) -> tuple[Array, ...]:
 
 
 def _score(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
-    cells = nn.relu(jnp.einsum("nhwc,abcd->nhwabd", x, kernel) + bias[(None,) * 5])
+    cells = relu(jnp.einsum("nhwc,abcd->nhwabd", x, kernel) + bias[(None,) * 5])
     return jnp.einsum("nhwabd,nd->nhawb", cells, rows, preferred_element_type=jnp.float32)
 
 
@@ -215,7 +230,7 @@ def _score_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Arra
         cells = (x.reshape(-1, depth) @ flat_kernel).reshape(len(x), -1, features) + bias[None, None]
         # Matrix products that read these through another operation take several times as long.
         cells, slopes_in = jax.lax.optimization_barrier(
-            (nn.relu(cells), jnp.where(cells > 0, slopes.astype(x.dtype) * rows[:, None], 0))
+            (relu(cells), jnp.where(cells > 0, slopes.astype(x.dtype) * rows[:, None], 0))
         )
         as_rows = slopes_in.reshape(-1, flat_kernel.shape[1])
         of_kernel = jax.lax.dot_general(
@@ -260,7 +275,7 @@ class KeypointHead(nn.Module):
         x, dtype = roi_features, compute_dtype(config)
         for index in range(config.keypoint_head_convs):
             conv = Conv(config.keypoint_head_dim, 3, kernel_init=he_normal, dtype=dtype, name=f"conv{index + 1}")
-            x = nn.relu(conv(x))
+            x = relu(conv(x))
         kernel = self.param("kernel", he_normal, (4, 4, x.shape[-1], config.num_keypoints), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (config.num_keypoints,), jnp.float32)
         x = jax.lax.conv_general_dilated(

@@ -1,7 +1,8 @@
 """Building blocks: convolutions, normalisation, and the mask that keeps padding out of features.
 
 Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the picture's
-own size rounded up as `size_divisor` says: outside of it every map is zero, as if the canvas were that small.
+own size rounded up as `size_divisor` says: outside of it a map is zero wherever a window or a RoI reads it, as if the
+canvas were that small.
 """
 
 from collections.abc import Callable
@@ -38,8 +39,25 @@ def per_channel(values: Array) -> Array:
     return values[None, None, None, :]
 
 
+@jax.custom_jvp
+def relu(x: Array) -> Array:
+    """Returns max(x, 0).
+
+    The gradient is read off the result: not zero means above zero, or NaN. So nothing needs the values before it, and
+    a GPU's library applies it inside of its convolution. Of `> 0` XLA would make a comparison of those values again.
+    """
+    return jnp.maximum(x, 0)
+
+
+relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, jnp.zeros((), tangent.dtype)))
+
+
 class Conv(nn.Module):
-    """Convolution with symmetric padding, as PyTorch pads; 1x1 is written as a matrix product."""
+    """Convolution with symmetric padding, as PyTorch pads; 1x1 is written as a matrix product.
+
+    `scale` and `shift` [features] are what a frozen normalisation does to its result. The scale goes into the kernel,
+    which is smaller than a map, and the shift is a bias, which a GPU's library adds itself.
+    """
 
     features: int
     kernel_size: int = 3
@@ -51,30 +69,34 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if scale is not None:
+            kernel = kernel * per_channel(scale)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         x = convolve(x, kernel, stride=self.stride, dilation=self.dilation, groups=self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             x = add_bias(x, bias.astype(self.dtype))
-        return x
+        return x if shift is None else add_bias(x, shift.astype(self.dtype))
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with constant statistics, scale and bias, kept in the `frozen` collection: not trained."""
+    """Batch norm with constant statistics, scale and bias, kept in the `frozen` collection: not trained.
+
+    Returns scale and shift [features], float32: what it makes of x is x * scale + shift.
+    """
 
     eps: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, features: int) -> tuple[Array, Array]:
         def constant(name: str, value: float) -> Array:
-            return self.variable("frozen", name, jnp.full, x.shape[-1:], value, jnp.float32).value
+            return self.variable("frozen", name, jnp.full, (features,), value, jnp.float32).value
 
         scale = constant("scale", 1.0) * jax.lax.rsqrt(constant("var", 1.0) + self.eps)
-        shift = constant("bias", 0.0) - constant("mean", 0.0) * scale
-        return x * per_channel(scale.astype(x.dtype)) + per_channel(shift.astype(x.dtype))
+        return scale, constant("bias", 0.0) - constant("mean", 0.0) * scale
 
 
 class SyncBatchNorm(nn.Module):

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.config import Backbone, ModelConfig
-from mrcnn_jax.models.layers import Array, Conv, FrozenBatchNorm, GroupNorm, SyncBatchNorm, make_extent, zero_outside
+from mrcnn_jax.models.layers import (
+    Array,
+    Conv,
+    FrozenBatchNorm,
+    GroupNorm,
+    SyncBatchNorm,
+    make_extent,
+    relu,
+    zero_outside,
+)
 
 STAGE_BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {
     "resnet10": (1, 1, 1, 1),
@@ -49,7 +58,7 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, extent: Array) -> Array:
         config = self.config
-        x = Conv(
+        conv = Conv(
             self.features,
             self.kernel_size,
             self.stride,
@@ -58,16 +67,20 @@ class ConvNorm(nn.Module):
             use_bias=False,
             dtype=compute_dtype(config),
             name="conv",
-        )(x)
+        )
         if config.norm == "frozen_bn":
-            return FrozenBatchNorm(config.norm_eps, name="norm")(x)
+            return conv(x, *FrozenBatchNorm(config.norm_eps, name="norm")(self.features))
+        x = conv(x)
         if config.norm == "group_norm":
             return GroupNorm(config.norm_eps, name="norm")(x, extent)
         return SyncBatchNorm(config.norm_eps, self.train, self.axis_name, name="norm")(x, extent)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-10, -18, -34) or the 1x1, 3x3, 1x1 bottleneck; a projection where shapes change."""
+    """Two 3x3 convolutions (ResNet-10, -18, -34) or the 1x1, 3x3, 1x1 bottleneck; a projection where shapes change.
+
+    What a bottleneck returns is not zero outside the extent: the 1x1 convolutions that follow look at single cells.
+    """
 
     config: ModelConfig
     stage: int
@@ -84,18 +97,20 @@ class ResidualBlock(nn.Module):
         def conv_norm(name: str, features: int, kernel_size: int, stride: int, **choices: int) -> ConvNorm:
             return ConvNorm(config, features, kernel_size, stride, self.train, self.axis_name, name=name, **choices)
 
-        if config.backbone in BASIC_BLOCK_BODIES:
-            residual = zero_outside(nn.relu(conv_norm("conv1", width, 3, stride)(x, extent)), extent)
+        is_basic = config.backbone in BASIC_BLOCK_BODIES
+        if is_basic:
+            residual = zero_outside(relu(conv_norm("conv1", width, 3, stride)(x, extent)), extent)
             residual = conv_norm("conv2", features, 3, 1)(residual, extent)
         else:
             first, second, extent1 = (stride, 1, extent) if config.stride_in_1x1 else (1, stride, extent_in)
-            residual = zero_outside(nn.relu(conv_norm("conv1", width, 1, first)(x, extent1)), extent1)
+            residual = zero_outside(relu(conv_norm("conv1", width, 1, first)(x, extent1)), extent1)
             conv2 = conv_norm("conv2", width, 3, second, dilation=self.dilation, groups=config.groups)
-            residual = nn.relu(conv2(residual, extent))
+            residual = relu(conv2(residual, extent))
             residual = conv_norm("conv3", features, 1, 1)(residual, extent)
         if stride != 1 or x.shape[-1] != features:
             x = conv_norm("downsample", features, 1, stride)(x, extent)
-        return zero_outside(nn.relu(x + residual), extent)
+        x = relu(x + residual)
+        return zero_outside(x, extent) if is_basic else x
 
 
 def apply_stage(
@@ -138,7 +153,7 @@ class ResNet(nn.Module):
             return make_extent(image_hw, (canvas_h // stride, canvas_w // stride), stride, config.size_divisor)
 
         stem = ConvNorm(config, config.body_width, 7, 2, train, self.axis_name, name="stem")
-        x = zero_outside(nn.relu(stem(images, extent_at(2))), extent_at(2))
+        x = zero_outside(relu(stem(images, extent_at(2))), extent_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_outside(x, extent_at(4))  # the window reaches one cell outside
         x = self._freeze(x, stage=1)
@@ -159,7 +174,8 @@ class ResNet(nn.Module):
             )
             stride *= step
             x = self._freeze(x, stage=stage + 2)
-            maps.append(x)
+            # The FPN looks at single cells; what else reads the last map looks at windows.
+            maps.append(x if config.neck == "fpn" else zero_outside(x, extent_at(stride)))
         return tuple(maps)
 
     def _freeze(self, x: Array, stage: int) -> Array:

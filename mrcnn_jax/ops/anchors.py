@@ -1,5 +1,6 @@
 """Anchors of a feature map (Faster R-CNN, section 3.1.1; FPN, 4.1). Shapes: h x w the map, R anchors a cell."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
@@ -34,12 +35,29 @@ def make_level_anchors(
     return anchors.reshape(-1, 4)
 
 
+def take_unique(values: Float[Array, "n *rest"], index: Integer[Array, "s"]) -> Float[Array, "s *rest"]:
+    """Returns values[index], zeros for an index past the end. No index may stand there twice: the gradient would be
+    wrong, since it is written and not added up."""
+    return values.at[index].get(mode="fill", fill_value=0.0, unique_indices=True)
+
+
 def take_deltas(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> Float[Array, "n 4"]:
-    """Returns the deltas of the anchors `index`, of rows that hold those of all anchors of a cell, k = 4 A.
+    """Returns the deltas of the anchors `index`, of rows that hold those of all anchors of a cell, k = 4 A; those past
+    the end are zeros, and none may stand there twice.
 
     Rows of four values, one for each anchor, would take 32 times the memory on a TPU, which pads them to 128.
     """
-    return choose_deltas(take_cells(deltas, index), index)
+    forms = {"cuda": _take_deltas_of_anchors, "rocm": _take_deltas_of_anchors}
+    return jax.lax.platform_dependent(deltas, index, **forms, default=_take_deltas_of_cells)
+
+
+def _take_deltas_of_anchors(deltas: Array, index: Array) -> Array:
+    return take_unique(deltas.reshape(-1, 4), index)
+
+
+def _take_deltas_of_cells(deltas: Array, index: Array) -> Array:
+    cells = index.astype(jnp.uint32) // (deltas.shape[1] // 4)
+    return choose_deltas(deltas.at[cells].get(mode="fill", fill_value=0.0), index)
 
 
 def take_cells(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> Float[Array, "n k"]:

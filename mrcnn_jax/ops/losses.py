@@ -69,11 +69,15 @@ def giou_loss(
     return masked_mean(1.0 - giou, counted, count=jnp.sum(valid))
 
 
+def pick(values: Float[Array, "*n C"], index: Int[Array, "*#n"]) -> Float[Array, "*n"]:
+    """Returns values[..., index] as a sum with one term: a gather's gradient is a scatter, with atomic additions."""
+    return jnp.sum(jnp.where(jax.nn.one_hot(index, values.shape[-1], dtype=bool), values, 0.0), axis=-1)
+
+
 def class_loss(logits: Float[Array, "n C"], labels: Int[Array, "n"], valid: Bool[Array, "n"]) -> Float[Array, ""]:
     """Returns the mean softmax cross-entropy of the sampled RoIs; label 0 is background."""
     log_scores = jax.nn.log_softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0), axis=-1)
-    chosen = jnp.take_along_axis(log_scores, jnp.where(valid, labels, 0)[:, None], axis=-1)[:, 0]
-    return masked_mean(-chosen, valid)
+    return masked_mean(-pick(log_scores, jnp.where(valid, labels, 0)), valid)
 
 
 def mask_loss(
@@ -102,8 +106,7 @@ def softmax_mask_loss(
     logits = jnp.where(is_foreground[:, None, None, None], logits.astype(jnp.float32), 0.0)
     classes = jnp.where(is_foreground[:, None, None] & (targets > 0), labels[:, None, None], 0)
     log_scores = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(log_scores, classes[..., None], axis=-1)[..., 0]
-    return masked_mean(-chosen.mean(axis=(1, 2)), is_foreground)
+    return masked_mean(-pick(log_scores, classes).mean(axis=(1, 2)), is_foreground)
 
 
 def keypoint_loss(
@@ -112,5 +115,4 @@ def keypoint_loss(
     """Returns the mean cross-entropy of the counted keypoints, each a softmax over its h * h cells (section 5)."""
     flat = logits.astype(jnp.float32).reshape(*cells.shape, logits.shape[-2] * logits.shape[-1])
     log_scores = jax.nn.log_softmax(jnp.where(valid[..., None], flat, 0.0), axis=-1)
-    chosen = jnp.take_along_axis(log_scores, jnp.where(valid, cells, 0)[..., None], axis=-1)[..., 0]
-    return masked_mean(-chosen, valid)
+    return masked_mean(-pick(log_scores, jnp.where(valid, cells, 0)), valid)

@@ -36,7 +36,8 @@ def sample_mask_targets(
     def one(roi: Array, index: Array) -> Array:
         bitmap, box = bitmaps[index].astype(jnp.float32), gt_boxes[index]
         rows, columns = (_axis_weights(roi, box, axis, size, output_size) for axis in (1, 0))
-        covered = jnp.einsum("ah,hw,bw->ab", rows, bitmap, columns)
+        # GPUs and TPUs would round the weights: to 11 bits or to 8.
+        covered = jnp.einsum("ah,hw,bw->ab", rows, bitmap, columns, precision="highest")
         return (covered >= HALF_COVERED).astype(jnp.float32)
 
     return jax.vmap(one)(rois, matched_gt)

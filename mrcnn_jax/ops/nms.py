@@ -96,10 +96,20 @@ def _suppress_batch(
     def visit_tile(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         tile, keep, counts = carry
 
-        def suppress_by(earlier: Array, alive: Array) -> Array:
-            return alive & ~jnp.any(overlaps(earlier, tile) & take(keep, earlier)[:, :, None], axis=1)
+        def by_tiles(tile: Array, keep: Array) -> Array:
+            def suppress_by(earlier: Array, alive: Array) -> Array:
+                return alive & ~jnp.any(overlaps(earlier, tile) & take(keep, earlier)[:, :, None], axis=1)
 
-        alive = jax.lax.fori_loop(0, tile, suppress_by, take(tile_valid, tile))
+            return jax.lax.fori_loop(0, tile, suppress_by, take(tile_valid, tile))
+
+        def by_all(tile: Array, keep: Array) -> Array:  # later ones are not kept yet
+            every, groups, kept = (x.reshape(len(x), -1, *x.shape[3:]) for x in (tiles, tile_groups, keep))
+            same_group = groups[:, :, None] == take(tile_groups, tile)[:, None, :]
+            is_over = jax.vmap(compute_iou)(every, take(tiles, tile)) > iou_threshold  # [b, n or so, T]
+            return take(tile_valid, tile) & ~jnp.any(same_group & is_over & kept[:, :, None], axis=1)
+
+        # A GPU compares with all boxes in the time of starting a few kernels for each tile.
+        alive = jax.lax.platform_dependent(tile, keep, cuda=by_all, rocm=by_all, default=by_tiles)
         kept = _greedy_fixed_point(overlaps(tile, tile) & is_earlier, alive)
         keep = jax.lax.dynamic_update_index_in_dim(keep, kept, tile, axis=1)
         return tile + 1, keep, counts + jnp.sum(kept, axis=1)

@@ -16,13 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.ops.boxes import box_areas, split_boxes
+from mrcnn_jax.ops.roi_align_gather import align_by_gather
 from mrcnn_jax.ops.roi_align_loops import CellRois, align_in_loops
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 2
 """A RoI of this side, in pixels, belongs to P4, the level of this index."""
-
-TILE_ROWS = 16
-"""Levels start at multiples of this many cells in the flattened pyramid, so that a TPU puts them there as they are."""
 
 DENSE_VALUES = 2**23
 """Intermediate values of the dense form that are held at a time."""
@@ -61,51 +59,60 @@ def align_rois(
     `sampling_ratio` samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI and axis.
     `aligned` shifts by half a cell so that pixel centres lie at +0.5; without it sides below one cell count as one.
     """
+    choices: dict[str, Any] = {"strides": strides, "sampling_ratio": sampling_ratio, "aligned": aligned}
+    return align_sets(features, [rois], [levels], extents, output_sizes=[output_size], **choices)[0]
+
+
+def align_sets(
+    features: Sequence[Float[Array, "_ _ C"]],
+    rois: Sequence[Float[Array, "_ 4"]],
+    levels: Sequence[Int[Array, "_"]],
+    extents: Int[Array, "l 2"] | None = None,
+    *,
+    strides: Sequence[int],
+    output_sizes: Sequence[int],
+    sampling_ratio: int,
+    aligned: bool,
+) -> list[Float[Array, "_ _ _ C"]]:
+    """Returns what `align_rois` does of several sets of RoIs, each in its own output size.
+
+    GPUs and TPUs add the gradients of all sets into one array, which is as large as the pyramid.
+    """
     shapes = np.asarray([feature.shape[:2] for feature in features])
     extents = jnp.asarray(shapes, jnp.int32) if extents is None else extents
-    choices: dict[str, Any] = {"strides": strides, "output_size": output_size, "aligned": aligned}
-    dense, loops, gather = (
-        partial(form, sampling_ratio=sampling_ratio, **choices)
-        for form in (align_rois_dense, _align_in_loops, _align_by_gather)
-    )
-    inputs = (tuple(features), jax.lax.stop_gradient(rois), levels, extents)
-    if _is_dense_cheaper(shapes, output_size, sampling_ratio):
+    choices: dict[str, Any] = {"strides": strides, "sampling_ratio": sampling_ratio, "aligned": aligned}
+    are_dense = [_is_dense_cheaper(shapes, size, sampling_ratio) for size in output_sizes]
+    if any(are_dense) and not all(are_dense):
+        each_set = zip(rois, levels, output_sizes, strict=True)
+        return [align_rois(features, own, at, extents, output_size=size, **choices) for own, at, size in each_set]
+
+    def dense(features: Any, extents: Array, rois: list[Array], levels: list[Array]) -> list[Array]:
+        each_set = zip(rois, levels, output_sizes, strict=True)
+        return [align_rois_dense(features, own, at, extents, output_size=size, **choices) for own, at, size in each_set]
+
+    def in_cells(extents: Array, rois: list[Array], levels: list[Array]) -> list[CellRois]:
+        return [_in_cells(*each, extents, strides, aligned) for each in zip(rois, levels, strict=True)]
+
+    def loops(features: Any, *sets: Any) -> list[Array]:
+        ratio, dtype = sampling_ratio, features[0].dtype
+        each_set = zip(in_cells(*sets), output_sizes, strict=True)
+        return [
+            align_in_loops(features, each, output_size=size, sampling_ratio=ratio).astype(dtype)
+            for each, size in each_set
+        ]
+
+    def gather(features: Any, *sets: Any) -> list[Array]:
+        return align_by_gather(features, in_cells(*sets), output_sizes=output_sizes, sampling_ratio=sampling_ratio)
+
+    inputs = (tuple(features), extents, jax.lax.stop_gradient(list(rois)), list(levels))
+    if all(are_dense):
         return dense(*inputs)
     return jax.lax.platform_dependent(*inputs, cpu=loops, default=gather if sampling_ratio else dense)
 
 
-def _align_in_loops(
-    features: Any, rois: Array, levels: Array, extents: Array, *, strides: Sequence[int], aligned: bool, **bins: int
-) -> Array:
+def _in_cells(rois: Array, levels: Array, extents: Array, strides: Sequence[int], aligned: bool) -> CellRois:
     starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
-    in_cells = CellRois(jnp.zeros_like(levels), levels, starts, sides, extents[levels])
-    pooled = align_in_loops(features, in_cells, **bins)
-    return pooled.astype(features[0].dtype)
-
-
-def _align_by_gather(
-    features: Any,
-    rois: Array,
-    levels: Array,
-    extents: Array,
-    *,
-    strides: Sequence[int],
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Array:
-    """Returns the same as `align_rois`, as one weighted sum of cells of the flattened pyramid."""
-    shapes = np.asarray([feature.shape[:2] for feature in features])
-    areas = -(-shapes.prod(axis=1) // TILE_ROWS) * TILE_ROWS
-    flat = jnp.concatenate([_flatten(feature, area) for feature, area in zip(features, areas.tolist(), strict=True)])
-    starts, sides = _roi_in_cells(rois, jnp.asarray(1.0 / np.asarray(strides, np.float32))[levels], aligned)
-    widths = jnp.asarray(shapes[:, 1], jnp.int32)[levels]  # [n]
-    first = jnp.asarray(np.concatenate([[0], np.cumsum(areas)[:-1]]), jnp.int32)[levels]  # [n]
-    terms = jax.vmap(partial(_terms, output_size, sampling_ratio))
-    cells, weights = terms(starts, sides, extents[levels], widths, first)  # [n, 16 or so, S, S]
-    cells, weights = (x.swapaxes(0, 1) for x in (cells, weights))
-    summed = sum_cells(flat, cells.reshape(cells.shape[0], -1), weights.reshape(cells.shape[0], -1))
-    return summed.reshape(*cells.shape[1:], -1).astype(features[0].dtype)
+    return CellRois(jnp.zeros_like(levels), levels, starts, sides, extents[levels])
 
 
 def _is_dense_cheaper(shapes: np.ndarray, output_size: int, sampling_ratio: int) -> bool:
@@ -125,67 +132,6 @@ def _roi_in_cells(rois: Array, scale: Array, aligned: bool) -> tuple[Array, Arra
     starts = jnp.stack([y0, x0], axis=-1) * scale - (0.5 if aligned else 0.0)
     sides = jnp.stack([y1 - y0, x1 - x0], axis=-1) * scale
     return starts, sides if aligned else jnp.maximum(sides, 1.0)
-
-
-def _flatten(feature: Array, num_rows: int) -> Array:
-    """Returns [num_rows, C] of a map [H, W, C], with zeros at the end."""
-    flat = feature.reshape(-1, feature.shape[-1])
-    return jnp.pad(flat, ((0, num_rows - flat.shape[0]), (0, 0)))
-
-
-@jax.custom_vjp
-def sum_cells(
-    flat: Float[Array, "cells C"], index: Int[Array, "k m"], weights: Float[Array, "k m"]
-) -> Float[Array, "m C"]:
-    """Returns the weighted sum of k cells for each of m bins, float32. Weights have no gradient.
-
-    Cells are read in their own dtype, and their gradients add up in float32: many bins share a cell, and bfloat16 stops
-    counting at 256.
-    """
-    return jnp.sum(flat[index].astype(jnp.float32) * weights[..., None], axis=0)
-
-
-def _sum_cells_forward(flat: Array, index: Array, weights: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    return sum_cells(flat, index, weights), (jnp.zeros_like(flat), index, weights)
-
-
-def _sum_cells_backward(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, None, None]:
-    zeros, index, weights = residuals
-    terms = weights[..., None] * gradient[None]
-    return zeros.astype(jnp.float32).at[index].add(terms).astype(zeros.dtype), None, None
-
-
-sum_cells.defvjp(_sum_cells_forward, _sum_cells_backward)
-
-
-def _terms(
-    size: int, ratio: int, start: Array, side: Array, extent: Array, width: Array, first: Array
-) -> tuple[Int[Array, "k S S"], Float[Array, "k S S"]]:
-    """Returns the cells that each bin is the sum of, and their weights; k is four for each of its samples."""
-
-    def by_bin(low: Array, high: Array) -> Array:  # [2 r, S] of two [S * r]
-        return jnp.stack([low, high]).reshape(2, size, ratio).transpose(0, 2, 1).reshape(2 * ratio, size)
-
-    def along(axis: int) -> tuple[Array, Array]:
-        low, high, weight_low, weight_high = _corners(size * ratio, start[axis], side[axis], extent[axis])
-        return by_bin(low, high), by_bin(weight_low, weight_high) / ratio
-
-    (y, weights_y), (x, weights_x) = along(0), along(1)
-    cells = first + y[:, None, :, None] * width + x[None, :, None, :]  # [2 r, 2 r, S, S]
-    weights = weights_y[:, None, :, None] * weights_x[None, :, None, :]
-    return cells.reshape(-1, size, size), weights.reshape(-1, size, size)
-
-
-def _corners(count: int, start: Array, side: Array, length: Array) -> tuple[Array, Array, Array, Array]:
-    """Returns the two cells around each of `count` samples along one axis, and their weights."""
-    length = jnp.maximum(length, 1)
-    position = start + (jnp.arange(count, dtype=jnp.float32) + 0.5) * side / count
-    inside = ((position >= -1.0) & (position <= length)).astype(jnp.float32)
-    position = jnp.clip(position, 0.0, length - 1.0)
-    low = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, length - 1)
-    high = jnp.minimum(low + 1, length - 1)
-    weight_high = position - low
-    return low, high, (1.0 - weight_high) * inside, weight_high * inside
 
 
 def align_rois_dense(

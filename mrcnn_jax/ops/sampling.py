@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from mrcnn_jax.ops.matching import Match
+from mrcnn_jax.ops.top_k import find_largest
 
 
 class Sample(NamedTuple):
@@ -19,7 +20,7 @@ class Sample(NamedTuple):
 
 def _choose(eligible: Bool[Array, "n"], count: int, priority: Array) -> tuple[Array, Array]:
     """Returns `count` random eligible indices and their validity; a uniform choice without replacement."""
-    value, index = jax.lax.top_k(jnp.where(eligible, priority, -1.0), min(count, eligible.shape[0]))
+    value, index = find_largest(jnp.where(eligible, priority, -1.0), min(count, eligible.shape[0]))
     missing = count - index.shape[0]
     return jnp.pad(index, (0, missing)), jnp.pad(value >= 0.0, (0, missing))
 

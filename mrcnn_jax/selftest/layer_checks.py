@@ -81,8 +81,12 @@ def _check_batch_norms(setting: Setting) -> Iterator[Finding]:
     def normalise(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
         return (wide - mean) / np.sqrt(var.astype(np.float64) + EPS) * scale + bias
 
-    frozen = jax.jit(lambda x, constants: layers.FrozenBatchNorm(EPS).apply({"frozen": constants}, x))
-    error = relative_error(frozen(x, constants), normalise(mean, var))
+    @jax.jit
+    def normalise_by_constants(x: jax.Array, constants: dict[str, jax.Array]) -> jax.Array:
+        factor, shift = layers.FrozenBatchNorm(EPS).apply({"frozen": constants}, x.shape[-1])
+        return x * layers.per_channel(factor) + layers.per_channel(shift)
+
+    error = relative_error(normalise_by_constants(x, constants), normalise(mean, var))
     yield Finding("frozen batch norm", shape_text(*shape), error, ELEMENTWISE)
 
     inside = np.zeros((*shape[:3], 1), bool)

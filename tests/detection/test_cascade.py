@@ -43,10 +43,10 @@ def seen_rois(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The RoIs of each call of `pool_rois`, which finds the one map, [B * N], in them."""
     seen: list[Any] = []
 
-    def pool(maps: Any, rois: Any, image_hw: Any, *, output_size: int, config: ModelConfig) -> Any:
-        assert output_size == CONFIG.box_pool_size and config == CONFIG
-        seen.append(rois)
-        return maps[0]
+    def pool(maps: Any, sets: Any, image_hw: Any, *, output_sizes: list[int], config: ModelConfig) -> Any:
+        assert output_sizes == [CONFIG.box_pool_size] and config == CONFIG
+        seen.extend(sets)
+        return [maps[0]]
 
     monkeypatch.setattr(cascade, "pool_rois", pool)
     return seen

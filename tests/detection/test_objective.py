@@ -53,9 +53,9 @@ def run_heads(params: dict, rois: RoiTargets):
     pyramid = apply(params, "extract_features", BATCH.images, BATCH.image_hw)
     logits, deltas = apply(params, "score_anchors", pyramid)
     pool = partial(pool_rois, pyramid, image_hw=BATCH.image_hw, config=tiny.MODEL)
-    roi_features = pool(rois=rois.rois, output_size=tiny.MODEL.box_pool_size)
+    (roi_features,) = pool([rois.rois], output_sizes=[tiny.MODEL.box_pool_size])
     roi_logits, roi_deltas = apply(params, "classify_rois", roi_features)
-    features = pool(rois=rois.rois[:, :QUOTA], output_size=tiny.MODEL.mask_pool_size)
+    (features,) = pool([rois.rois[:, :QUOTA]], output_sizes=[tiny.MODEL.mask_pool_size])
     masks = apply(params, "predict_masks", features, rois.labels[:, :QUOTA].reshape(-1))
     per_image = [leaf.reshape(3, -1, *leaf.shape[1:]) for leaf in (roi_logits, roi_deltas, masks)]
     return jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1).reshape(3, -1, 4), *per_image
@@ -118,6 +118,29 @@ def test_gradient_equals_finite_differences(objective):
         )
         # ReLUs that switch within the step, and float32: a few percent.
         assert (ends[0] - ends[1]) / 2 == pytest.approx(expected, rel=0.03)
+
+
+def test_the_forms_for_gpus_give_the_same_losses_and_gradients(objective, monkeypatch):
+    def as_on_gpu(*inputs, **forms):
+        return forms.get("cuda", forms.get("default"))(*inputs)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_gpu)
+    variables = tiny.make_variables(tiny.MODEL)
+
+    def total(params: dict):
+        loss = partial(compute_objective, model=MODEL, targets=TARGETS)
+        result = loss(params, {}, BATCH, jax.random.key(0))
+        return result.total, result.sums
+
+    gradients, sums = jax.device_get(jax.jit(jax.grad(total, has_aux=True))(variables["params"]))
+    expected_sums, expected = objective(BATCH)
+    for name, value in sums.items():
+        np.testing.assert_allclose(value, expected_sums[name], rtol=1e-5)
+    jax.tree.map(
+        lambda mine, theirs: np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max()),
+        gradients,
+        expected,
+    )
 
 
 def test_samples_follow_the_key_and_the_sample_index(objective):

@@ -25,11 +25,13 @@ def test_equals_loop(sampling_ratio):
         np.float32,
     )
     config = replace(tiny.MODEL, sampling_ratio=sampling_ratio)
-    pool = jax.jit(pool_rois, static_argnames=("output_size", "config"))
+    pool = jax.jit(pool_rois, static_argnames=("output_sizes", "config"))
     maps = tuple(jnp.asarray(level) for level in pyramid)
     sizes = jnp.array([[256, 512], [200, 300]])  # the second picture ends at 224 x 320 on its canvas
-    pooled = pool(maps, jnp.asarray(rois), sizes, output_size=3, config=config)
-    assert pooled.shape == (6, 3, 3, 2)
+    # A second set, in another size, is of the first RoI of each picture.
+    sets = jnp.asarray(rois), jnp.asarray(rois[:, :1])
+    pooled, finer = pool(maps, sets, sizes, output_sizes=(3, 5), config=config)
+    assert finer.shape == (2, 5, 5, 2) and pooled.shape == (6, 3, 3, 2)
     levels = [oracles.pyramid_level(roi) for roi in rois.reshape(-1, 4)]
     assert set(levels) == {0, 1, 2}
     for index, (roi, level) in enumerate(zip(rois.reshape(-1, 4), levels, strict=True)):
@@ -38,3 +40,6 @@ def test_equals_loop(sampling_ratio):
         feature = pyramid[level][index // 3, : rows // stride, : columns // stride].astype(np.float64)
         expected = oracles.roi_align(feature, roi, stride, 3, sampling_ratio, aligned=True)
         np.testing.assert_allclose(pooled[index], expected, atol=1e-5)
+        if index % 3 == 0:
+            expected = oracles.roi_align(feature, roi, stride, 5, sampling_ratio, aligned=True)
+            np.testing.assert_allclose(finer[index // 3], expected, atol=1e-5)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.models.heads import BoxHead, MaskHead, RpnHead, Upconv, interleave, score_at_once, score_in_parts
+from mrcnn_jax.models.heads import (
+    BoxHead,
+    MaskHead,
+    RpnHead,
+    Upconv,
+    interleave,
+    score_at_once,
+    score_by_cell,
+    score_in_parts,
+)
 from tests import oracles
 
 CONFIG = ModelConfig(
@@ -118,12 +127,13 @@ def test_outputs_are_float32_in_bfloat16(head_norm):
         assert {leaf.dtype for leaf in jax.tree.leaves((outputs, variables))} == {jnp.dtype("float32")}
 
 
-def test_scores_in_parts_equal_those_at_once():
+@pytest.mark.parametrize("form", [score_in_parts, score_by_cell])
+def test_scores_of_cpus_and_gpus_equal_those_at_once(form):
     """Values and gradients of the mask head's tail; 6 RoIs are two parts of 3."""
     rng = np.random.default_rng(0)
     shapes = ((6, 5, 5, 16), (6, 8), (2, 2, 16, 8), (8,))
     inputs = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
-    logits, differentiate = jax.vjp(score_in_parts, *inputs)
+    logits, differentiate = jax.vjp(form, *inputs)
     expected, differentiate_at_once = jax.vjp(score_at_once, *inputs)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     gradient = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
@@ -131,8 +141,9 @@ def test_scores_in_parts_equal_those_at_once():
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_scores_in_parts_of_bfloat16_are_float32():
+@pytest.mark.parametrize("form", [score_in_parts, score_by_cell])
+def test_scores_of_bfloat16_are_float32(form):
     inputs = [jnp.ones(shape, jnp.bfloat16) for shape in ((3, 2, 2, 4), (3, 2), (2, 2, 4, 2), (2,))]
-    logits, differentiate = jax.vjp(score_in_parts, *inputs)
+    logits, differentiate = jax.vjp(form, *inputs)
     assert logits.dtype == jnp.float32
     assert [x.dtype for x in differentiate(jnp.ones_like(logits))] == [jnp.bfloat16] * 4

@@ -12,6 +12,8 @@ from mrcnn_jax.models.layers import (
     GroupNorm,
     SyncBatchNorm,
     make_extent,
+    per_channel,
+    relu,
     zero_outside,
 )
 from mrcnn_jax.training.sharding import DATA_AXIS, make_mesh
@@ -73,13 +75,39 @@ def test_zero_outside_removes_whatever_was_there():
     np.testing.assert_array_equal(gradient.ravel()[0], 2)
 
 
+def test_relu_and_its_gradient():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0])
+    np.testing.assert_array_equal(relu(x), np.float32([0, 0, 0, 1e-30, 3]))
+    np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(x), [0, 0, 0, 1, 1])
+    assert jnp.isnan(relu(jnp.nan)) and jnp.isnan(jax.jit(relu)(jnp.nan))
+    assert jax.grad(lambda x: relu(x).astype(jnp.float32).sum())(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("kernel_size", "groups"), [(1, 1), (3, 1), (3, 2)])
+def test_a_frozen_norm_goes_into_the_convolution(kernel_size, groups):
+    x, (scale, shift) = random_maps(2, 3, 4, 6), np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    conv = Conv(8, kernel_size, groups=groups, use_bias=False)
+    variables = conv.init(jax.random.key(0), x)
+
+    def of_result(variables, x):
+        return conv.apply(variables, x) * per_channel(scale) + per_channel(shift)
+
+    def in_kernel(variables, x):
+        return conv.apply(variables, x, scale, shift)
+
+    np.testing.assert_allclose(in_kernel(variables, x), of_result(variables, x), rtol=1e-5, atol=1e-5)
+    gradients = [jax.grad(lambda *of, f=f: jnp.sum(f(*of) ** 2), (0, 1))(variables, x) for f in (in_kernel, of_result)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
+
+
 def test_frozen_batch_norm_formula():
     x, norm = random_maps(2, 3, 4, 5), FrozenBatchNorm(EPS)
-    variables = channels_like(norm.init(jax.random.key(0), x))
+    variables = channels_like(norm.init(jax.random.key(0), 5))
     assert set(variables) == {"frozen"}  # nothing to train
     c = {name: np.asarray(leaf, np.float64) for name, leaf in variables["frozen"].items()}
     expected = (np.asarray(x, np.float64) - c["mean"]) / np.sqrt(c["var"] + EPS) * c["scale"] + c["bias"]
-    np.testing.assert_allclose(norm.apply(variables, x), expected, rtol=1e-5, atol=1e-5)
+    scale, shift = norm.apply(variables, 5)
+    np.testing.assert_allclose(x * per_channel(scale) + per_channel(shift), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "num_groups"), [(8, 4), (8, 32)])

@@ -52,6 +52,15 @@ def test_identical_to_greedy_loop_on_1000_sets(threshold, max_kept, num_boxes, t
     assert min(counts) < max(counts) or max_kept == 8
 
 
+def test_the_form_for_gpus_is_greedy_too(monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *inputs, cuda, **_: cuda(*inputs))
+    sets = random_sets(5, 60, 40)
+    suppress = partial(suppress_overlaps, iou_threshold=0.5, max_kept=40, tile_size=16)
+    kept = jax.device_get(jax.jit(jax.vmap(suppress))(*(jnp.asarray(column) for column in sets)))
+    for row in zip(kept.indices, kept.valid, zip(*sets, strict=True), strict=True):
+        check_against_loop(*row, 40, 0.5)
+
+
 def suppress(
     boxes, scores, valid=None, groups=None, *, threshold: float = 0.5, max_kept: int = 8, tile_size: int = 256
 ):

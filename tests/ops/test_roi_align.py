@@ -155,6 +155,38 @@ def test_bfloat16_gradients_add_up_in_float32(gather_only):
     np.testing.assert_allclose(gradient.astype(jnp.float32), exact, rtol=2**-7, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sets_together_equal_each_alone(gather_only, dtype):
+    """Values, and gradients, which add up over the sets; in bfloat16 they are rounded once and not once for each."""
+    features = tuple(f.astype(dtype) for f in make_pyramid(4, channels=2))
+    rois = jnp.asarray(make_rois())
+    levels = assign_levels(rois, 4)
+    choices = options(2, True) | {"strides": STRIDES}
+    choices.pop("output_size")
+    rng = np.random.default_rng(0)
+    sizes = (3, 5)
+    weights = [jnp.asarray(rng.uniform(0.5, 1, (n, s, s, 2)), jnp.float32) for n, s in zip((25, 9), sizes, strict=True)]
+
+    def together(features):
+        sets = [rois, rois[:9]], [levels, levels[:9]]
+        return roi_align.align_sets(features, *sets, output_sizes=sizes, **choices)
+
+    def alone(features):
+        pool = functools.partial(align_rois, features, **choices)
+        return [pool(rois, levels, output_size=3), pool(rois[:9], levels[:9], output_size=5)]
+
+    def total(pool, features):
+        return sum((x.astype(jnp.float32) * w).sum() for x, w in zip(pool(features), weights, strict=True))
+
+    for mine, expected in zip(jax.jit(together)(features), jax.jit(alone)(features), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    gradients = [jax.jit(jax.grad(functools.partial(total, pool)))(features) for pool in (together, alone)]
+    for mine, expected in zip(*gradients, strict=True):
+        assert mine.dtype == dtype
+        mine, expected = (np.asarray(x, np.float32) for x in (mine, expected))
+        np.testing.assert_allclose(mine, expected, rtol=1e-5 if dtype == "float32" else 2**-6, atol=1e-5)
+
+
 def test_vmap_equals_loop_and_jit_equals_eager(gather_only):
     pyramids = [make_pyramid(seed) for seed in (0, 1)]
     # Corners and sides with which no sample's place is rounded, since compilers round in other places.

@@ -26,7 +26,7 @@ def pooled_by(config: ModelConfig, pyramid, rois: np.ndarray, image_hw: np.ndarr
 
 @functools.cache
 def jitted_pool(config: ModelConfig):
-    return jax.jit(functools.partial(pool_rois, output_size=SIZE, config=config))
+    return jax.jit(lambda maps, rois, hw: pool_rois(maps, [rois], hw, output_sizes=[SIZE], config=config)[0])
 
 
 ORACLES = {

@@ -126,7 +126,7 @@ def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
             capture_intermediates=lambda module, _: module.name == "backbone",
             mutable=["intermediates"],
         )
-        features = pool_rois(maps, rois, image_hw, output_size=config.box_pool_size, config=config)
+        (features,) = pool_rois(maps, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
         return {
             "input": apply(variables, images, image_hw, method="normalise"),
             "body": kept["intermediates"]["backbone"]["__call__"][0],

@@ -140,8 +140,8 @@ def test_09_batch_norm_eps_follows_the_release() -> None:
     norm = {key: np.full(3, value, np.float32) for key, value in (("scale", 2), ("bias", 1), ("mean", 0.5))}
     norm["var"] = np.full(3, 1e-4, np.float32)
     for eps in (0.0, 1e-5):
-        found = FrozenBatchNorm(eps).apply({"frozen": norm}, x)
-        np.testing.assert_allclose(found, (x - 0.5) / np.sqrt(1e-4 + eps) * 2 + 1, rtol=1e-4)
+        scale, shift = FrozenBatchNorm(eps).apply({"frozen": norm}, 3)
+        np.testing.assert_allclose(x * np.asarray(scale) + np.asarray(shift), (x - 0.5) / np.sqrt(1e-4 + eps) * 2 + 1, rtol=1e-4)
 
 
 def test_10_pyramid_adds_nearest_neighbours_and_p6_takes_every_second_cell() -> None:

@@ -141,7 +141,9 @@ def test_09_batch_norm_eps_follows_the_release() -> None:
     norm["var"] = np.full(3, 1e-4, np.float32)
     for eps in (0.0, 1e-5):
         scale, shift = FrozenBatchNorm(eps).apply({"frozen": norm}, 3)
-        np.testing.assert_allclose(x * np.asarray(scale) + np.asarray(shift), (x - 0.5) / np.sqrt(1e-4 + eps) * 2 + 1, rtol=1e-4)
+        np.testing.assert_allclose(
+            x * np.asarray(scale) + np.asarray(shift), (x - 0.5) / np.sqrt(1e-4 + eps) * 2 + 1, rtol=1e-4
+        )
 
 
 def test_10_pyramid_adds_nearest_neighbours_and_p6_takes_every_second_cell() -> None:

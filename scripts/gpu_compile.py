@@ -37,11 +37,9 @@ from mrcnn_jax.training.sharding import make_mesh
 DOES_NOT_FIT = 4
 """Exit code."""
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
-FLAGS = {
-    "xla_gpu_enable_triton_gemm": False,  # without a GPU none of its forms can be tried, and the first may not compile
-    "xla_gpu_collect_cost_model_stats": True,
-}
-"""Of the compiler, besides those in XLA_FLAGS."""
+FLAGS = {"xla_gpu_enable_triton_gemm": False}
+"""Of the compiler, besides those in XLA_FLAGS. Without a GPU it cannot try Triton's forms of a product, and the first
+may not compile."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,11 @@ def compile_job(task: str, job: Job, gpu: Gpu, arguments: Arguments) -> dict[str
         if arguments.programs is not None:
             folder = arguments.programs / task
             folder.mkdir(parents=True, exist_ok=True)
-        options = FLAGS | {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
+        options = FLAGS | {
+            "xla_gpu_collect_cost_model_stats": gpu.is_modelled,
+            "xla_dump_to": str(folder),
+            "xla_dump_hlo_as_text": True,
+        }
         compiled = lowered.compile(compiler_options=options)
         compile_seconds = time.perf_counter() - traced
         _cli.note(f"{task}: compiled in {compile_seconds:.0f} s")

@@ -188,7 +188,10 @@ def describe_sorts(program: Program) -> list[dict[str, Any]]:
 
 
 def estimate(runs: Iterable[Run], shapes: dict[str, str], gpu: Gpu, top: int) -> dict[str, Any]:
-    """Lower bounds of time by part: XLA's model of kernels and products; convolutions at the peak of their dtype."""
+    """Lower bounds of time by part: convolutions at the peak of their dtype, all else by XLA's model of this GPU.
+
+    Where it has none: the longer of a run's bytes at the bandwidth and, of a product, its operations at the peak.
+    """
     parts: dict[str, dict[str, float]] = defaultdict(lambda: {"forward": 0.0, "backward": 0.0})
     costs: list[tuple[float, Run]] = []
     without: Counter[str] = Counter()
@@ -214,16 +217,30 @@ def estimate(runs: Iterable[Run], shapes: dict[str, str], gpu: Gpu, top: int) ->
 def estimate_one(run: Run, shapes: dict[str, str], gpu: Gpu) -> float | None:
     """Microseconds of one run; None where nothing is known."""
     instruction = run.instruction
-    if "__cudnn$conv" in target_of(instruction):
-        peak = gpu.bfloat16_flops if dtype_of(run) in ("bf16", "f16") else gpu.tf32_flops
+    target = target_of(instruction)
+    peak = gpu.bfloat16_flops if dtype_of(run) in ("bf16", "f16") else gpu.tf32_flops
+    if "__cudnn$conv" in target:
         return count_flops(instruction, shapes) / peak * 1e6
     if costs := re.search(r'"reification_cost":\[(.*?)\]', instruction.attributes):
         times = re.findall(r'"exec_time_us":([\d.e+-]+)', costs[1])
         if times:
             return float(times[-1])  # the last one is of the speed-of-light model
-    if instruction.opcode == "copy":
-        return 2 * count_bytes(instruction.shape) / gpu.bandwidth * 1e6
-    return None
+    if gpu.is_modelled and instruction.opcode != "copy":
+        return None
+    moved = count_bytes(instruction.shape) + sum(count_bytes(shapes[name]) for name in set(instruction.operands))
+    flops = count_product_flops(instruction, shapes) if "matmul" in target or "gemm" in target else 0
+    if instruction.opcode == "sort" or (instruction.opcode == "custom-call" and not flops):
+        return None
+    return max(moved / gpu.bandwidth, flops / peak) * 1e6
+
+
+def count_product_flops(instruction: Instruction, shapes: dict[str, str]) -> int:
+    """Multiplications and additions of a matrix product of cuBLAS."""
+    contracted = re.search(r'"lhs_contracting_dimensions":\[([^]]*)\]', instruction.attributes)
+    assert contracted, instruction
+    left = sides_of(shapes[instruction.operands[0]])
+    depth = math.prod(left[int(axis)] for axis in re.findall(r"\d+", contracted[1]))
+    return 2 * math.prod(sides_of(instruction.shape)) * depth
 
 
 def count_flops(instruction: Instruction, shapes: dict[str, str]) -> int:

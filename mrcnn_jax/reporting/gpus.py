@@ -29,6 +29,11 @@ class Gpu:
     """Dense products a second on tensor cores: a multiplication and an addition are two."""
     tf32_flops: float
 
+    @property
+    def is_modelled(self) -> bool:
+        """XLA has a table of this architecture's products, without which its model of costs ends in an error."""
+        return self.compute_capability == (9, 0)
+
     def describe_target(self) -> str:
         """XLA's GpuTargetConfigProto as text."""
         major, minor = self.compute_capability

@@ -167,3 +167,29 @@ def test_a_target_names_its_gpu(name: str) -> None:
     target = gpu.describe_target()
     assert f'name: "{gpu.name}"' in target and f"core_count: {gpu.cores}" in target
     assert ("ACCELERATED_FEATURES" in target) == (gpu.compute_capability[0] >= 9)
+
+
+def test_time_of_a_gpu_without_a_model() -> None:
+    """Bytes read and written, or products at the peak, whichever takes longer."""
+    gpu = GPUS["l4"]
+    product = """HloModule jit_step
+
+%fused (p: f32[1000,1000]) -> f32[1000,1000] {
+  ROOT %p = f32[1000,1000]{1,0} parameter(0)
+}
+
+ENTRY %main (a: bf16[4096,4096], b: bf16[4096,1024], c: f32[1000,1000]) -> f32[1000,1000] {
+  %a = bf16[4096,4096]{1,0} parameter(0)
+  %b = bf16[4096,1024]{1,0} parameter(1)
+  %c = f32[1000,1000]{1,0} parameter(2)
+  %gemm = (bf16[4096,1024]{1,0}, s8[16]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", \
+metadata={op_name="jit(step)/MaskRCNN.classify_rois/dot"}, \
+backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}
+  ROOT %copied = f32[1000,1000]{1,0} fusion(%c, %c), kind=kLoop, calls=%fused, \
+metadata={op_name="jit(step)/pool_rois/x"}
+}
+"""
+    times = describe_gpu_program(Dump(product, "", "", ()), gpu, assumed_trips=1, top=3)["estimated_microseconds"]
+    assert times["by_part"]["box head"]["forward"] == round(2 * 4096 * 1024 * 4096 / gpu.bfloat16_flops * 1e6, 1)
+    assert times["by_part"]["RoI pooling"]["forward"] == round(2 * 4_000_000 / gpu.bandwidth * 1e6, 1)
+    assert not times["without_estimate"]

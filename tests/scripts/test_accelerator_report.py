@@ -8,7 +8,7 @@ import accelerator_report
 import pytest
 from accelerator_report import Arguments, Part, last_line, make_parts, read_outcome, run_parts
 
-from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.errors import ConfigError, DeviceError
 
 BENCHMARK = {
     "median_ms": 12.345,
@@ -33,7 +33,7 @@ def test_results_are_kept_and_not_measured_again(tmp_path: Path) -> None:
         "bfloat16": python("import json, os; print(json.dumps({'fraction': float(os.environ['F'])}))", F="0.25"),
     }
     for _ in range(2):
-        assert run_parts(parts, tmp_path, seconds=60) == ["broken"]
+        run_parts(parts, tmp_path, 60, 60)
     assert (tmp_path / "runs").read_text() == "x"
     assert read_outcome(tmp_path, "broken").error == "exit code 3"
     assert "no JSON" in (tmp_path / "broken.log").read_text()
@@ -48,22 +48,36 @@ def test_results_are_kept_and_not_measured_again(tmp_path: Path) -> None:
 
 def test_a_part_that_hangs_is_ended(tmp_path: Path) -> None:
     parts = {"ops": python("import time; time.sleep(60)"), "bfloat16": python("print('{}')")}
-    assert run_parts(parts, tmp_path, seconds=1) == ["ops"]
+    run_parts(parts, tmp_path, 1, 60)
     assert read_outcome(tmp_path, "ops").error == "ended after 1 s"
     assert read_outcome(tmp_path, "bfloat16").result == {}
+
+
+def test_parts_that_the_time_did_not_reach_come_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"bfloat16": python("print('{}')"), "ops": python("import time; time.sleep(60)"), "golden": python("1")}
+    monkeypatch.setattr(accelerator_report, "make_parts", lambda arguments: parts)
+    monkeypatch.setattr(sys, "argv", ["accelerator_report.py", "--to", str(tmp_path), "--seconds", "2"])
+    with pytest.raises(DeviceError, match="The 2 s were up before ops, golden"):
+        accelerator_report.main()
+    assert "1 of 3 parts" in (tmp_path / "report.md").read_text()
+    parts["ops"] = python("print('{\"operations\": {}}')")
+    monkeypatch.setattr(accelerator_report, "summarise", lambda name, result: "")
+    with pytest.raises(DeviceError, match="Failed: golden"):
+        accelerator_report.main()
+    assert "3 of 3 parts" in (tmp_path / "report.md").read_text()
 
 
 def test_what_was_done_stays_when_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_part = accelerator_report.run_part
 
-    def run(part: Part, log: Path, seconds: int) -> accelerator_report.Outcome:
+    def run(part: Part, log: Path, seconds: float) -> accelerator_report.Outcome:
         if log.stem == "second":
             raise KeyboardInterrupt
         return run_part(part, log, seconds)
 
     monkeypatch.setattr(accelerator_report, "run_part", run)
     with pytest.raises(KeyboardInterrupt):
-        run_parts({"first": python("print('{\"a\": 1}')"), "second": python("")}, tmp_path, seconds=60)
+        run_parts({"first": python("print('{\"a\": 1}')"), "second": python("")}, tmp_path, 60, 60)
     assert json.loads((tmp_path / "report.json").read_text())["first"]["result"] == {"a": 1}
     assert "1 of 2 parts" in (tmp_path / "report.md").read_text()
 

@@ -24,9 +24,10 @@ ALLOWED = {
     "config": set(),
     "structures": set(),
     "leaves": set(),
+    "platforms": set(),
     "processes": {"config", "errors"},
-    "ops": set(),
-    "models": {"config", "errors"},
+    "ops": {"platforms"},
+    "models": {"config", "errors", "platforms"},
     "detection": {"ops", "known_faults", *BASE},
     "data": BASE,
     "weights": {"models", "leaves", *BASE},
@@ -40,7 +41,18 @@ ALLOWED = {
 LOOP = {"training.loop", "training.validation"}
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "evaluation", "weights", "reporting"}
 
-CORE = ("ops", "models", "detection", "structures", "config", "errors", "leaves", "known_faults", "training.step")
+CORE = (
+    "ops",
+    "models",
+    "detection",
+    "structures",
+    "config",
+    "errors",
+    "leaves",
+    "platforms",
+    "known_faults",
+    "training.step",
+)
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
 MAY_JIT = (
     "training.loop",

@@ -12,6 +12,7 @@ from mrcnn_jax.models.convolution import add_bias, largest_divisor
 from mrcnn_jax.models.fpn import HeadConv
 from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel, relu
 from mrcnn_jax.models.resnet import apply_stage, compute_dtype
+from mrcnn_jax.platforms import choose_form
 
 PART_ROIS = 4
 """RoIs whose masks a CPU computes at a time."""
@@ -165,8 +166,7 @@ class Upconv(nn.Module):
     def score_doubled(self, x: Array, rows: Array) -> Array:
         """Returns the product [n, 2 S, 2 S] of each doubled and rectified cell with its RoI's row [n, D], float32."""
         inputs = (x.astype(self.dtype), rows, *self.weights(x.shape[-1]))
-        of_gpu = {"cuda": score_by_cell, "rocm": score_by_cell}
-        return jax.lax.platform_dependent(*inputs, cpu=score_in_parts, **of_gpu, default=score_at_once)
+        return choose_form(*inputs, cpu=score_in_parts, gpu=score_by_cell, default=score_at_once)
 
 
 def double(x: Array, kernel: Array, bias: Array) -> Array:

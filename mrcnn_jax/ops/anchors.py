@@ -1,9 +1,10 @@
 """Anchors of a feature map (Faster R-CNN, section 3.1.1; FPN, 4.1). Shapes: h x w the map, R anchors a cell."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
+
+from mrcnn_jax.platforms import choose_form
 
 
 def make_cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], *, rounded: bool = False) -> np.ndarray:
@@ -47,8 +48,7 @@ def take_deltas(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> 
 
     Rows of four values, one for each anchor, would take 32 times the memory on a TPU, which pads them to 128.
     """
-    forms = {"cuda": _take_deltas_of_anchors, "rocm": _take_deltas_of_anchors}
-    return jax.lax.platform_dependent(deltas, index, **forms, default=_take_deltas_of_cells)
+    return choose_form(deltas, index, gpu=_take_deltas_of_anchors, default=_take_deltas_of_cells)
 
 
 def _take_deltas_of_anchors(deltas: Array, index: Array) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops.boxes import compute_iou
+from mrcnn_jax.platforms import choose_form
 
 GT_BLOCK = 32
 """Ground-truth slots compared at a time: bounds the IoU matrix, and blocks behind the last object cost nothing."""
@@ -82,9 +83,7 @@ def _scan_ground_truth(
         iou = compute_block(boxes)
         best_of_gt = jnp.max(iou, axis=0)[None, :]
         # A GPU would write the whole matrix to memory for its second reading.
-        iou = jax.lax.platform_dependent(
-            iou, boxes, best_of_gt, cuda=compute_again, rocm=compute_again, default=lambda iou, *_: iou
-        )
+        iou = choose_form(iou, boxes, best_of_gt, gpu=compute_again, default=lambda iou, *_: iou)
         block_best = jnp.max(iou, axis=1)
         is_better = block_best > best_iou  # strictly: the lowest slot wins ties
         slot = block * size + jnp.argmax(iou, axis=1).astype(jnp.int32)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops.boxes import compute_iou
+from mrcnn_jax.platforms import choose_form
 
 
 class Kept(NamedTuple):
@@ -109,7 +110,7 @@ def _suppress_batch(
             return take(tile_valid, tile) & ~jnp.any(same_group & is_over & kept[:, :, None], axis=1)
 
         # A GPU compares with all boxes in the time of starting a few kernels for each tile.
-        alive = jax.lax.platform_dependent(tile, keep, cuda=by_all, rocm=by_all, default=by_tiles)
+        alive = choose_form(tile, keep, gpu=by_all, default=by_tiles)
         kept = _greedy_fixed_point(overlaps(tile, tile) & is_earlier, alive)
         keep = jax.lax.dynamic_update_index_in_dim(keep, kept, tile, axis=1)
         return tile + 1, keep, counts + jnp.sum(kept, axis=1)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mrcnn_jax.platforms import choose_form
+
 
 def find_largest(values: Float[Array, "n"], k: int) -> tuple[Float[Array, "k"], Int[Array, "k"]]:
     """Returns the k largest values in descending order and their indices, as `jax.lax.top_k`: ties by lowest index.
@@ -17,7 +19,7 @@ def find_largest(values: Float[Array, "n"], k: int) -> tuple[Float[Array, "k"], 
     if size == 1:
         return whole(values)
     in_groups = partial(find_in_groups, k=k, size=size)
-    return jax.lax.platform_dependent(values, cuda=in_groups, rocm=in_groups, default=whole)
+    return choose_form(values, gpu=in_groups, default=whole)
 
 
 def best_group_size(count: int, k: int) -> int:

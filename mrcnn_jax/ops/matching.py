@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mrcnn_jax.ops.boxes import compute_iou
-from mrcnn_jax.platforms import choose_form
 
 GT_BLOCK = 32
 """Ground-truth slots compared at a time: bounds the IoU matrix, and blocks behind the last object cost nothing."""
@@ -72,21 +71,12 @@ def _scan_ground_truth(
 
     def compare(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         block, best_iou, matched_gt, is_best_of_gt = carry
-
-        def compute_block(boxes: Array) -> Array:
-            iou = compute_iou(boxes, blocks[block])  # [n, size]
-            return jnp.where(valid[block][None, :] & boxes_valid[:, None], iou, -1.0)
-
-        def compute_again(_: Array, boxes: Array, best_of_gt: Array) -> Array:
-            return compute_block(jax.lax.optimization_barrier((boxes, best_of_gt))[0])
-
-        iou = compute_block(boxes)
-        best_of_gt = jnp.max(iou, axis=0)[None, :]
-        # A GPU would write the whole matrix to memory for its second reading.
-        iou = choose_form(iou, boxes, best_of_gt, gpu=compute_again, default=lambda iou, *_: iou)
+        iou = compute_iou(boxes, blocks[block])  # [n, size]
+        iou = jnp.where(valid[block][None, :] & boxes_valid[:, None], iou, -1.0)
         block_best = jnp.max(iou, axis=1)
         is_better = block_best > best_iou  # strictly: the lowest slot wins ties
         slot = block * size + jnp.argmax(iou, axis=1).astype(jnp.int32)
+        best_of_gt = jnp.max(iou, axis=0)[None, :]
         ties = jnp.any((iou == best_of_gt) & (best_of_gt > 0.0), axis=1)
         return (
             block + 1,

@@ -115,12 +115,12 @@ def test_padding_reaches_neither_value_nor_gradient() -> None:
 
 
 class Head(nn.Module):
-    """Says what the pooled features are."""
+    """Its deltas of three classes are the pooled features."""
 
     config: ModelConfig
 
     def classify_rois(self, features: Any) -> Any:
-        return features
+        return jnp.zeros((NUM, 3)), features.reshape(NUM, 3, 4)
 
 
 @pytest.mark.parametrize("name", ["giou", "smooth_l1"])
@@ -132,7 +132,7 @@ def test_the_box_head_trains_on_the_configured_loss(name: str) -> None:
     config = replace(TargetsConfig(), box_loss=name)
     losses = objective.box_head_losses(
         {},
-        (jnp.zeros((NUM, 3)), per_class),  # what the head returns as it is
+        per_class.reshape(NUM, 1, 1, 12),
         jax.tree.map(lambda leaf: leaf[None], sampled),
         model=Head(ModelConfig(box_delta_weights=WEIGHTS)),
         targets=config,

@@ -148,17 +148,9 @@ def learning_part(arguments: Arguments) -> Part:
     preset, data = (
         ("nuclei_r18_fpn", arguments.nuclei) if arguments.nuclei else ("shapes_tiny", arguments.to / "shapes")
     )
-    steps = ["--train.num-steps", "4"] if arguments.small else []
-    code = (
-        "import json, subprocess, sys; from pathlib import Path; data, workdir, *train = sys.argv[1:]\n"
-        "run = lambda *command: subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)\n"
-        f"Path(data).exists() or run({str(SCRIPTS / 'prepare_data.py')!r}, 'shapes', '--to', data)\n"
-        f"run({str(SCRIPTS / 'train.py')!r}, *train, '--workdir', workdir, '--data.train', data + ':train', "
-        "'--data.val', data + ':val')\n"
-        "print((Path(workdir) / 'evaluation.json').read_text())"
-    )
-    workdir = arguments.to / "learn"
-    return Part([sys.executable, "-c", code, str(data), str(workdir), f"configs/{preset}.py", *steps])
+    few = ["--train.num-steps", "4", "--train.warmup-steps", "0"] if arguments.small else []
+    where = [str(data), str(arguments.to / "learn")]
+    return Part([sys.executable, str(SCRIPTS / "_learn.py"), f"configs/{preset}.py", *where, *few])
 
 
 def last_line(output: str) -> dict[str, str]:

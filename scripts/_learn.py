@@ -1,0 +1,40 @@
+"""Trains a preset and prints its scores as JSON: the last part of accelerator_report.py.
+
+python scripts/_learn.py configs/shapes_tiny.py DATA WORKDIR [--train.num-steps N ...]
+
+DATA is a folder with the splits train and val; generated shapes where there is none yet.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    preset, data, workdir, *options = sys.argv[1:]
+    commands = [
+        ["prepare_data.py", "shapes", "--to", data],
+        [
+            "train.py",
+            preset,
+            "--workdir",
+            workdir,
+            "--data.train",
+            f"{data}:train",
+            "--data.val",
+            f"{data}:val",
+            *options,
+        ],
+    ]
+    for script, *rest in commands[Path(data).exists() :]:
+        code = subprocess.run([sys.executable, str(SCRIPTS / script), *rest], stdout=sys.stderr).returncode
+        if code:
+            return code
+    print((Path(workdir) / "evaluation.json").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,21 +14,11 @@ SCRIPTS = Path(__file__).resolve().parent
 
 def main() -> int:
     preset, data, workdir, *options = sys.argv[1:]
-    commands = [
-        ["prepare_data.py", "shapes", "--to", data],
-        [
-            "train.py",
-            preset,
-            "--workdir",
-            workdir,
-            "--data.train",
-            f"{data}:train",
-            "--data.val",
-            f"{data}:val",
-            *options,
-        ],
-    ]
-    for script, *rest in commands[Path(data).exists() :]:
+    train = [preset, "--workdir", workdir, "--data.train", f"{data}:train", "--data.val", f"{data}:val", *options]
+    commands = [["train.py", *train]]
+    if not Path(data).exists():
+        commands.insert(0, ["prepare_data.py", "shapes", "--to", data])
+    for script, *rest in commands:
         code = subprocess.run([sys.executable, str(SCRIPTS / script), *rest], stdout=sys.stderr).returncode
         if code:
             return code

@@ -149,7 +149,7 @@ def learning_part(arguments: Arguments) -> Part:
         ("nuclei_r18_fpn", arguments.nuclei) if arguments.nuclei else ("shapes_tiny", arguments.to / "shapes")
     )
     few = ["--train.num-steps", "4", "--train.warmup-steps", "0"] if arguments.small else []
-    where = [str(data), str(arguments.to / "learn")]
+    where = [str(data.resolve()), str((arguments.to / "learn").resolve())]  # parts run in the project's folder
     return Part([sys.executable, str(SCRIPTS / "_learn.py"), f"configs/{preset}.py", *where, *few])
 
 

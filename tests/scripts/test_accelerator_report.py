@@ -88,6 +88,8 @@ def test_parts_and_their_order(tmp_path: Path) -> None:
     assert parts["golden"].environment["NVIDIA_TF32_OVERRIDE"] == "0"
     assert parts["torchvision"].command[0] == "python-with-torch"
     assert all(Path(part.command[1]).exists() for name, part in parts.items() if name != "golden")
+    nowhere = make_parts(Arguments(to=Path("here"), nuclei=Path("there")))["learn"].command  # parts run elsewhere
+    assert str(Path.cwd() / "here" / "learn") in nowhere and str(Path.cwd() / "there") in nowhere
     assert last_line("..\n7 passed in 3s\n") == {"summary": "7 passed in 3s"}
 
 

@@ -1,12 +1,10 @@
-"""Pytree containers that the layers hand to each other, and the host's description of a category.
+"""Pytree containers that the layers hand to each other.
 
 Each array container describes ONE image; the batched form is the same class with a leading B. Rows with `valid` False
 are padding: they hold zeros, and nothing may depend on them. Shapes: G ground-truth slots, M bitmap side, P proposals,
 N RoIs, A anchors, S sampled anchors, D detections, m predicted mask side, K keypoints, h heat-map side.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
@@ -83,24 +81,3 @@ class Detections:
     heat_maps: Array  # [D, K, h, h] float32, the keypoints' logits in the box
     valid: Array  # [D] bool
     not_finite: Array | None = None  # [] int32, parts that computed NaN or infinity (`detection.finiteness`); 0: none
-
-
-@dataclass(frozen=True)
-class Category:
-    """One object class of a data set. Label k (1..C) of a model is the k-th category, by ascending data-set id."""
-
-    id: int
-    name: str
-    keypoints: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-
-
-def keypoint_names(categories: Sequence[Category]) -> tuple[str, ...]:
-    """The keypoints of a data set: those of its categories that have any, which have to agree.
-
-    Raises ValueError if they do not.
-    """
-    named = {category.keypoints for category in categories if category.keypoints}
-    if len(named) > 1:
-        raise ValueError("Expected the same keypoints in all categories that have any.")
-    return named.pop() if named else ()

@@ -1,20 +1,17 @@
 """The training step and batch inference of a preset as shapes: nothing runs, and no array is made."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from mrcnn_jax.config import Canvas, Config
-from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.inference.augmentation import without_augmentation
+from mrcnn_jax.inference.prediction_program import make_prediction_program
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.structures import Batch, GroundTruth
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, replicated, state_sharding
-from mrcnn_jax.training.state import create_train_state
-from mrcnn_jax.training.step import make_train_step
+from mrcnn_jax.training.training_program import make_training_program
 
 NUM_CLASSES = 80
 """For presets that take the number from the data."""
@@ -28,33 +25,19 @@ class Job(NamedTuple):
 
 
 def training_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) -> Job:
-    """The training step, jitted as the training loop does it."""
-    model, optimizer = MaskRCNN(config.model), make_optimizer(config.train, config.model)
-    state = jax.eval_shape(functools.partial(create_train_state, model, optimizer, config.train.seed))
-    step = make_train_step(
-        mesh,
-        model=model,
-        optimizer=optimizer,
-        targets=config.targets,
-        gradient_dtype=config.train.gradient_dtype,
-    )
-    states = state_sharding(mesh, state, shard_optimizer=config.train.shard_optimizer)
-    whole, split = replicated(mesh), batch_sharding(mesh)
-    function = jax.jit(step, in_shardings=(states, split, whole), out_shardings=(states, whole), donate_argnums=0)
+    """The training step of the training loop."""
+    program = make_training_program(config, mesh)
     key = jax.eval_shape(lambda: jax.random.key(config.train.seed))
-    return Job(function, (state, batch_shapes(config, canvas, batch_size), key))
+    return Job(program.step, (program.state_shapes, batch_shapes(config, canvas, batch_size), key))
 
 
 def prediction_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) -> Job:
-    """Batch inference, jitted as the evaluation does it without augmentation."""
-    model, whole, split = MaskRCNN(config.model), PartitionSpec(), PartitionSpec(DATA_AXIS)
-    part = functools.partial(predict, model=model, config=config.test)
-    sharded = jax.shard_map(part, mesh=mesh, in_specs=(whole, split, split), out_specs=split, check_vma=False)
-    shardings = (replicated(mesh), batch_sharding(mesh), batch_sharding(mesh))
+    """Batch inference of the evaluation, without augmentation."""
+    test = without_augmentation(config.test)
     images = jax.ShapeDtypeStruct((batch_size, *canvas, 3), jnp.float32 if config.test.resize == "float" else jnp.uint8)
     image_hw = jax.ShapeDtypeStruct((batch_size, 2), jnp.int32)
-    variables = variable_shapes(model)
-    return Job(jax.jit(sharded, in_shardings=shardings), (variables, images, image_hw))
+    variables = variable_shapes(MaskRCNN(config.model))
+    return Job(make_prediction_program(config.model, test, mesh), (variables, images, image_hw))
 
 
 JOBS = {"train": training_job, "predict": prediction_job}

@@ -7,7 +7,6 @@ python scripts/benchmark.py train configs/mask_rcnn_r50_fpn_1x.py --batch-size 2
 import _cli  # isort: skip
 
 import dataclasses
-import functools
 import importlib.metadata
 import itertools
 import json
@@ -25,17 +24,17 @@ import jax
 import numpy as np
 
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
-from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.heap import trim_heap
+from mrcnn_jax.inference.augmentation import without_augmentation
+from mrcnn_jax.inference.prediction_program import make_prediction_program
+from mrcnn_jax.mesh import batch_sharding, make_mesh, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
-from mrcnn_jax.reporting.gpus import GPUS
-from mrcnn_jax.reporting.profiles import UNKNOWN, profile_calls
+from mrcnn_jax.profiling.gpus import GPUS
+from mrcnn_jax.profiling.traces import UNKNOWN, profile_calls
 from mrcnn_jax.structures import Batch, GroundTruth
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.sharding import batch_sharding, make_mesh, replicated
-from mrcnn_jax.training.state import create_train_state
-from mrcnn_jax.training.step import Metrics, make_train_step
+from mrcnn_jax.training.step import Metrics
+from mrcnn_jax.training.training_program import make_training_program
 
 DEFAULT_PRESET = _cli.ROOT / "configs" / "mask_rcnn_r50_fpn_1x.py"
 TRAIN_BATCH_SIZE = 2
@@ -61,7 +60,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TimedProgram:
     """A program that is ready to be timed."""
 
     compiled: Any
@@ -126,17 +125,16 @@ def check_sizes(canvas: Canvas, batch_size: int, iterations: int) -> None:
         raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {canvas}.")
 
 
-def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> Prepared:
+def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> TimedProgram:
     """Compiles `predict` for one device."""
     # Random weights give low scores. With no threshold all detection slots are filled, as with a busy picture.
-    test = dataclasses.replace(config.test, canvases=(canvas,), score_threshold=0.0)
-    model = MaskRCNN(config.model)
+    test = dataclasses.replace(without_augmentation(config.test), canvases=(canvas,), score_threshold=0.0)
+    mesh = make_mesh(jax.devices()[:1])
     _cli.note("initialising the model")
-    variables = init_variables(model, 0)
-    images, image_hw = jax.device_put(random_pictures(canvas, batch_size))
-    compiled, compile_seconds, flops = compile_function(
-        jax.jit(functools.partial(predict, model=model, config=test)), variables, images, image_hw
-    )
+    variables = jax.device_put(init_variables(MaskRCNN(config.model), 0), replicated(mesh))
+    images, image_hw = jax.device_put(random_pictures(canvas, batch_size), batch_sharding(mesh))
+    predict = make_prediction_program(config.model, test, mesh)
+    compiled, compile_seconds, flops = compile_function(predict, variables, images, image_hw)
     found: Any = None
 
     def call() -> Any:
@@ -147,22 +145,20 @@ def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> Prepar
     def facts() -> dict[str, Any]:
         return {"detections_per_image": np.asarray(found.valid).sum(1).mean().item()}
 
-    return Prepared(compiled, compile_seconds, flops, call, facts)
+    return TimedProgram(compiled, compile_seconds, flops, call, facts)
 
 
-def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> Prepared:
+def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> TimedProgram:
     """Compiles the training step for all devices."""
     mesh = make_mesh()
     if batch_size % mesh.size:
         raise ConfigError(f"--batch-size {batch_size} does not divide by {mesh.size} devices.")
-    model = MaskRCNN(config.model)
-    optimizer = make_optimizer(config.train, config.model)
+    program = make_training_program(config, mesh)
     _cli.note("initialising the model")
-    state = jax.device_put(create_train_state(model, optimizer, 0), replicated(mesh))
+    state = jax.device_put(program.create_state(), program.state_shardings)
     batch = jax.device_put(random_batch(config, canvas, batch_size), batch_sharding(mesh))
     key = jax.device_put(jax.random.key(0), replicated(mesh))
-    step = make_train_step(mesh, model=model, optimizer=optimizer, targets=config.targets)
-    compiled, compile_seconds, flops = compile_function(jax.jit(step, donate_argnums=0), state, batch, key)
+    compiled, compile_seconds, flops = compile_function(program.step, state, batch, key)
     metrics: Metrics = {}
 
     def call() -> Any:
@@ -170,7 +166,7 @@ def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> Prepare
         state, metrics = compiled(state, batch, key)
         return state, metrics
 
-    return Prepared(compiled, compile_seconds, flops, call, lambda: {"loss": float(metrics["loss/total"])})
+    return TimedProgram(compiled, compile_seconds, flops, call, lambda: {"loss": float(metrics["loss/total"])})
 
 
 def random_pictures(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +198,7 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
 
 
 def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float, float | None]:
-    """The compiled function, the seconds that tracing and compiling took, and what `Prepared` says of its flops."""
+    """The compiled function, the seconds that tracing and compiling took, and what `TimedProgram` says of its flops."""
     _cli.note("compiling")
     start = time.perf_counter()
     lowered = function.lower(*arguments)
@@ -221,7 +217,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def profile_parts(program: Prepared, num_calls: int) -> dict[str, dict[str, float]]:
+def profile_parts(program: TimedProgram, num_calls: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a call by part of the model; notes what the profile does not say."""
     parts = profile_calls(program.call, program.compiled.as_text(), num_calls)
     total = sum(sum(part.values()) for part in parts.values())
@@ -242,7 +238,7 @@ def describe(
     config: Config,
     canvas: Canvas,
     batch_size: int,
-    program: Prepared,
+    program: TimedProgram,
     seconds: list[float],
 ) -> dict[str, Any]:
     """The JSON that is printed."""

@@ -26,7 +26,7 @@ from benchmark import check_sizes, compile_function, describe_machine, timed
 from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.evaluation.paste_masks import encode_masks, paste_masks
+from mrcnn_jax.inference.paste_masks import encode_masks, paste_masks
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.ops.top_k import find_largest
 

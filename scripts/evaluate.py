@@ -16,8 +16,10 @@ from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.errors import ConfigError, StorageError
-from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
-from mrcnn_jax.processes import is_primary, join_processes, leave
+from mrcnn_jax.evaluation.evaluate import check_categories, evaluate
+from mrcnn_jax.inference.prediction_program import make_predict_fn
+from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.multihost import is_primary, join_processes, leave
 from mrcnn_jax.weights.folder import load_weights
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     check_categories(weights.categories, dataset.categories)
     devices = jax.local_devices()
     mirrored = flip_map(arguments.test.keypoint_flip, weights.categories, weights.model.num_keypoints)
-    predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, devices, mirrored)
+    predict_fn = make_predict_fn(weights.variables, weights.model, arguments.test, make_mesh(devices), mirrored)
     with show_progress("evaluated") as progress:
         evaluation = evaluate(
             dataset,

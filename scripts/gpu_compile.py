@@ -30,9 +30,9 @@ from jax.sharding import Mesh
 
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.reporting.gpu_programs import describe_gpu_program, read_dump
-from mrcnn_jax.reporting.gpus import GPUS, Gpu
-from mrcnn_jax.training.sharding import make_mesh
+from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.profiling.gpu_programs import describe_gpu_program, read_dump
+from mrcnn_jax.profiling.gpus import GPUS, Gpu
 
 DOES_NOT_FIT = 4
 """Exit code."""

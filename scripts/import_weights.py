@@ -13,13 +13,13 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.coco import read_categories
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.structures import Category
 from mrcnn_jax.weights.coco_categories import default_categories
 from mrcnn_jax.weights.folder import save_weights
-from mrcnn_jax.weights.importing import Source, check_sha256, import_variables, open_source
+from mrcnn_jax.weights.importing import WeightsFile, check_sha256, import_variables, open_weights_file
 from mrcnn_jax.weights.mapping import Mapped
 
 FAMILIES = Literal["auto", "torchvision", "detectron2"]
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"Next: python scripts/predict.py --weights {arguments.to} --output predictions PICTURES")
 
 
-def peek() -> Source | None:
+def peek() -> WeightsFile | None:
     """The checkpoint that the command line names, read before the options whose defaults it decides."""
     words = sys.argv[1:]
     takes_next = [word.startswith("--") and "=" not in word for word in words]
@@ -78,7 +78,7 @@ def peek() -> Source | None:
         known, _ = parser.parse_known_args(words)
     except SystemExit:
         raise ConfigError(f"--source: expected one of {', '.join(get_args(FAMILIES))}.") from None
-    return open_source(Path(paths[0]), "" if known.source == "auto" else known.source)
+    return open_weights_file(Path(paths[0]), "" if known.source == "auto" else known.source)
 
 
 def changed_fields(before: ModelConfig, after: ModelConfig) -> list[str]:

@@ -15,11 +15,11 @@ import tyro
 from _weights import default_test_config, show_progress
 
 from mrcnn_jax.config import TestConfig
+from mrcnn_jax.drawing.overlays import draw_detections, save_picture
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.evaluation.restore import PictureDetections
+from mrcnn_jax.inference.postprocessing import PictureDetections
 from mrcnn_jax.inference.predict_files import find_pictures, predict_files
 from mrcnn_jax.inference.predictor import Predictor
-from mrcnn_jax.reporting.overlays import draw_detections, save_picture
 from mrcnn_jax.weights.folder import load_weights
 
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import _cli
+from _ablations import Claim, compare, draw_scores, finding_table, score_table
 
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.reporting.ablations import Claim, compare, draw_scores, finding_table, score_table
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "Mask R-CNN": (),
@@ -68,7 +68,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Run:
+class AblationRun:
     """One training run of one variant; `num_steps` 0 is the preset's number."""
 
     data: str
@@ -96,7 +96,7 @@ def main() -> None:
     if arguments.nuclei:
         sources["nuclei"] = ("configs/ablation_nuclei.py", arguments.nuclei)
     runs = [
-        Run(data, preset, folder, variant, seed, arguments.num_steps)
+        AblationRun(data, preset, folder, variant, seed, arguments.num_steps)
         for seed in arguments.seeds
         for data, (preset, folder) in sources.items()
         for variant in VARIANTS
@@ -117,7 +117,7 @@ def make_shapes(to: Path) -> Path:
     return to / "data"
 
 
-def train(run: Run, arguments: Arguments, free: "queue.Queue[int]") -> dict[str, dict[str, float]]:
+def train(run: AblationRun, arguments: Arguments, free: "queue.Queue[int]") -> dict[str, dict[str, float]]:
     """The scores of a run, trained on a core of its own unless it is finished."""
     workdir = arguments.to / run.name
     evaluation = workdir / "evaluation.json"
@@ -143,7 +143,7 @@ def train(run: Run, arguments: Arguments, free: "queue.Queue[int]") -> dict[str,
     return scores
 
 
-def write_comparison(to: Path, results: Mapping[Run, Mapping[str, Mapping[str, float]]]) -> None:
+def write_comparison(to: Path, results: Mapping[AblationRun, Mapping[str, Mapping[str, float]]]) -> None:
     """Tables for people, numbers for programs, a plot for each data set."""
     text, numbers = [], {}
     for data in dict.fromkeys(run.data for run in results):

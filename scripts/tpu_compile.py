@@ -30,8 +30,8 @@ from jax.sharding import Mesh
 
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.reporting.program_costs import describe_program
-from mrcnn_jax.training.sharding import make_mesh
+from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.profiling.costs import describe_program
 
 DOES_NOT_FIT = 4
 """Exit code."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 
 from mrcnn_jax.config import Config, DistributedConfig
-from mrcnn_jax.processes import join_processes, leave
+from mrcnn_jax.multihost import join_processes, leave
 from mrcnn_jax.training.loop import train
-from mrcnn_jax.training.programs import programs_folder
+from mrcnn_jax.training.program_cache import programs_folder
 
 
 @dataclass(frozen=True)

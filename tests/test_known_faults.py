@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.detection.image_anchors import LevelAnchors
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.known_faults import (
     ATOMIC_ADDITIONS,

@@ -1,7 +1,8 @@
 """Every preset: in the table of the docs with its number of parameters, and a step and a prediction at a small size."""
 
 import runpy
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import jax
@@ -13,6 +14,8 @@ from mrcnn_jax.config import Config, ModelConfig
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.models import mask_rcnn, resnet
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, variable_shapes
+from mrcnn_jax.named_leaves import PyTree
+from mrcnn_jax.structures import Batch, Detections
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.state import make_train_state
 from mrcnn_jax.training.step import train_step
@@ -86,47 +89,95 @@ def shrink(config: Config) -> Config:
     return Config(model=small, targets=tiny.TARGETS, test=test)
 
 
+SMALL = {shrink(config): name for name, config in reversed(PRESETS.items())}
+"""Small configs that differ, and a preset of each."""
+
+
+def find_cover(configs: Collection[Config]) -> list[Config]:
+    """Few of the configs that have every value of every option of the model among them."""
+    options = {config: {(f.name, getattr(config.model, f.name)) for f in fields(config.model)} for config in configs}
+    missing, chosen = set().union(*options.values()), []
+    while missing:
+        best = max(configs, key=lambda config: len(options[config] & missing))
+        missing -= options[best]
+        chosen.append(best)
+    return chosen
+
+
+COVER = find_cover(SMALL)
+OTHERS = [config for config in SMALL if config not in COVER]
+
+
 def test_what_is_shrunk_keeps_the_choices() -> None:
     assert len(SMALL) >= 20
     assert shrink(PRESETS["mask_rcnn_r50_c4_roi_pool"]).model.roi_op == "pool"
 
 
-SMALL = {shrink(config): name for name, config in reversed(PRESETS.items())}
-"""Small configs that differ, and a preset of each."""
+def test_every_choice_of_a_preset_is_compiled() -> None:
+    for field in fields(ModelConfig):
+        compiled, wanted = ({getattr(config.model, field.name) for config in configs} for configs in (COVER, SMALL))
+        assert compiled == wanted, field.name
 
 
-def forget_networks() -> None:
-    """Variables are kept by config, which does not name the number of blocks."""
-    for kept in (tiny.make_variables, variable_shapes, mask_rcnn.jit_init):
-        kept.cache_clear()
+@pytest.fixture
+def one_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stages of one block. Variables are kept by config, which does not name the number of blocks."""
+    monkeypatch.setattr(resnet, "STAGE_BLOCKS", dict.fromkeys(resnet.STAGE_BLOCKS, (1, 1, 1, 1)))
+    kept = (tiny.make_variables, variable_shapes, mask_rcnn.jit_init)
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()
 
 
-@pytest.mark.parametrize("config", SMALL, ids=SMALL.values())
-def test_a_step_and_a_prediction(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_block = dict.fromkeys(resnet.STAGE_BLOCKS, (1, 1, 1, 1))
-    monkeypatch.setattr(resnet, "STAGE_BLOCKS", one_block)
-    forget_networks()
-    model, variables, batch = MaskRCNN(config.model), tiny.make_variables(config.model), tiny.make_batch(1)
+def make_step(config: Config) -> tuple[Callable, tuple[PyTree, Batch]]:
+    """A training step and a prediction in one function of (variables, batch), and its arguments.
+
+    The prediction is of the network before the update, so that both share its features, and half of what there is to
+    compile.
+    """
+    model, batch = MaskRCNN(config.model), tiny.make_batch(1)
     if config.model.num_keypoints:
         x0, y0, x1, y1 = jnp.moveaxis(batch.ground_truth.boxes, -1, 0)
         centre = jnp.stack([(x0 + x1) / 2, (y0 + y1) / 2, jnp.full_like(x0, 2)], axis=-1)
         points = jnp.repeat(centre[:, :, None], config.model.num_keypoints, axis=2)
         batch = batch.replace(ground_truth=batch.ground_truth.replace(keypoints=points))
 
-    @jax.jit
     def step_and_predict(variables, batch):
         optimizer = make_optimizer(config.train, config.model)
         state = make_train_state(variables, optimizer)
         choices = {"model": model, "optimizer": optimizer, "targets": config.targets}
         _, metrics = train_step(state, batch, jax.random.key(0), **choices)
-        # Of the network before the update, so that both share its features, and half of what there is to compile.
         return metrics, predict(variables, batch.images, batch.image_hw, model=model, config=config.test)
 
-    metrics, found = step_and_predict(variables, batch)
-    assert all(np.isfinite(value) for value in metrics.values())
-    heads = {"mask": config.model.masks, "keypoint": config.model.num_keypoints > 0}
+    return step_and_predict, (tiny.make_variables(config.model), batch)
+
+
+def check_outputs(model: ModelConfig, metrics: dict, found: Detections) -> None:
+    """Losses of the preset's heads, and detections of its shapes."""
+    heads = {"mask": model.masks, "keypoint": model.num_keypoints > 0}
     assert all((f"loss/{head}" in metrics) == has_head for head, has_head in heads.items())
+    assert found.masks.shape == (1, 4, *[model.mask_size * model.masks] * 2)
+    assert found.heat_maps.shape[2] == model.num_keypoints
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*COVER, *(pytest.param(config, marks=pytest.mark.slow) for config in OTHERS)],
+    ids=[SMALL[c] for c in (*COVER, *OTHERS)],
+)
+def test_a_step_and_a_prediction(config: Config, one_block: None) -> None:
+    """Compiled and run; with `-m slow` those presets, too, whose every choice is in another preset."""
+    step_and_predict, arguments = make_step(config)
+    metrics, found = jax.jit(step_and_predict)(*arguments)
+    check_outputs(config.model, metrics, found)
+    assert all(np.isfinite(value) for value in metrics.values())
     assert found.valid.any() and np.isfinite(found.boxes).all()
-    assert found.masks.shape == (1, 4, *[config.model.mask_size * config.model.masks] * 2)
-    assert found.heat_maps.shape[2] == config.model.num_keypoints
-    forget_networks()
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=map(SMALL.get, OTHERS))
+def test_a_step_and_a_prediction_can_be_traced(config: Config, one_block: None) -> None:
+    """Shapes, dtypes and the choices' names fit in the presets that the fast suite does not compile."""
+    step_and_predict, arguments = make_step(config)
+    check_outputs(config.model, *jax.eval_shape(step_and_predict, *arguments))

@@ -1,7 +1,7 @@
 """The network: body, neck, heads, and the conventions that weights were trained with."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from mrcnn_jax.config.checks import check_ranges, require
 
@@ -37,8 +37,6 @@ MODEL_RANGES = {
     "a positive value": ("pixel_std", "anchor_sizes", "anchor_ratios", "box_delta_weights"),
 }
 """Fields of a model by the range of their values."""
-
-_Sizes = TypeVar("_Sizes")
 
 
 @dataclass(frozen=True)
@@ -237,14 +235,3 @@ class ModelConfig:
     def heat_map_size(self) -> int:
         """Side of the keypoints' heat maps: a deconvolution and a bilinear step double it twice."""
         return 4 * self.keypoint_pool_size
-
-
-def extent_in_cells(image_hw: _Sizes, stride: int, divisor: int) -> _Sizes:
-    """Returns the extent of pictures of size `image_hw` (an integer array, pixels) in cells of a feature map.
-
-    A picture's own extent is its size rounded up to a multiple of `divisor`, and halved, rounding up, by each stride.
-    """
-    # Rounding up from above zero, and unsigned: rounding down of signed numbers is a dozen operations in each consumer.
-    sizes = image_hw.astype("uint32")  # type: ignore[attr-defined]
-    padded = (sizes + (divisor - 1)) // divisor * divisor
-    return ((padded + (stride - 1)) // stride).astype("int32")

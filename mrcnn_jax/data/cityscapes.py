@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.annotations import COORDINATE_BOUND
 from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture, locate_picture
 from mrcnn_jax.data.source import Picture, Source
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.structures import Category
 
 VERSION = 1
 """Part of the fingerprint; goes up when the same files give other annotations."""

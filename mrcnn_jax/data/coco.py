@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture, locate_picture
 from mrcnn_jax.data.source import Picture, Source
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.structures import Category
 
 _MAX_ID = 2**63
 

@@ -20,7 +20,7 @@ MIN_SIDE = 1.0
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """What is kept of a resized picture, in its pixels."""
 
     top: int
@@ -28,33 +28,33 @@ class Window:
     hw: ImageHW
 
 
-def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> Window:
+def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> CropWindow:
     """A window of the canvas's size at a random place; along sides that fit all of the picture, and nothing drawn."""
     top, left = (
         int(rng.integers(side - limit + 1)) if side > limit else 0 for side, limit in zip(image_hw, canvas, strict=True)
     )
-    return Window(top, left, (min(image_hw[0], canvas[0]), min(image_hw[1], canvas[1])))
+    return CropWindow(top, left, (min(image_hw[0], canvas[0]), min(image_hw[1], canvas[1])))
 
 
-def crop_image(image: np.ndarray, window: Window) -> np.ndarray:
+def crop_image(image: np.ndarray, window: CropWindow) -> np.ndarray:
     """The window of a picture [H, W, 3]."""
     height, width = window.hw
     return image[window.top : window.top + height, window.left : window.left + width]
 
 
-def move_boxes(boxes: np.ndarray, window: Window) -> np.ndarray:
+def move_boxes(boxes: np.ndarray, window: CropWindow) -> np.ndarray:
     """Boxes [G, 4] in pixels of the window, float32."""
     return boxes - np.array([window.left, window.top] * 2, np.float32)
 
 
-def move_keypoints(keypoints: np.ndarray, window: Window) -> np.ndarray:
+def move_keypoints(keypoints: np.ndarray, window: CropWindow) -> np.ndarray:
     """Keypoints [K, 3] in pixels of the window, float32; rows of visibility 0 stay zeros."""
     moved = keypoints - np.array([window.left, window.top, 0], np.float32)
     return np.where(keypoints[:, 2:] > 0, moved, np.float32(0.0))
 
 
 def crop_objects(
-    objects: Iterable[ObjectRecord], window: Window, old_hw: ImageHW, new_hw: ImageHW, mask_size: int
+    objects: Iterable[ObjectRecord], window: CropWindow, old_hw: ImageHW, new_hw: ImageHW, mask_size: int
 ) -> list[ObjectRecord]:
     """The objects that the window of a picture, resized from `old_hw` to `new_hw`, shows.
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.builder import FORMAT
 from mrcnn_jax.data.images import PictureError, decode_picture
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.structures import Category
 
 _PREPARE = "make it with python scripts/prepare_data.py"
 

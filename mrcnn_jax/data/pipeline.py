@@ -11,6 +11,7 @@ from functools import lru_cache
 import jax
 import numpy as np
 
+from mrcnn_jax.categories import keypoint_names
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.copy_paste import paste_from
 from mrcnn_jax.data.dataset import Dataset
@@ -19,7 +20,7 @@ from mrcnn_jax.data.repeats import repeat_factors, repeat_records
 from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
 from mrcnn_jax.data.transforms import fit_size, mirrored_keypoints
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.structures import Batch, keypoint_names
+from mrcnn_jax.structures import Batch
 
 _INT32_MAX = np.iinfo(np.int32).max
 

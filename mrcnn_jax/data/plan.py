@@ -18,7 +18,7 @@ _AUGMENTATION = 2
 
 
 @dataclass(frozen=True)
-class PlannedBatch:
+class BatchPlan:
     """Which records one global batch holds, before it is sliced by process."""
 
     canvas: int  # index into the config's canvases
@@ -47,14 +47,14 @@ class Plan:
         self._queues = lru_cache(maxsize=4 + batch_size // int(self._counts.min()))(self._make_queues)
         self._epoch_batches = lru_cache(maxsize=4)(self._make_epoch_batches)
 
-    def __getitem__(self, step: int) -> PlannedBatch:
+    def __getitem__(self, step: int) -> BatchPlan:
         """The global batch of this step, 0 or more."""
         epoch = self._epoch_of(step)
         queue, first = self._epoch_batches(epoch)[step - self._num_batches_before(epoch)]
         items = np.arange(first, first + self._batch_size)
         epochs, ranks = np.divmod(items, self._counts[queue])
         records = np.array([self._queues(int(e))[queue][r] for e, r in zip(epochs, ranks, strict=True)], np.int64)
-        return PlannedBatch(int(self._canvases[queue]), records, epochs * self._num_records + records)
+        return BatchPlan(int(self._canvases[queue]), records, epochs * self._num_records + records)
 
     def _num_batches_before(self, epoch: int) -> int:
         """Batches that are complete when the epochs before this one are."""

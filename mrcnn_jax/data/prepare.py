@@ -24,7 +24,7 @@ _CHUNK = 64  # pictures in memory at a time
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSplit:
     """What a call of `prepare` left on disk."""
 
     path: Path
@@ -42,7 +42,7 @@ def prepare(
     overwrite: bool = False,
     max_skip_fraction: float = 0.01,
     progress: Progress | None = None,
-) -> Prepared:
+) -> PreparedSplit:
     """Writes `to`/`split`, or reuses it if it was made from the same source.
 
     ConfigError if something else is there and `overwrite` is not set; DataError if more than `max_skip_fraction` of
@@ -59,7 +59,7 @@ def prepare(
     return _summarise(path, skips.describe(), reused=False)
 
 
-def _reuse(path: Path, source: Source) -> Prepared:
+def _reuse(path: Path, source: Source) -> PreparedSplit:
     try:
         metadata = json.loads((path / "metadata.json").read_text())
         if (metadata["format"], metadata["fingerprint"]) == (FORMAT, source.fingerprint):
@@ -69,13 +69,13 @@ def _reuse(path: Path, source: Source) -> Prepared:
     raise ConfigError(f"{path} exists and was made from something else; pass --overwrite or another --to.")
 
 
-def _summarise(path: Path, skipped: list[str], *, reused: bool) -> Prepared:
+def _summarise(path: Path, skipped: list[str], *, reused: bool) -> PreparedSplit:
     summary = json.loads((path / "skipped.json").read_text())
     counts = [
         summary[f"num_{kind}"] - sum(reason["count"] for reason in summary[kind].values())
         for kind in ("images", "objects")
     ]
-    return Prepared(path, counts[0], counts[1], skipped, reused)
+    return PreparedSplit(path, counts[0], counts[1], skipped, reused)
 
 
 def _checked_pictures(

@@ -10,7 +10,7 @@ import numpy as np
 from mrcnn_jax.config import Canvas, DataConfig
 from mrcnn_jax.data.annotations import clip_bbox
 from mrcnn_jax.data.bitmaps import make_bitmap
-from mrcnn_jax.data.crop import Window, crop_image, crop_objects, draw_window, move_boxes, move_keypoints
+from mrcnn_jax.data.crop import CropWindow, crop_image, crop_objects, draw_window, move_boxes, move_keypoints
 from mrcnn_jax.data.dataset import ObjectRecord, Record
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.transforms import (
@@ -95,7 +95,7 @@ def _make_ground_truth(
     objects: list[ObjectRecord],
     old_hw: ImageHW,
     new_hw: ImageHW,
-    window: Window,
+    window: CropWindow,
     is_flipped: bool,
     config: DataConfig,
     mirrored: tuple[int, ...],

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.source import Picture, Source
-from mrcnn_jax.structures import Category
 
 VERSION = 1
 """Part of the fingerprint; goes up when the pictures change."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.structures import Category
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from mrcnn_jax.categories import Category, keypoint_names
 from mrcnn_jax.config import Canvas
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.structures import Category, keypoint_names
 
 Resize = Literal["opencv", "pillow", "float"]
 Rounding = Literal["nearest", "floor"]

@@ -15,11 +15,11 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.config import TargetsConfig, TestConfig
+from mrcnn_jax.detection.box_losses import roi_losses
 from mrcnn_jax.detection.finiteness import box_head_part, mark, rows_finite
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.roi_targets import rematch_rois
 from mrcnn_jax.detection.selection import select_boxes
-from mrcnn_jax.detection.variants import roi_losses
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 

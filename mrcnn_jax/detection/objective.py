@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from mrcnn_jax.config import ModelConfig, TargetsConfig
-from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.box_losses import roi_losses
 from mrcnn_jax.detection.cascade import cascade_losses
+from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.roi_targets import sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
-from mrcnn_jax.detection.variants import MASK_VARIANTS, roi_losses
 from mrcnn_jax.ops.anchors import take_deltas, take_unique
 from mrcnn_jax.ops.keypoints import encode_keypoints
-from mrcnn_jax.ops.losses import box_loss, keypoint_loss, objectness_loss, pick
+from mrcnn_jax.ops.losses import box_loss, keypoint_loss, mask_loss, objectness_loss, pick, softmax_mask_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.structures import Batch, GroundTruth, RoiTargets, RpnTargets
 
@@ -187,16 +187,21 @@ def mask_head_loss(
     *,
     model: nn.Module,
 ) -> dict[str, Float[Array, "b"]]:
-    """Returns L_mask of each image over its foreground RoIs."""
+    """Returns L_mask of each image over its foreground RoIs.
+
+    The logits are those of each RoI's own class, under a sigmoid (paper section 3, "Mask Representation"), or, with
+    `mask_activation` "softmax", those of all classes (table 2b).
+    """
     config = model.config
     logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
-    loss_of = MASK_VARIANTS[config.mask_activation].loss
 
     def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:
         mask_targets = sample_mask_targets(
             ground_truth.masks, ground_truth.boxes, rois.rois, rois.matched_gt, output_size=config.mask_size
         )
-        return loss_of(logits, mask_targets, rois.labels > 0, rois.labels)
+        if config.mask_activation == "softmax":
+            return softmax_mask_loss(logits, mask_targets, rois.labels > 0, rois.labels)
+        return mask_loss(logits, mask_targets, rois.labels > 0)
 
     logits = logits.reshape(*foreground.labels.shape, *logits.shape[1:])
     return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}

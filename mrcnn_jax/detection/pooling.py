@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.config.model import extent_in_cells
+from mrcnn_jax.ops.extent import count_cells
 from mrcnn_jax.ops.roi_align import align_sets, assign_levels
 from mrcnn_jax.ops.roi_pool import largest_samples, pool_whole_cells, quantise_rois
 
@@ -34,7 +34,7 @@ def pool_rois(
     def pool_image(maps: tuple[Array, ...], sets: list[Array], image_hw: Array) -> list[Array]:
         eps = {"eps_in_log": config.level_eps_in_log, "eps_after_log": config.level_eps_after_log}
         levels = [assign_levels(rois, len(strides), **eps) for rois in sets]
-        extents = jnp.stack([extent_in_cells(image_hw, stride, config.size_divisor) for stride in strides])
+        extents = jnp.stack([count_cells(image_hw, stride, config.size_divisor) for stride in strides])
         return pool(maps, sets, levels, extents, output_sizes, config)
 
     pooled = jax.vmap(pool_image)(maps[: len(strides)], list(sets), image_hw)  # each [B, N, S, S, D]

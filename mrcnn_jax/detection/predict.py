@@ -11,13 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, UInt8
 
 from mrcnn_jax.config import TestConfig
-from mrcnn_jax.detection.anchors import make_anchors
 from mrcnn_jax.detection.cascade import classify_in_cascade
 from mrcnn_jax.detection.finiteness import maps_finite, mark, rows_finite
+from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.selection import select_detections
-from mrcnn_jax.detection.variants import MASK_VARIANTS
 from mrcnn_jax.structures import Detections, Proposals
 
 
@@ -35,13 +34,52 @@ def predict(
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
     maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    proposals = propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    detections = detect(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    return add_masks_and_keypoints(variables, maps, detections, image_hw, model=model)
+
+
+def predict_boxes(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections of `predict` without masks and keypoints."""
+    maps = model.apply(variables, images, image_hw, method=model.extract_features)
+    return detect(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+
+
+def predict_masks_and_keypoints(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
+    image_hw: Int[Array, "b 2"],
+    detections: Detections,
+    *,
+    model: nn.Module,
+) -> Detections:
+    """Returns the detections, whose boxes may come from anywhere, with masks and keypoints of these images."""
+    maps = model.apply(variables, images, image_hw, method=model.extract_features)
+    return add_masks_and_keypoints(variables, maps, detections, image_hw, model=model)
+
+
+def detect(
+    variables: dict[str, Any],
+    maps: tuple[Array, ...],
+    image_hw: Array,
+    *,
+    canvas: tuple[int, ...],
+    model: nn.Module,
+    config: TestConfig,
+) -> Detections:
+    """Returns the detections in the feature maps without masks and keypoints."""
+    proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=config)
     classify = classify_proposals if model.config.box_head_stages == 1 else classify_in_cascade
-    detections = classify(variables, maps, proposals, image_hw, model=model, config=config)
-    return describe(variables, maps, detections, image_hw, model=model)
+    return classify(variables, maps, proposals, image_hw, model=model, config=config)
 
 
-def describe(
+def add_masks_and_keypoints(
     variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, image_hw: Array, *, model: nn.Module
 ) -> Detections:
     """Returns the detections with masks and keypoints, where the model has these heads."""
@@ -121,10 +159,20 @@ def add_masks(
     labels = detections.labels.reshape(-1)
     logits = model.apply(variables, features, labels, method=model.predict_masks)
     not_finite = mark(detections.not_finite, "the mask head", rows_finite([logits], detections.valid))
-    masks = MASK_VARIANTS[config.mask_activation].probabilities(logits, labels)
+    masks = mask_probabilities(logits, labels, activation=config.mask_activation)
     masks = masks.reshape(*detections.valid.shape, config.mask_size, config.mask_size)
     masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
     return dataclasses.replace(detections, masks=masks, not_finite=not_finite)
+
+
+def mask_probabilities(logits: Array, labels: Int[Array, "n"], *, activation: str) -> Float32[Array, "n m m"]:
+    """Returns each RoI's probabilities for its own class.
+
+    The logits are [n, m, m], of that class alone, with `activation` "sigmoid", and [n, m, m, C] with "softmax".
+    """
+    if activation == "sigmoid":
+        return jax.nn.sigmoid(logits)
+    return jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), labels[:, None, None, None], axis=-1)[..., 0]
 
 
 def add_heat_maps(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mrcnn_jax import known_faults
-from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.detection.image_anchors import LevelAnchors
 from mrcnn_jax.ops.anchors import choose_deltas, take_cells
 from mrcnn_jax.ops.boxes import clip_boxes, decode_boxes, is_nonempty
 from mrcnn_jax.ops.nms import suppress_overlaps

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from mrcnn_jax.config import TargetsConfig
-from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.detection.image_anchors import LevelAnchors
 from mrcnn_jax.detection.proposals import RPN_DELTA_WEIGHTS
 from mrcnn_jax.ops.boxes import encode_boxes
 from mrcnn_jax.ops.matching import match_boxes

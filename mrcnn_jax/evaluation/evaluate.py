@@ -1,27 +1,20 @@
 """A data set and a prediction function become COCO scores."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mrcnn_jax.config import DataConfig, ModelConfig, TestConfig
+from mrcnn_jax.categories import Category
+from mrcnn_jax.config import DataConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.evaluation.augmented import augment, is_augmented
-from mrcnn_jax.evaluation.batches import PredictFn
 from mrcnn_jax.evaluation.cityscapes_metrics import format_scores, score_cityscapes
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
-from mrcnn_jax.evaluation.parts import PartReader, Predicted, predict_part
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.processes import gather_bytes, shared_errors
-from mrcnn_jax.structures import Category, Detections
+from mrcnn_jax.evaluation.dataset_predictions import PartReader, Predicted, predict_part
+from mrcnn_jax.inference.batches import PredictFn
+from mrcnn_jax.multihost import gather_bytes, shared_errors
 
 
 @dataclass(frozen=True)
@@ -93,38 +86,6 @@ def evaluate(
         scores["cityscapes"] = score_cityscapes(ground_truth, rows)
         table += "\n" + format_scores(scores["cityscapes"])
     return Evaluation(scores | {"num_images": len(evaluated), "skipped": predicted.skipped}, rows, table)
-
-
-def make_predict_fn(
-    variables: Mapping[str, Any],
-    model_config: ModelConfig,
-    test: TestConfig,
-    devices: Sequence[jax.Device],
-    mirrored: Sequence[int] = (),
-) -> PredictFn:
-    """The compiled network on these devices, each of which takes its share of a batch: `num_devices=len(devices)`.
-
-    With augmentation if `test` asks for it; a flip exchanges the keypoints by `mirrored` (`mirrored_keypoints`).
-    """
-    model = MaskRCNN(model_config)
-    mesh = Mesh(np.asarray(devices), ("data",))
-    on_devices = jax.device_put(dict(variables), NamedSharding(mesh, PartitionSpec()))
-    split = PartitionSpec("data")
-
-    def compiled(part: Callable[..., Detections], num_inputs: int = 2) -> PredictFn:
-        specs = (PartitionSpec(), *[split] * num_inputs)
-        run = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
-        return lambda *inputs: run(on_devices, *jax.device_put(inputs, NamedSharding(mesh, split)))
-
-    if not is_augmented(test):
-        return compiled(functools.partial(predict, model=model, config=test))
-    return augment(
-        compiled(functools.partial(predict_boxes, model=model, config=test)),
-        compiled(functools.partial(describe_boxes, model=model), num_inputs=3),
-        test,
-        num_keypoints=model_config.num_keypoints,
-        mirrored=mirrored,
-    )
 
 
 def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:

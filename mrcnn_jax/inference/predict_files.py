@@ -10,8 +10,8 @@ import numpy as np
 
 from mrcnn_jax.data.transforms import resize_image
 from mrcnn_jax.errors import DataError, StorageError
-from mrcnn_jax.evaluation.restore import PictureDetections
-from mrcnn_jax.inference.images import MAX_PIXELS, SUFFIXES, read_picture
+from mrcnn_jax.inference.image_files import MAX_PIXELS, SUFFIXES, read_picture
+from mrcnn_jax.inference.postprocessing import PictureDetections
 from mrcnn_jax.inference.predictor import Predictor
 
 DrawFn = Callable[[Path, np.ndarray, PictureDetections], None]

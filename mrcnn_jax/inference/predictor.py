@@ -3,7 +3,7 @@
 import difflib
 import functools
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -11,16 +11,14 @@ from typing import Any, get_args, get_type_hints
 import jax
 import numpy as np
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.transforms import flip_map
-from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.detection.two_passes import describe_boxes, predict_boxes
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.evaluation.augmented import augment, is_augmented
-from mrcnn_jax.evaluation.batches import PredictFn, assemble_batch, plan_batches, predict_pictures
-from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Category, Detections
+from mrcnn_jax.inference.batches import assemble_batch, plan_batches, predict_pictures
+from mrcnn_jax.inference.postprocessing import PictureDetections, restore_detections
+from mrcnn_jax.inference.prediction_program import make_predict_fn
+from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.weights.folder import load_weights
 
 
@@ -53,21 +51,10 @@ class Predictor:
         self.model_config = model_config
         self.test_config = test_config
         self.categories = tuple(categories)
-        self._device = device or jax.local_devices()[0]
-        self._variables = jax.device_put(dict(variables), self._device)
-        model = MaskRCNN(model_config)
-        if is_augmented(test_config):
-            if mirrored is None:
-                mirrored = flip_map(test_config.keypoint_flip, self.categories, model_config.num_keypoints)
-            self._predict = augment(
-                self._compiled(functools.partial(predict_boxes, model=model, config=test_config)),
-                self._compiled(functools.partial(describe_boxes, model=model)),
-                test_config,
-                num_keypoints=model_config.num_keypoints,
-                mirrored=mirrored,
-            )
-        else:
-            self._predict = self._compiled(functools.partial(predict, model=model, config=test_config))
+        if mirrored is None:
+            mirrored = flip_map(test_config.keypoint_flip, self.categories, model_config.num_keypoints)
+        mesh = make_mesh([device or jax.local_devices()[0]])
+        self._predict = make_predict_fn(variables, model_config, test_config, mesh, mirrored)
 
     @classmethod
     def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":
@@ -120,10 +107,6 @@ class Predictor:
         for canvas in self.test_config.canvases:
             filler = assemble_batch((), [], canvas, self.test_config, self.test_config.batch_size)
             jax.block_until_ready(self._predict(filler.images, filler.image_hw, *filler.further))
-
-    def _compiled(self, part: Callable[..., Detections]) -> PredictFn:
-        run = jax.jit(part)
-        return lambda *inputs: run(self._variables, *jax.device_put(inputs, self._device))
 
 
 def check_image(image: Any, index: int) -> np.ndarray:

@@ -26,10 +26,10 @@ PART_ROWS = 512
 
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
     """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
-    return _convolve(x, kernel, Window(kernel.shape[0], stride, dilation, groups))
+    return _convolve(x, kernel, ConvWindow(kernel.shape[0], stride, dilation, groups))
 
 
-class Window(NamedTuple):
+class ConvWindow(NamedTuple):
     """The static facts of a convolution: side of the kernel, stride, dilation, and groups of channels."""
 
     size: int
@@ -44,16 +44,16 @@ class Window(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: Array, kernel: Array, window: Window) -> Array:
+def _convolve(x: Array, kernel: Array, window: ConvWindow) -> Array:
     library, for_tpu = partial(convolve_library, window=window), choose_tpu_form(x, kernel, window)
     return jax.lax.platform_dependent(x, kernel, tpu=for_tpu, default=library) if for_tpu else library(x, kernel)
 
 
-def _convolve_forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+def _convolve_forward(x: Array, kernel: Array, window: ConvWindow) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(x, kernel, window), (x, kernel)
 
 
-def _convolve_backward(window: Window, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _convolve_backward(window: ConvWindow, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     """Returns the gradients of the map and of the kernel.
 
     Platforms part here and not around the whole convolution: JAX would differentiate each of their forms every time.
@@ -74,20 +74,20 @@ def differentiate_form(form: Callable[..., Array] | None) -> Callable[..., tuple
     return form and (lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient))
 
 
-def differentiate_on_cpu(x: Array, kernel: Array, gradient: Array, window: Window) -> tuple[Array, Array]:
+def differentiate_on_cpu(x: Array, kernel: Array, gradient: Array, window: ConvWindow) -> tuple[Array, Array]:
     """Returns the gradients of the map and of the kernel in forms that a CPU computes fast."""
     of_kernel = differentiate_kernel(x, gradient, window).astype(kernel.dtype)
     return differentiate_input(x, kernel, gradient, window), of_kernel
 
 
-def convolve_library(x: Array, kernel: Array, window: Window) -> Array:
+def convolve_library(x: Array, kernel: Array, window: ConvWindow) -> Array:
     """Returns the convolution as XLA's one operation, which for a 1x1 kernel is a matrix product."""
     if window.size == window.groups == 1:
         return jnp.einsum("bhwc,cd->bhwd", x[:, :: window.stride, :: window.stride], kernel[0, 0])
     return _slide(x, kernel, [(window.padding, window.padding)] * 2, window)
 
 
-def _slide(x: Array, kernel: Array, padding: Sequence[tuple[int, int]], window: Window) -> Array:
+def _slide(x: Array, kernel: Array, padding: Sequence[tuple[int, int]], window: ConvWindow) -> Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -99,7 +99,7 @@ def _slide(x: Array, kernel: Array, padding: Sequence[tuple[int, int]], window: 
     )
 
 
-def differentiate_input(x: Array, kernel: Array, gradient: Array, window: Window) -> Array:
+def differentiate_input(x: Array, kernel: Array, gradient: Array, window: ConvWindow) -> Array:
     """Returns the gradient [B, H, W, D] of a convolution's input, in a form that a CPU's library takes.
 
     It takes convolutions of stride 1 of undilated maps. So with a stride, each phase of the map, the cells whose
@@ -132,7 +132,7 @@ def transpose_kernel(kernel: Array, groups: int) -> Array:
     return apart.transpose(0, 1, 4, 3, 2).reshape(height, width, features // groups, groups * depth)
 
 
-def differentiate_kernel(x: Array, gradient: Array, window: Window) -> Array:
+def differentiate_kernel(x: Array, gradient: Array, window: ConvWindow) -> Array:
     """Returns the gradient [h, w, D / groups, F] of a convolution's kernel, float32.
 
     It is a sum over parts of the batch that stay in the cache. XLA's own form takes the batch at once: at a third of
@@ -230,7 +230,7 @@ def largest_divisor(number: int, most: int) -> int:
     return max(n for n in range(1, max(min(number, most), 1) + 1) if number % n == 0)
 
 
-def choose_tpu_form(x: Array, kernel: Array, window: Window) -> Callable[..., Array] | None:
+def choose_tpu_form(x: Array, kernel: Array, window: ConvWindow) -> Callable[..., Array] | None:
     """Returns the form that fills a TPU's tiles better than the library's, if there is one for these shapes."""
     if window.size == 1:
         return None

@@ -56,7 +56,8 @@ class FeaturePyramid(nn.Module):
         top_down = None
         for index in reversed(range(len(body_maps))):
             body_map = body_maps[index]
-            extent = make_extent(image_hw, body_map.shape[1:3], config.map_strides[index], config.size_divisor)
+            height, width = body_map.shape[1:3]
+            extent = make_extent(image_hw, (height, width), config.map_strides[index], config.size_divisor)
             lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
             merged = zero_outside(lateral, extent)
             if top_down is not None:  # zeroed apart, or a GPU's library adds the upsampled map and wants it in memory

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.config.model import extent_in_cells
 from mrcnn_jax.models.convolution import add_bias, convolve
+from mrcnn_jax.ops.extent import find_inside
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -21,12 +21,9 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def make_extent(image_hw: Array, feature_hw: tuple[int, ...], stride: int, divisor: int) -> Array:
-    """Returns the [B, H, W, 1] extent at one stride of pictures of size `image_hw` [B, 2] in pixels."""
-    cells = extent_in_cells(image_hw, stride, divisor)  # [B, 2]
-    rows = jnp.arange(feature_hw[0])[None, :] < cells[:, :1]
-    columns = jnp.arange(feature_hw[1])[None, :] < cells[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[..., None]
+def make_extent(image_hw: Array, feature_hw: tuple[int, int], stride: int, divisor: int) -> Array:
+    """Returns the [B, H, W, 1] extent at one stride of images of size `image_hw` [B, 2] in pixels."""
+    return find_inside(image_hw, feature_hw, stride, divisor)[..., None]
 
 
 def zero_outside(x: Array, extent: Array) -> Array:

@@ -10,7 +10,7 @@ from mrcnn_jax.ops.matching import Match
 from mrcnn_jax.ops.top_k import find_largest
 
 
-class Sample(NamedTuple):
+class BalancedSample(NamedTuple):
     """Chosen candidates, foreground first; slots that could not be filled are invalid and point to candidate 0."""
 
     indices: Int[Array, "s"]
@@ -25,7 +25,9 @@ def _choose(eligible: Bool[Array, "n"], count: int, priority: Array) -> tuple[Ar
     return jnp.pad(index, (0, missing)), jnp.pad(value >= 0.0, (0, missing))
 
 
-def sample_balanced(states: Int[Array, "n"], *, num_samples: int, max_foreground: int, key: Key[Array, ""]) -> Sample:
+def sample_balanced(
+    states: Int[Array, "n"], *, num_samples: int, max_foreground: int, key: Key[Array, ""]
+) -> BalancedSample:
     """Returns `num_samples` slots: up to `max_foreground` random foreground candidates, then random background.
 
     Background fills what foreground leaves, so all slots are valid whenever there are enough candidates.
@@ -42,4 +44,4 @@ def sample_balanced(states: Int[Array, "n"], *, num_samples: int, max_foreground
     is_foreground = jnp.arange(index.shape[0]) < max_foreground
     kept = jnp.argsort(~valid, stable=True)[:num_samples]  # valid ones first, order kept: foreground leads
     index, valid, is_foreground = index[kept], valid[kept], is_foreground[kept]
-    return Sample(jnp.where(valid, index, 0).astype(jnp.int32), is_foreground & valid, valid)
+    return BalancedSample(jnp.where(valid, index, 0).astype(jnp.int32), is_foreground & valid, valid)

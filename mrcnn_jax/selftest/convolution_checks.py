@@ -16,7 +16,7 @@ import numpy as np
 from mrcnn_jax.models import layers
 from mrcnn_jax.selftest.findings import REDUCED, Finding, Setting, random_of, relative_error, shape_text
 
-Window = tuple[slice, slice, slice]
+ConvWindow = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ProjectedConvolution:
         self.depth_signs = rng.choice([-1.0, 1.0], form.depth)
         self.group_signs = self.signs.reshape(form.groups, per_group)
 
-    def windows(self) -> Iterator[tuple[int, Window]]:
+    def windows(self) -> Iterator[tuple[int, ConvWindow]]:
         """For each tap of the kernel the cells of the padded map that it is multiplied with."""
         height, width = self.upstream.shape[1:3]
         for tap in range(self.form.size**2):

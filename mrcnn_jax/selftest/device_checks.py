@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from mrcnn_jax.mesh import DATA_AXIS
 from mrcnn_jax.models import convolution
 from mrcnn_jax.selftest.findings import EXACT, FLOAT32, Finding, Setting, random_of, relative_error, shape_text
-from mrcnn_jax.training.sharding import DATA_AXIS
 
 
 def check_devices(setting: Setting) -> Iterator[Finding]:

@@ -24,7 +24,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
-from mrcnn_jax.leaves import (
+from mrcnn_jax.multihost import gather_bytes, is_primary, shared_errors, wait_for_all
+from mrcnn_jax.named_leaves import (
     PyTree,
     describe_differences,
     find_changed,
@@ -35,14 +36,13 @@ from mrcnn_jax.leaves import (
     replace_leaves,
     silence_abandoned_reads,
 )
-from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.training.settings import Settings, check_settings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationRecord:
     """The last evaluation that a checkpoint knows of."""
 
     step: int
@@ -58,7 +58,7 @@ class Restored:
     step: int
     state: PyTree
     """The training state, NumPy leaves."""
-    evaluated: Evaluated | None
+    evaluated: EvaluationRecord | None
     settings: Settings
     """Settings of the run that saved it."""
 
@@ -103,7 +103,7 @@ class Checkpoints:
         with self._storage_errors("opened"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
-    def save(self, step: int, state: PyTree, settings: Settings, evaluated: Evaluated | None) -> None:
+    def save(self, step: int, state: PyTree, settings: Settings, evaluated: EvaluationRecord | None) -> None:
         """Starts saving `state`, whose leaves every process holds whole; it is saved once `wait` returned.
 
         Raises NumericalError if a leaf is not finite and StorageError if this save or the one before failed.
@@ -205,7 +205,7 @@ class Checkpoints:
             raise _Refused(f"{', '.join(changed)} changed on disk: the checksum differs")
         return replace_leaves(target, leaves)
 
-    def _remember_score(self, step: int, evaluated: Evaluated | None) -> None:
+    def _remember_score(self, step: int, evaluated: EvaluationRecord | None) -> None:
         if evaluated is not None and evaluated.step == step and evaluated.score is not None:
             self._policy.scores[step] = evaluated.score
 
@@ -251,8 +251,8 @@ def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) 
         raise _Refused(f"it cannot be read: {type(error).__name__}") from error
 
 
-def _evaluated(description: Mapping[str, Any]) -> Evaluated | None:
-    return None if description["evaluated"] is None else Evaluated(**description["evaluated"])
+def _evaluated(description: Mapping[str, Any]) -> EvaluationRecord | None:
+    return None if description["evaluated"] is None else EvaluationRecord(**description["evaluated"])
 
 
 def _digest(description: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ and what `validation` writes. Of several processes, process 0 writes.
 """
 
 import dataclasses
-import functools
 import json
 from collections import deque
 from collections.abc import Iterator
@@ -22,22 +21,21 @@ from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.processes import gather_bytes, is_primary, shared_errors, wait_for_all
+from mrcnn_jax.mesh import make_mesh, place, place_batch, replicated
+from mrcnn_jax.multihost import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
-from mrcnn_jax.training.logging import MetricsLog, ProgressLine
+from mrcnn_jax.training.checkpoint import Checkpoints, EvaluationRecord
+from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine
 from mrcnn_jax.training.monitor import Resumed, StepMonitor
-from mrcnn_jax.training.optimizer import learning_rate, make_optimizer
+from mrcnn_jax.training.optimizer import learning_rate
 from mrcnn_jax.training.preemption import StopRequest
-from mrcnn_jax.training.programs import load_or_compile, programs_folder
+from mrcnn_jax.training.program_cache import load_or_compile, programs_folder
 from mrcnn_jax.training.settings import Settings, check_agreement, complete_config, run_settings
-from mrcnn_jax.training.sharding import batch_sharding, make_mesh, place, place_batch, replicated, state_sharding
-from mrcnn_jax.training.state import TrainState, create_train_state, make_train_state
-from mrcnn_jax.training.step import make_train_step
+from mrcnn_jax.training.state import TrainState, make_train_state
+from mrcnn_jax.training.training_program import make_training_program
 from mrcnn_jax.training.validation import Validation
 from mrcnn_jax.training.workdir import claim_workdir, write_json
-from mrcnn_jax.weights.initial import initialise
+from mrcnn_jax.weights.init_from import initialise
 
 PREFETCH_DEPTH = 2
 """Batches that are copied to the device ahead of their step."""
@@ -49,7 +47,7 @@ def train(config: Config, workdir: str | Path) -> None:
     Raises ConfigError, DataError, NumericalError or StorageError for what a user can act on, and Preempted when a
     signal stopped the run after its state was saved.
 
-    Processes that have joined (`mrcnn_jax.processes`) train together on all their devices; each has to call it. They
+    Processes that have joined (`mrcnn_jax.multihost`) train together on all their devices; each has to call it. They
     share `workdir`.
     """
     workdir = Path(workdir)
@@ -66,11 +64,11 @@ def train(config: Config, workdir: str | Path) -> None:
         check_agreement([json.loads(each) for each in gather_bytes(json.dumps(settings).encode())])
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
         stack.enter_context(closing(checkpoints))
-        Run(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop).train()
+        TrainingRun(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop).train()
 
 
 @dataclasses.dataclass
-class Run:
+class TrainingRun:
     """One run: what stays the same from its first step to its last, and the functions that use it."""
 
     config: Config
@@ -84,27 +82,11 @@ class Run:
     dropped_objects: int = 0
 
     def __post_init__(self) -> None:
-        self.model = MaskRCNN(self.config.model)
-        self.optimizer = make_optimizer(self.config.train, self.config.model)
-        config, mesh = self.config.train, self.mesh
-        self.create_state = functools.partial(create_train_state, self.model, self.optimizer, config.seed)
-        self.shapes = jax.eval_shape(self.create_state)
-        self.shardings = state_sharding(mesh, self.shapes, shard_optimizer=config.shard_optimizer)
-        step = make_train_step(
-            mesh,
-            model=self.model,
-            optimizer=self.optimizer,
-            targets=self.config.targets,
-            gradient_dtype=config.gradient_dtype,
-        )
-        whole, split = replicated(mesh), batch_sharding(mesh)
-        self.train_step = jax.jit(
-            step, in_shardings=(self.shardings, split, whole), out_shardings=(self.shardings, whole), donate_argnums=0
-        )
-        self.gather = jax.jit(lambda state: state, out_shardings=whole)
-        self.line = ProgressLine(config.num_steps, is_silent=not is_primary())
+        self.program = make_training_program(self.config, self.mesh)
+        self.gather = jax.jit(lambda state: state, out_shardings=replicated(self.mesh))
+        self.line = ProgressLine(self.config.train.num_steps, is_silent=not is_primary())
         self.validation = Validation(
-            self.config, self.workdir, self.val_data, self.train_data.categories, mesh, self.stop, self.line
+            self.config, self.workdir, self.val_data, self.train_data.categories, self.mesh, self.stop, self.line
         )
 
     def train(self) -> None:
@@ -165,23 +147,23 @@ class Run:
         """The training step for batches of this shape."""
         file = programs_folder(self.workdir) / f"step-{'x'.join(map(str, batch.images.shape[:3]))}.bin"
         devices = list(self.mesh.devices.flat)
-        return load_or_compile(file, self.train_step, (state, batch, key), devices, self.config)
+        return load_or_compile(file, self.program.step, (state, batch, key), devices, self.config)
 
-    def start_or_resume(self) -> tuple[TrainState, int, Evaluated | None]:
+    def start_or_resume(self) -> tuple[TrainState, int, EvaluationRecord | None]:
         """The state on the mesh, its step, and the last evaluation."""
-        restored = self.checkpoints.restore(self.shapes, self.settings)
+        restored = self.checkpoints.restore(self.program.state_shapes, self.settings)
         if restored is None:
-            state, step, evaluated = self.create_state(), 0, None
+            state, step, evaluated = self.program.create_state(), 0, None
             if self.config.train.init_from:
                 classes = [category.name for category in self.train_data.categories]
                 source = self.config.train.init_from
                 variables, report = initialise(state.variables, source, self.config.model, classes)
                 self.line.say(report.describe(source))
-                state = make_train_state(variables, self.optimizer)
+                state = make_train_state(variables, self.program.optimizer)
         else:
             state, step, evaluated = restored.state, restored.step, restored.evaluated
             self.line.say(f"Continuing from step {step} in {self.checkpoints.directory}.")
-        return place(state, self.shardings), step, evaluated
+        return place(state, self.program.state_shardings), step, evaluated
 
     def whole(self, state: TrainState) -> TrainState:
         """The state with every leaf on every device."""

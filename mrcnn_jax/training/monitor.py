@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mrcnn_jax.errors import NumericalError
-from mrcnn_jax.training.logging import MetricsLog, ProgressLine, Stopwatch
+from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, Stopwatch
 
 LAG = 2
 """Steps that are dispatched before the metrics of one are read."""

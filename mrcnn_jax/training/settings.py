@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mrcnn_jax.categories import Category, keypoint_names
 from mrcnn_jax.config import Config
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.structures import Category, keypoint_names
 
 Settings = dict[str, Any]
 """Flat, of JSON values: `train.batch_size`, `dataset.fingerprint`, ..."""

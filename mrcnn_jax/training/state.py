@@ -5,8 +5,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mrcnn_jax.mesh import DATA_AXIS, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 
 
@@ -37,3 +40,21 @@ def make_train_state(variables: dict[str, Any], optimizer: optax.GradientTransfo
     return TrainState(
         step=jnp.zeros((), jnp.int32), params=params, model_state=model_state, opt_state=optimizer.init(params)
     )
+
+
+def state_sharding(mesh: Mesh, state: TrainState, *, shard_optimizer: bool = False) -> TrainState:
+    """Returns the sharding of each leaf of the state (arrays or shapes): replicated, or its optimizer's part split.
+
+    A split leaf is split along its longest dimension that divides by the number of devices (ZeRO's first stage, arXiv
+    1910.02054); one without such a dimension is replicated.
+    """
+
+    def split(leaf: Any) -> NamedSharding:
+        lengths = [length if length % mesh.size == 0 else 0 for length in leaf.shape]
+        if not any(lengths):
+            return replicated(mesh)
+        axis = int(np.argmax(lengths))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
+
+    shardings = jax.tree.map(lambda leaf: replicated(mesh), state)
+    return shardings.replace(opt_state=jax.tree.map(split, state.opt_state)) if shard_optimizer else shardings

@@ -12,9 +12,9 @@ from jax.typing import DTypeLike
 
 from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.detection.objective import Objective, compute_objective
+from mrcnn_jax.mesh import DATA_AXIS
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.sharding import DATA_AXIS
 from mrcnn_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]

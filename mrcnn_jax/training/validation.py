@@ -9,25 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.drawing.comparisons import draw_comparison
+from mrcnn_jax.drawing.overlays import save_picture
 from mrcnn_jax.errors import DataError, NumericalError
-from mrcnn_jax.evaluation.augmented import without_augmentation
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.processes import is_primary, shared_errors
-from mrcnn_jax.reporting.comparisons import draw_comparison
-from mrcnn_jax.reporting.overlays import save_picture
-from mrcnn_jax.structures import Category
+from mrcnn_jax.inference.augmentation import without_augmentation
+from mrcnn_jax.inference.prediction_program import make_prediction_program
+from mrcnn_jax.mesh import local_copies, local_mesh
+from mrcnn_jax.multihost import is_primary, shared_errors
 from mrcnn_jax.training.averaging import averaged_params
-from mrcnn_jax.training.checkpoint import Evaluated
-from mrcnn_jax.training.logging import ProgressLine
+from mrcnn_jax.training.checkpoint import EvaluationRecord
+from mrcnn_jax.training.metrics_log import ProgressLine
 from mrcnn_jax.training.preemption import StopRequest
-from mrcnn_jax.training.sharding import DATA_AXIS, local_copies, local_mesh
 from mrcnn_jax.training.state import TrainState
 from mrcnn_jax.training.workdir import write_json
 from mrcnn_jax.weights.folder import save_weights
@@ -51,24 +49,16 @@ class Validation:
 
     def __post_init__(self) -> None:
         self.own_mesh = local_mesh(self.mesh)
-        split = PartitionSpec(DATA_AXIS)
-        self.predict = jax.jit(
-            jax.shard_map(
-                functools.partial(predict, model=MaskRCNN(self.config.model), config=self.config.test),
-                mesh=self.own_mesh,
-                in_specs=(PartitionSpec(), split, split),
-                out_specs=split,
-                check_vma=False,
-            )
-        )
+        self.test = without_augmentation(self.config.test)
+        self.predict = make_prediction_program(self.config.model, self.test, self.own_mesh)
 
-    def is_due(self, step: int, evaluated: Evaluated | None) -> bool:
+    def is_due(self, step: int, evaluated: EvaluationRecord | None) -> bool:
         """Whether the weights of this step are to be evaluated and were not yet."""
         config = self.config.train
         due = step >= config.num_steps or (config.eval_every > 0 and step > 0 and step % config.eval_every == 0)
         return due and (evaluated is None or evaluated.step != step)
 
-    def evaluate(self, state: TrainState, step: int) -> Evaluated | None:
+    def evaluate(self, state: TrainState, step: int) -> EvaluationRecord | None:
         """Scores a state that is replicated over all devices and writes its weights; None if told to stop meanwhile."""
         variables = local_copies({**state.variables, "params": averaged_params(state)}, self.mesh)
         metrics: dict[str, Any] = {}
@@ -79,7 +69,7 @@ class Validation:
                 evaluation = evaluate(
                     self.data,
                     functools.partial(self.predict, variables),
-                    test=without_augmentation(self.config.test),
+                    test=self.test,
                     num_devices=self.own_mesh.size,
                     progress=self.line.show_evaluation,
                     max_skip_fraction=self.config.data.max_skip_fraction,
@@ -107,7 +97,7 @@ class Validation:
                     test=config.test,
                     categories=self.categories,
                 )
-        return Evaluated(step, metrics, score)
+        return EvaluationRecord(step, metrics, score)
 
     def check_stop(self) -> None:
         """Ends an evaluation that is under way once there is a stop request."""

@@ -14,8 +14,8 @@ import numpy as np
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.model import GROUPS
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.leaves import count_not_finite
 from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES
+from mrcnn_jax.named_leaves import count_not_finite
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.files import read_state_dict
 from mrcnn_jax.weights.mapping import Row, advise, describe_bad_values

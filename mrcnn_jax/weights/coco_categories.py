@@ -1,6 +1,6 @@
 """COCO's categories, which published weights are trained on but do not name. Ids have gaps (cocodataset.org)."""
 
-from mrcnn_jax.structures import Category
+from mrcnn_jax.categories import Category
 
 _NAMES = """
 1 person, 2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat, 10 traffic light,

@@ -20,9 +20,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
-from mrcnn_jax.leaves import (
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
+from mrcnn_jax.named_leaves import (
     count_not_finite,
     describe_differences,
     find_changed,
@@ -33,8 +35,6 @@ from mrcnn_jax.leaves import (
     replace_leaves,
     silence_abandoned_reads,
 )
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
-from mrcnn_jax.structures import Category
 
 FORMAT_VERSION = 1
 Variables = Mapping[str, Any]

@@ -7,8 +7,8 @@ from typing import Any
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.leaves import named_leaves, replace_leaves
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
+from mrcnn_jax.named_leaves import named_leaves, replace_leaves
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.families import Arrays, Family, Recognised
 from mrcnn_jax.weights.files import read_state_dict
@@ -24,7 +24,7 @@ class UnknownNames(DataError):
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsFile:
     """A checkpoint file whose family is known."""
 
     path: Path
@@ -35,7 +35,7 @@ class Source:
     recognised: Recognised
 
 
-def open_source(path: Path, family_name: str = "") -> Source:
+def open_weights_file(path: Path, family_name: str = "") -> WeightsFile:
     """Reads a checkpoint and recognises the model; `family_name` (torchvision, detectron2) settles doubt.
 
     Raises DataError for a file that cannot be read or recognised, ConfigError for an unknown family.
@@ -44,7 +44,7 @@ def open_source(path: Path, family_name: str = "") -> Source:
     family = _find_family(path, checkpoint.arrays, family_name)
     arrays = family.rename(checkpoint.arrays)
     try:
-        return Source(path, checkpoint.format, family, arrays, family.recognise(arrays))
+        return WeightsFile(path, checkpoint.format, family, arrays, family.recognise(arrays))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -64,7 +64,7 @@ def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
     return matching[0]
 
 
-def import_variables(source: Source, model: ModelConfig) -> tuple[dict[str, Any], Mapped]:
+def import_variables(source: WeightsFile, model: ModelConfig) -> tuple[dict[str, Any], Mapped]:
     """The variables (NumPy leaves) of `model` filled from the source, and what became of its arrays.
 
     DataError that lists everything that does not fit: missing, surplus, of another shape, not finite, or a

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from mrcnn_jax.leaves import count_not_finite
+from mrcnn_jax.named_leaves import count_not_finite
 
 NOT_POSITIVE = "is not positive"
 Convert = Callable[[np.ndarray], np.ndarray]

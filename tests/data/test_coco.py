@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.coco import coco_source, read_coco
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.structures import Category
 
 
 def test_categories_ascend_by_id_and_objects_join_their_picture(small_coco: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.bitmaps import encode_mask
-from mrcnn_jax.data.crop import Window, crop_objects, draw_window
+from mrcnn_jax.data.crop import CropWindow, crop_objects, draw_window
 from mrcnn_jax.data.dataset import ObjectRecord, Record
 from mrcnn_jax.data.samples import Sample, make_sample
 
@@ -146,7 +146,7 @@ def test_a_smaller_picture_is_whole() -> None:
 
 def test_hidden_objects_are_dropped_and_others_untouched() -> None:
     item = make_object(1, (2.0, 1.0, 20.0, 16.0), points=(3.0, 5.0, 2.0, 21.0, 16.0, 1.0))
-    crop = lambda *window: crop_objects([item], Window(*window), OLD_HW, OLD_HW, 28)  # noqa: E731
+    crop = lambda *window: crop_objects([item], CropWindow(*window), OLD_HW, OLD_HW, 28)  # noqa: E731
     assert crop(0, 0, OLD_HW) == [item]
     assert crop(1, 2, (16, 20)) == [item]  # exactly its box
     assert crop(0, 12, (5, 10)) == []  # the upper right corner of its box, where its mask is not
@@ -155,15 +155,15 @@ def test_hidden_objects_are_dropped_and_others_untouched() -> None:
     assert part.bbox == (2, 1, 10, 16) and part.keypoints == (3, 5, 2, 0, 0, 0)
     assert abs(part.area - 120) < 4  # 3/4 of the triangle
     # Sides count in pixels of the input: half a pixel at twice the size is 1, 1.33 pixels at 0.6 of it are 0.8.
-    assert crop_objects([item], Window(0, 0, (40, 5)), OLD_HW, (40, 60), 28)[0].bbox == (2, 1, 0.5, 16)
-    assert crop_objects([item], Window(33, 0, (7, 60)), OLD_HW, (40, 60), 28)[0].bbox == (2, 16.5, 20, 0.5)
-    assert crop_objects([item], Window(0, 0, (12, 2)), OLD_HW, (12, 18), 28) == []
+    assert crop_objects([item], CropWindow(0, 0, (40, 5)), OLD_HW, (40, 60), 28)[0].bbox == (2, 1, 0.5, 16)
+    assert crop_objects([item], CropWindow(33, 0, (7, 60)), OLD_HW, (40, 60), 28)[0].bbox == (2, 16.5, 20, 0.5)
+    assert crop_objects([item], CropWindow(0, 0, (12, 2)), OLD_HW, (12, 18), 28) == []
 
 
 def test_the_largest_visible_parts_are_kept() -> None:
     large = make_object(1, (0.0, 0.0, 30.0, 20.0))
     small = make_object(2, (0.0, 14.0, 6.0, 6.0))
-    window = Window(0, 26, (20, 4))
+    window = CropWindow(0, 26, (20, 4))
     (visible,) = crop_objects([large, small], window, OLD_HW, OLD_HW, 28)
     assert visible.label == 1 and visible.area < 10 < large.area
 

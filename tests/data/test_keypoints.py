@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category, keypoint_names
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.dataset import ObjectRecord, Record
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.samples import make_invalid_sample, make_sample
 from mrcnn_jax.data.transforms import flip_keypoints, mirrored_keypoints, resize_keypoints
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.structures import Category, keypoint_names
 
 NAMES = ("nose", "left_eye", "right_eye", "tail")
 MIRRORED = (0, 2, 1, 3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig
-from mrcnn_jax.detection import cascade, predict, two_passes
+from mrcnn_jax.detection import cascade, predict
 from mrcnn_jax.detection.objective import compute_objective
 from mrcnn_jax.detection.roi_targets import rematch_rois
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
@@ -224,14 +224,13 @@ def test_detections_are_the_last_boxes_with_mean_scores(seen_rois: list[Any]) ->
 
 
 def test_one_head_is_classified_as_without_a_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (predict, two_passes):
-        for name in ("propose_batch", "classify_proposals", "classify_in_cascade"):
-            monkeypatch.setattr(module, name, lambda *_, name=name, **__: Detections(*[name] * 6))
-    monkeypatch.setattr(predict, "describe", lambda variables, maps, detections, *_, **__: detections)
+    for name in ("propose_batch", "classify_proposals", "classify_in_cascade"):
+        monkeypatch.setattr(predict, name, lambda *_, name=name, **__: Detections(*[name] * 6))
+    monkeypatch.setattr(predict, "add_masks_and_keypoints", lambda variables, maps, detections, *_, **__: detections)
     monkeypatch.setattr(MaskRCNN, "apply", lambda *_, **__: ())
     inputs = {}, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.zeros((1, 2), jnp.int32)
     for config, name in ((tiny.MODEL, "classify_proposals"), (CONFIG, "classify_in_cascade")):
-        for run in (predict.predict, two_passes.predict_boxes):
+        for run in (predict.predict, predict.predict_boxes):
             assert run(*inputs, model=MaskRCNN(config), config=TestConfig()).boxes == name
 
 

@@ -12,8 +12,8 @@ import pytest
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.finiteness import MAX_CASCADE, PARTS, box_head_part, first_part, maps_finite, mark, rows_finite
 from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.leaves import named_leaves, replace_leaves
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.named_leaves import named_leaves, replace_leaves
 from mrcnn_jax.structures import Detections
 from tests import tiny
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.objective import compute_objective, sampling_keys
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose

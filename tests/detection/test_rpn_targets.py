@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrcnn_jax.detection.anchors import LevelAnchors, make_anchors
+from mrcnn_jax.detection.image_anchors import LevelAnchors, make_anchors
 from mrcnn_jax.detection.rpn_targets import sample_anchors
 from mrcnn_jax.structures import GroundTruth
 from tests import oracles, tiny

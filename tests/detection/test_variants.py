@@ -9,7 +9,7 @@ import pytest
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.detection.objective import compute_objective
-from mrcnn_jax.detection.variants import MASK_VARIANTS
+from mrcnn_jax.detection.predict import mask_probabilities
 from mrcnn_jax.models.heads import MaskHead, MlpMaskHead
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.ops.losses import softmax_mask_loss
@@ -61,7 +61,7 @@ def test_softmax_loss_ignores_what_is_in_background_rows() -> None:
 
 def test_probabilities_are_those_of_the_own_class() -> None:
     logits = random_array(4, 3, 3, 4)
-    found = MASK_VARIANTS["softmax"].probabilities(logits, LABELS)
+    found = mask_probabilities(logits, LABELS, activation="softmax")
     for roi, label in enumerate(LABELS.tolist()):
         np.testing.assert_allclose(found[roi], oracles.softmax(logits[roi])[..., label], rtol=1e-5)
     own = MASK_VARIANTS["sigmoid"].probabilities(logits[..., 0], LABELS)

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.images import PictureError
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.evaluation import evaluate as evaluate_module
-from mrcnn_jax.evaluation.evaluate import check_categories, evaluate, make_predict_fn
-from mrcnn_jax.structures import Category, Detections
+from mrcnn_jax.evaluation.evaluate import check_categories, evaluate
+from mrcnn_jax.inference import prediction_program
+from mrcnn_jax.inference.prediction_program import make_predict_fn
+from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.structures import Detections
 
 CATEGORIES = (Category(3, "red"), Category(8, "green"))
 TEST = TestConfig(short_side=64, max_side=96, canvases=((64, 96), (96, 64)), batch_size=1)
@@ -176,11 +179,11 @@ def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):
         heat_maps = jnp.zeros((len(images), 1, 0, 0, 0))
         return Detections(boxes, scores, jnp.ones(scores.shape, jnp.int32), masks, heat_maps, image_hw[:, :1] > 0)
 
-    monkeypatch.setattr(evaluate_module, "predict", predict)
+    monkeypatch.setattr(prediction_program, "predict", predict)
     variables = {"params": {"gain": np.float32(1.0)}}
     found = {}
     for count in (1, 8):
-        predict_fn = make_predict_fn(variables, ModelConfig(), TEST, jax.devices()[:count])
+        predict_fn = make_predict_fn(variables, ModelConfig(), TEST, make_mesh(jax.devices()[:count]))
         found[count] = evaluate(Pictures(20), predict_fn, test=TEST, num_devices=count).results
     assert found[1] == found[8] and len(found[1]) == 20
     assert shapes == [(1, 64, 96, 3), (1, 96, 64, 3)] * 2  # of each device's share

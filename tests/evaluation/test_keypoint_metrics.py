@@ -11,13 +11,13 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
+from mrcnn_jax.evaluation.dataset_predictions import iou_types_of
 from mrcnn_jax.evaluation.evaluate import check_categories
-from mrcnn_jax.evaluation.parts import iou_types_of
-from mrcnn_jax.evaluation.restore import PictureDetections
-from mrcnn_jax.structures import Category
+from mrcnn_jax.inference.postprocessing import PictureDetections
 
 PERSON = Category(1, "person", tuple(f"k{index}" for index in range(17)))
 TYPES = ("bbox", "keypoints")

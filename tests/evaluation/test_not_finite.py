@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import NumericalError
-from mrcnn_jax.evaluation import augmented
-from mrcnn_jax.evaluation.evaluate import evaluate, make_predict_fn
+from mrcnn_jax.evaluation.evaluate import evaluate
+from mrcnn_jax.inference import augmentation
+from mrcnn_jax.inference.prediction_program import make_predict_fn
 from mrcnn_jax.inference.predictor import Predictor
-from mrcnn_jax.leaves import named_leaves, replace_leaves
-from mrcnn_jax.structures import Category
+from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.named_leaves import named_leaves, replace_leaves
 from tests import tiny
 from tests.evaluation.test_evaluate import TEST as RECTANGLES
 from tests.evaluation.test_evaluate import Pictures, RectangleFinder
@@ -77,7 +79,7 @@ class Squares:
 
 def test_evaluation_names_the_picture_on_several_devices() -> None:
     test = replace(TEST, batch_size=1)
-    predict_fn = make_predict_fn(overflowing(), MODEL, test, jax.devices()[:2])
+    predict_fn = make_predict_fn(overflowing(), MODEL, test, make_mesh(jax.devices()[:2]))
     with pytest.raises(NumericalError, match=r"Image 1\.png \(id 9\): the backbone or the FPN computed"):
         evaluate(Squares(), predict_fn, test=test, num_devices=2)
 
@@ -90,7 +92,7 @@ def test_augmentation_keeps_the_marks_of_every_variant_and_pass(first: int, seco
     def of_flipped(marks: int) -> np.ndarray:
         return np.array([marks if next(calls) % 2 else 0], np.int32)  # plain and flipped take turns
 
-    predict_fn = augmented.augment(
+    predict_fn = augmentation.augment(
         lambda *inputs: replace(
             finder(*inputs), masks=np.zeros((1, 4, 0, 0), np.float32), not_finite=of_flipped(first)
         ),
@@ -98,8 +100,7 @@ def test_augmentation_keeps_the_marks_of_every_variant_and_pass(first: int, seco
             boxes, masks=np.full((1, 4, 28, 28), 0.75, np.float32), not_finite=boxes.not_finite | of_flipped(second)
         ),
         test,
-        num_keypoints=0,
-        mirrored=(),
+        (),
     )
     pictures = Pictures()
     pictures.describe = "picture {}".format
@@ -109,4 +110,4 @@ def test_augmentation_keeps_the_marks_of_every_variant_and_pass(first: int, seco
 
 def test_marks_of_variants_are_joined_by_picture() -> None:
     marks = [np.array([1, 0, 4], np.int32), np.array([2, 0, 4], np.int32)]
-    assert augmented.join_marks(marks).tolist() == [3, 0, 4] and augmented.join_marks([None, None]) is None
+    assert augmentation.join_marks(marks).tolist() == [3, 0, 4] and augmentation.join_marks([None, None]) is None

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
-from mrcnn_jax.evaluation.restore import PictureDetections
 from mrcnn_jax.inference import predict_files as predict_files_module
+from mrcnn_jax.inference.postprocessing import PictureDetections
 from mrcnn_jax.inference.predict_files import InputFile, find_pictures, predict_files
-from mrcnn_jax.structures import Category
 
 CATEGORIES = (Category(5, "light"),)
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import mrcnn_jax
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.inference import prediction_program
 from mrcnn_jax.inference import predictor as predictor_module
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
-from mrcnn_jax.structures import Category, Detections
+from mrcnn_jax.structures import Detections
 from mrcnn_jax.weights.folder import Weights, save_weights
 
 CATEGORIES = (Category(2, "dark"), Category(5, "light"))
@@ -48,7 +50,7 @@ def traced(monkeypatch):
             valid=(height > 0)[:, None],
         )
 
-    monkeypatch.setattr(predictor_module, "predict", predict)
+    monkeypatch.setattr(prediction_program, "predict", predict)
     return shapes
 
 

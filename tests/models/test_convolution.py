@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 
 from mrcnn_jax.models import convolution
 from mrcnn_jax.models.convolution import (
-    Window,
+    ConvWindow,
     add_bias,
     choose_part,
     convolve,
@@ -109,11 +109,11 @@ CPU_CASES = {  # batch, height, width, D, F, size, stride, dilation, groups
 }
 
 
-def cpu_case(name: str) -> tuple[jax.Array, jax.Array, Window]:
+def cpu_case(name: str) -> tuple[jax.Array, jax.Array, ConvWindow]:
     batch, height, width, depth, features, size, stride, dilation, groups = CPU_CASES[name]
     x = random_maps(batch, height, width, depth)
     kernel = random_maps(size, size, depth // groups, features, seed=2)
-    return x, kernel, Window(size, stride, dilation, groups)
+    return x, kernel, ConvWindow(size, stride, dilation, groups)
 
 
 @pytest.mark.parametrize("part_values", [100, 2**17])
@@ -155,7 +155,7 @@ def test_parts_stay_in_the_cache(x, gradient, part):
 
 def test_kernel_gradients_of_bfloat16_add_up_in_float32():
     x, gradient = (jnp.ones((1, 64, 64, 1), jnp.bfloat16) for _ in range(2))
-    total = differentiate_kernel(x, gradient, Window(3, 1, 1, 1))
+    total = differentiate_kernel(x, gradient, ConvWindow(3, 1, 1, 1))
     assert total.dtype == jnp.float32 and float(total[1, 1, 0, 0]) == 64 * 64
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from mrcnn_jax.mesh import DATA_AXIS, make_mesh
 from mrcnn_jax.models.layers import (
     Conv,
     FrozenBatchNorm,
@@ -16,7 +17,6 @@ from mrcnn_jax.models.layers import (
     relu,
     zero_outside,
 )
-from mrcnn_jax.training.sharding import DATA_AXIS, make_mesh
 from tests import oracles
 
 EPS = 1e-5

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.mesh import DATA_AXIS, make_mesh
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables, variable_shapes
 from mrcnn_jax.models.resnet import frozen_modules
-from mrcnn_jax.training.sharding import DATA_AXIS, make_mesh
 from tests import tiny
 from tests.parameters import expected_parameters
 

@@ -1,6 +1,8 @@
 """The benchmark: its synthetic pictures are what the data pipeline would give, and it prints valid JSON."""
 
+import dataclasses
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -66,10 +68,29 @@ def test_what_a_profile_does_not_say_is_said(
     parts: dict, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "profile_calls", lambda *_: parts)
-    found = benchmark.profile_parts(benchmark.Prepared(SimpleNamespace(as_text=str), 0.0, None, dict, dict), 1)
+    found = benchmark.profile_parts(benchmark.TimedProgram(SimpleNamespace(as_text=str), 0.0, None, dict, dict), 1)
     assert found == {part: {way: round(value, 3) for way, value in ways.items()} for part, ways in parts.items()}
     error = capsys.readouterr().err
     assert said in error and bool(error) == bool(said)
+
+
+def test_the_step_that_is_timed_has_the_runs_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(benchmark, "compile_function", lambda *job: seen.append(job) or (None, 0.0, None))
+    options = ["--train.gradient-dtype", "bfloat16", "--train.shard-optimizer"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "train", PRESET, "--batch-size", "8", *options, *TINY])
+    _, _, arguments = benchmark.read_arguments()
+    config = dataclasses.replace(
+        arguments.config, model=dataclasses.replace(arguments.config.model, num_classes=benchmark.NUM_CLASSES)
+    )
+    benchmark.prepare_training(config, arguments.canvas, arguments.batch_size)
+    ((step, *inputs),) = seen
+    largest = max(jax.tree.leaves(inputs[0].opt_state), key=lambda leaf: leaf.size)
+    assert largest.addressable_shards[0].data.size * 8 == largest.size
+    sums = re.findall(
+        r"stablehlo.all_reduce.*?\) -> tensor<(?:[0-9]+x)*(\w+)>", step.lower(*inputs).as_text(), re.DOTALL
+    )
+    assert sums.count("bf16") > 10
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import gpu_compile
 import pytest
 
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.reporting.gpus import GPUS
+from mrcnn_jax.profiling.gpus import GPUS
 
 PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
 TINY = ["--canvas", "64x64", "--images-per-gpu", "1", "--model.body-width", "8", "--model.fpn-channels", "16"]

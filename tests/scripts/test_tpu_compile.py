@@ -15,8 +15,8 @@ import tpu_compile
 
 from mrcnn_jax.config import Config, ModelConfig
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
-from mrcnn_jax.training.sharding import make_mesh
 from tests import tiny
 
 PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")

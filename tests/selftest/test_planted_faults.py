@@ -183,5 +183,5 @@ def test_a_step_passes_and_a_wrong_gradient_of_one_loss_is_found(monkeypatch: py
     def with_half_the_gradient(logits: jax.Array, *rest: jax.Array) -> jax.Array:
         return original(0.5 * logits + 0.5 * jax.lax.stop_gradient(logits), *rest)
 
-    monkeypatch.setattr("mrcnn_jax.detection.variants.class_loss", with_half_the_gradient)
+    monkeypatch.setattr("mrcnn_jax.detection.box_losses.class_loss", with_half_the_gradient)
     assert failures(check_step) == {"training step: slope, heads"}

@@ -3,17 +3,16 @@
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import pytest
 
-from mrcnn_jax.config import ModelConfig, TrainConfig
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.config import Config, ModelConfig, TrainConfig
+from mrcnn_jax.mesh import batch_sharding, make_mesh, replicated
 from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.sharding import batch_sharding, make_mesh, replicated
 from mrcnn_jax.training.state import TrainState, make_train_state
-from mrcnn_jax.training.step import make_train_step
+from mrcnn_jax.training.training_program import TrainingProgram, make_training_program
 from tests import tiny
 
 TRAIN = TrainConfig(warmup_steps=1000, warmup_factor=0.001, learning_rate=0.02)
@@ -22,14 +21,18 @@ TARGETS = replace(tiny.TARGETS, roi_samples=64, roi_foreground_fraction=0.5)
 
 
 class Trainer:
-    """The step of one model on some devices, jitted as the loop does it."""
+    """The training program of one model on some devices."""
 
     def __init__(self, config: ModelConfig, num_devices: int):
         self.config, self.mesh = config, make_mesh(jax.devices()[:num_devices])
-        self.optimizer = make_optimizer(TRAIN, config)
-        step = make_train_step(self.mesh, model=MaskRCNN(config), optimizer=self.optimizer, targets=TARGETS)
-        whole, split = replicated(self.mesh), batch_sharding(self.mesh)
-        self.step = jax.jit(step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0)
+        self.program = self.make_program()
+        self.optimizer, self.step = self.program.optimizer, self.program.step
+
+    def make_program(self, **choices: Any) -> TrainingProgram:
+        """The training program with other choices in its TrainConfig."""
+        return make_training_program(
+            Config(model=self.config, targets=TARGETS, train=replace(TRAIN, **choices)), self.mesh
+        )
 
     def start(self) -> TrainState:
         """A fresh state on the devices."""

@@ -11,12 +11,12 @@ import pytest
 
 from mrcnn_jax.config import Config, ModelConfig, TrainConfig
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.mesh import make_mesh, place, replicated
 from mrcnn_jax.training import validation
 from mrcnn_jax.training.averaging import averaged_params
 from mrcnn_jax.training.checkpoint import Checkpoints
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.settings import run_settings
-from mrcnn_jax.training.sharding import make_mesh, place, replicated
 from mrcnn_jax.training.state import TrainState, make_train_state
 
 TRAIN = TrainConfig(num_steps=12, warmup_steps=0, ema_decay=0.5, accumulate_steps=2, clip_norm=1.0)

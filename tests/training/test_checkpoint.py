@@ -21,8 +21,8 @@ import pytest
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.errors import ConfigError, DataError, NumericalError, StorageError
-from mrcnn_jax.leaves import named_leaves
-from mrcnn_jax.training.checkpoint import Checkpoints, Evaluated
+from mrcnn_jax.named_leaves import named_leaves
+from mrcnn_jax.training.checkpoint import Checkpoints, EvaluationRecord
 from mrcnn_jax.training.settings import check_settings, run_settings
 
 SETTINGS = {"model.backbone": "resnet18", "train.batch_size": 2, "train.num_steps": 10, "data.canvases": [[64, 64]]}
@@ -47,7 +47,7 @@ def save_steps(folder: Path, *steps: int, keep: int = 2, scores: dict[int, float
     checkpoints = Checkpoints(folder, keep=keep)
     for step in steps:
         score = (scores or {}).get(step)
-        evaluated = None if score is None else Evaluated(step, {"segm": {"AP": score}}, score)
+        evaluated = None if score is None else EvaluationRecord(step, {"segm": {"AP": score}}, score)
         checkpoints.save(step, make_state(step), SETTINGS, evaluated)
     checkpoints.close()
 
@@ -73,7 +73,7 @@ def test_restores_what_was_saved(tmp_path):
     save_steps(tmp_path, 1, 2, scores={2: 0.5})
     restored = restore(tmp_path)
     assert restored.step == 2
-    assert restored.evaluated == Evaluated(2, {"segm": {"AP": 0.5}}, 0.5)
+    assert restored.evaluated == EvaluationRecord(2, {"segm": {"AP": 0.5}}, 0.5)
     assert restored.settings == SETTINGS
     assert_equal(restored.state, make_state(2))
 

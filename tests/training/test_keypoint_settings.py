@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TestConfig
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.structures import Category
 from mrcnn_jax.training.settings import check_settings, complete_config, run_settings
 
 HAND = (Category(1, "cup"), Category(2, "hand", ("wrist", "left", "right")))

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from mrcnn_jax.errors import ConfigError, DataError, NumericalError, Preempted
-from mrcnn_jax.structures import Batch, Category, GroundTruth
-from mrcnn_jax.training import loop, validation
+from mrcnn_jax.inference import prediction_program
+from mrcnn_jax.structures import Batch, GroundTruth
+from mrcnn_jax.training import loop, training_program, validation
 from mrcnn_jax.training.state import TrainState
 
 NUM_DEVICES = 8
@@ -60,20 +62,19 @@ class FakeBatches:
 
 
 def make_batch(step: int) -> Batch:
-    rows = NUM_DEVICES
     ground_truth = GroundTruth(
-        np.zeros((rows, 1, 4), np.float32),
-        np.zeros((rows, 1), np.int32),
-        np.zeros((rows, 1, 2, 2), np.uint8),
-        np.zeros((rows, 1), bool),
+        np.zeros((NUM_DEVICES, 1, 4), np.float32),
+        np.zeros((NUM_DEVICES, 1), np.int32),
+        np.zeros((NUM_DEVICES, 1, 2, 2), np.uint8),
+        np.zeros((NUM_DEVICES, 1), bool),
     )
     side = 32 + 32 * (step % 2)  # two canvases
-    ids = np.arange(rows, dtype=np.int32) + 100 * step
+    ids = np.arange(NUM_DEVICES, dtype=np.int32) + 100 * step
     return Batch(
-        np.full((rows, side, 32, 3), step, np.uint8),
-        np.full((rows, 2), 32, np.int32),
+        np.full((NUM_DEVICES, side, 32, 3), step, np.uint8),
+        np.full((NUM_DEVICES, 2), 32, np.int32),
         ground_truth,
-        np.ones(rows, bool),
+        np.ones(NUM_DEVICES, bool),
         ids,
         ids,
     )
@@ -92,11 +93,11 @@ class World:
         self.scores = iter(np.linspace(0.1, 0.9, 100).tolist())
         monkeypatch.setattr(loop, "open_dataset", lambda spec: FakeData(spec))
         monkeypatch.setattr(loop, "training_batches", self.training_batches)
-        monkeypatch.setattr(loop, "make_optimizer", lambda config, model: None)
-        monkeypatch.setattr(loop, "create_train_state", self.create_state)
-        monkeypatch.setattr(loop, "make_train_step", lambda mesh, **_: self.step)
+        monkeypatch.setattr(training_program, "make_optimizer", lambda *_: None)
+        monkeypatch.setattr(training_program, "create_train_state", self.create_state)
+        monkeypatch.setattr(training_program, "make_train_step", lambda mesh, **_: self.step)
         monkeypatch.setattr(validation, "evaluate", self.evaluate)
-        monkeypatch.setattr(validation, "predict", lambda variables, images, image_hw, *, model, config: images)
+        monkeypatch.setattr(prediction_program, "predict", lambda variables, images, image_hw, *, model, config: images)
         monkeypatch.setattr(validation, "save_weights", self.save_weights)
         monkeypatch.setattr(validation.Validation, "draw_pictures", lambda run, dataset, evaluation: None)
 

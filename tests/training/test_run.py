@@ -11,8 +11,8 @@ import pytest
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.shapes import shapes_source
+from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.training import loop
-from mrcnn_jax.training.sharding import make_mesh
 from mrcnn_jax.weights.folder import load_weights
 
 pytestmark = [

@@ -3,32 +3,20 @@
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.training.sharding import batch_sharding, local_copies, local_mesh, place, replicated, state_sharding
-from mrcnn_jax.training.step import make_train_step
+from mrcnn_jax.mesh import local_copies, local_mesh, place
 from tests import tiny
 
 TARGETS = replace(tiny.TARGETS, roi_samples=64, roi_foreground_fraction=0.5)
 
 
-def step_of(one, **choices) -> tuple:
-    """The jitted step of a trainer's model with other choices, and the shardings of its state."""
-    shard_optimizer = choices.pop("shard_optimizer", False)
-    step = make_train_step(one.mesh, model=MaskRCNN(one.config), optimizer=one.optimizer, targets=TARGETS, **choices)
-    shardings = state_sharding(one.mesh, one.start(), shard_optimizer=shard_optimizer)
-    whole, split = replicated(one.mesh), batch_sharding(one.mesh)
-    return jax.jit(step, in_shardings=(shardings, split, whole), out_shardings=(shardings, whole)), shardings
-
-
 def test_a_split_optimizer_state_gives_the_same_parameters(trainer):
     eight, batch = trainer(8), tiny.make_batch(8)
-    step, shardings = step_of(eight, shard_optimizer=True)
+    program = eight.make_program(shard_optimizer=True)
     start = eight.start()
     expected, _ = eight.run(start, batch)
-    state, _ = eight.run(place(jax.device_get(eight.start()), shardings), batch, step)
+    state, _ = eight.run(place(jax.device_get(eight.start()), program.state_shardings), batch, program.step)
     for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
         assert leaf.sharding.is_fully_replicated
         np.testing.assert_allclose(leaf, other, rtol=1e-6, atol=1e-8)
@@ -39,7 +27,7 @@ def test_a_split_optimizer_state_gives_the_same_parameters(trainer):
 
 def test_gradients_in_bfloat16_are_sent_as_such_and_are_close(trainer):
     eight, batch = trainer(8), tiny.make_batch(8)
-    step, _ = step_of(eight, gradient_dtype=jnp.bfloat16)
+    step = eight.make_program(gradient_dtype="bfloat16").step
     _, metrics = eight.run(eight.start(), batch)
     _, found = eight.run(eight.start(), batch, step)
     assert found["loss/total"] == metrics["loss/total"]

@@ -10,10 +10,10 @@ from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.predict import predict
+from mrcnn_jax.mesh import DATA_AXIS, batch_sharding, make_mesh, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.reporting.program_costs import purpose_of
-from mrcnn_jax.reporting.programs import Collective, Program
-from mrcnn_jax.training.sharding import DATA_AXIS, batch_sharding, make_mesh, replicated
+from mrcnn_jax.profiling.costs import purpose_of
+from mrcnn_jax.profiling.hlo import Collective, Program
 from tests import tiny
 
 FROZEN = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")

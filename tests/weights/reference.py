@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.predict import predict, propose_batch
-from mrcnn_jax.evaluation.batches import InputBatch, assemble_batch, plan_batches
-from mrcnn_jax.evaluation.restore import PictureDetections, restore_detections
+from mrcnn_jax.inference.batches import InputBatch, assemble_batch, plan_batches
+from mrcnn_jax.inference.postprocessing import PictureDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
-from mrcnn_jax.structures import Category, Detections
-from mrcnn_jax.weights.importing import FAMILIES, Source, import_variables
+from mrcnn_jax.structures import Detections
+from mrcnn_jax.weights.importing import FAMILIES, WeightsFile, import_variables
 from tests.golden_weights import adjust, weight
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -50,11 +51,11 @@ def make_arrays(name: str, golden: dict[str, Any], seed: int = 0) -> dict[str, n
     return {key: adjust(key, weight(key, tuple(shape), seed), golden) for key, shape in shapes.items()}
 
 
-def make_source(arrays: dict[str, np.ndarray], path: str = "checkpoint") -> Source:
+def make_source(arrays: dict[str, np.ndarray], path: str = "checkpoint") -> WeightsFile:
     """A source as if it had been read from a file."""
     family = next(family for family in FAMILIES if family.matches(arrays))
     renamed = family.rename(arrays)
-    return Source(Path(path), "memory", family, renamed, family.recognise(renamed))
+    return WeightsFile(Path(path), "memory", family, renamed, family.recognise(renamed))
 
 
 def categories_of(model: ModelConfig) -> tuple[Category, ...]:
@@ -67,7 +68,7 @@ class Reference:
     """A golden file, our model of the same weights, and its input."""
 
     golden: dict[str, Any]
-    source: Source
+    source: WeightsFile
     model: MaskRCNN
     test: TestConfig
     variables: Any

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from mrcnn_jax.evaluation.batches import assemble_batch
-from mrcnn_jax.evaluation.restore import PictureDetections
+from mrcnn_jax.inference.batches import assemble_batch
+from mrcnn_jax.inference.postprocessing import PictureDetections
 from tests.weights.reference import Reference, load_picture, load_reference, pairwise_iou, restore, run_predict
 
 

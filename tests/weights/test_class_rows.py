@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.leaves import named_leaves
-from mrcnn_jax.structures import Category
+from mrcnn_jax.named_leaves import named_leaves
 from mrcnn_jax.weights.class_rows import adopt_rows, outputs_of_a_class, shared_classes
 from mrcnn_jax.weights.folder import save_weights
-from mrcnn_jax.weights.initial import initialise
+from mrcnn_jax.weights.init_from import initialise
 from tests.tiny import MODEL, make_variables
 
 THEIRS = ("person", "car", "N/A", "dog")

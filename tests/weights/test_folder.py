@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
-from mrcnn_jax.leaves import host_copies, named_leaves
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
-from mrcnn_jax.structures import Category
+from mrcnn_jax.named_leaves import host_copies, named_leaves
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.folder import find_weights, load_weights, save_weights
-from mrcnn_jax.weights.initial import initialise
+from mrcnn_jax.weights.init_from import initialise
 
 MODEL = ModelConfig(backbone="resnet18", num_classes=2, fpn_channels=8, box_head_dim=8, mask_head_dim=8)
 TEST = TestConfig(short_side=100, max_side=200, canvases=((96, 128), (128, 96)), mask_threshold=0.4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrcnn_jax.evaluation.restore import PictureDetections
+from mrcnn_jax.inference.postprocessing import PictureDetections
 from tests.weights.reference import (
     INFERENCE,
     Reference,

@@ -17,8 +17,8 @@ from mrcnn_jax.config import TargetsConfig
 from mrcnn_jax.data.bitmaps import make_bitmap
 from mrcnn_jax.data.transforms import fit_size, resize_boxes, resize_image
 from mrcnn_jax.detection import objective
-from mrcnn_jax.leaves import named_leaves
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.named_leaves import named_leaves
 from mrcnn_jax.structures import Batch, GroundTruth, Proposals
 from mrcnn_jax.weights.importing import import_variables
 from tests.weights.reference import GOLDEN, load_golden, load_picture, make_arrays, make_source

@@ -12,14 +12,14 @@ import pytest
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.predictor import Predictor
-from mrcnn_jax.leaves import named_leaves
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
+from mrcnn_jax.named_leaves import named_leaves
 from mrcnn_jax.weights import body
 from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, default_categories
 from mrcnn_jax.weights.folder import load_weights
-from mrcnn_jax.weights.importing import check_sha256, import_variables, open_source
-from mrcnn_jax.weights.initial import initialise
+from mrcnn_jax.weights.importing import check_sha256, import_variables, open_weights_file
+from mrcnn_jax.weights.init_from import initialise
 from tests.weights.reference import load_golden, load_picture, make_arrays, make_source, pairwise_iou
 
 ROOT = Path(__file__).parents[2]
@@ -90,11 +90,11 @@ def test_variances_that_half_precision_made_0_need_an_eps(tmp_path: Path, arrays
 def test_names_of_no_family_and_of_a_missing_body_are_refused(tmp_path: Path, arrays: dict) -> None:
     np.savez(tmp_path / "odd.npz", weight=np.zeros(3))
     with pytest.raises(DataError, match="neither torchvision's nor Detectron2's"):
-        open_source(tmp_path / "odd.npz")
+        open_weights_file(tmp_path / "odd.npz")
     with pytest.raises(ConfigError, match="expected one of torchvision, detectron2"):
-        open_source(tmp_path / "odd.npz", "mmdetection")
+        open_weights_file(tmp_path / "odd.npz", "mmdetection")
     with pytest.raises(DataError, match=r"layer1\.0\.conv1\.weight is missing"):
-        open_source(tmp_path / "odd.npz", "torchvision")
+        open_weights_file(tmp_path / "odd.npz", "torchvision")
 
 
 def test_older_names_are_todays(arrays: dict) -> None:

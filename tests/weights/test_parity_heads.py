@@ -10,21 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.conventions import DETECTRON2, TORCHVISION
-from mrcnn_jax.detection.anchors import LevelAnchors
+from mrcnn_jax.detection.image_anchors import LevelAnchors
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.selection import select_detections
-from mrcnn_jax.evaluation.keypoints import cubic_matrix, decode_keypoints
-from mrcnn_jax.evaluation.paste_masks import paste_masks
-from mrcnn_jax.evaluation.restore import restore_detections
+from mrcnn_jax.inference.keypoint_decoding import cubic_matrix, decode_keypoints
+from mrcnn_jax.inference.paste_masks import paste_masks
+from mrcnn_jax.inference.postprocessing import restore_detections
 from mrcnn_jax.models.heads import KeypointHead, Upconv, interleave
 from mrcnn_jax.ops.keypoints import encode_keypoints
 from mrcnn_jax.ops.losses import keypoint_loss
 from mrcnn_jax.ops.masks import sample_mask_targets
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.ops.roi_align import align_rois, assign_levels
-from mrcnn_jax.structures import Category, Detections, Proposals
+from mrcnn_jax.structures import Detections, Proposals
 from mrcnn_jax.weights.mapping import (
     add_background,
     background_first,

@@ -13,7 +13,7 @@ import pytest
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.config.conventions import DETECTRON2, OURS, TORCHVISION
 from mrcnn_jax.data.transforms import fit_size, flip_boxes, resize_image
-from mrcnn_jax.detection.anchors import make_anchors
+from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.models.fpn import FeaturePyramid
 from mrcnn_jax.models.layers import Conv, FrozenBatchNorm
 from mrcnn_jax.models.mask_rcnn import MaskRCNN

@@ -1,0 +1,27 @@
+"""What a box head is charged for one image's RoIs: shared by the plain head and the cascade."""
+
+from jaxtyping import Array, Float
+
+from mrcnn_jax.config import TargetsConfig
+from mrcnn_jax.ops.losses import box_loss, class_loss, giou_loss
+from mrcnn_jax.structures import RoiTargets
+
+
+def roi_losses(
+    logits: Float[Array, "n C"],
+    deltas: Float[Array, "n 4"],
+    rois: RoiTargets,
+    *,
+    weights: tuple[float, float, float, float],
+    targets: TargetsConfig,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns L_cls and L_box (paper section 3) of n RoIs from class logits and the deltas of their own labels.
+
+    `weights` are those that the deltas are scaled by; `targets.box_loss` chooses smooth L1 or GIoU.
+    """
+    is_foreground = rois.labels > 0
+    if targets.box_loss == "giou":
+        regression = giou_loss(deltas, rois.deltas, rois.rois, is_foreground, rois.valid, weights=weights)
+    else:
+        regression = box_loss(deltas, rois.deltas, is_foreground, rois.valid, beta=targets.box_loss_beta)
+    return class_loss(logits, rois.labels, rois.valid), regression

@@ -1,0 +1,36 @@
+"""The anchors of one picture on its canvas, and which of them lie in the picture's own extent."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors
+from mrcnn_jax.ops.extent import count_cells, find_inside
+
+
+class LevelAnchors(NamedTuple):
+    """Anchors of one map."""
+
+    boxes: Float[Array, "a 4"]
+    valid: Bool[Array, "a"]
+
+
+@jax.named_scope("make_anchors")
+def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
+    """Returns the anchors of each map for one picture of size `image_hw` [2]; those in its own extent are valid."""
+    levels = []
+    padded_hw = count_cells(image_hw, 1, config.size_divisor)
+    for stride, sizes in zip(config.map_strides, config.anchor_sizes_by_map, strict=True):
+        feature_hw = -(-canvas[0] // stride), -(-canvas[1] // stride)
+        cells_hw = count_cells(image_hw, stride, config.size_divisor)
+        fitted = padded_hw // jnp.maximum(cells_hw, 1)
+        stride_yx = fitted if config.anchor_stride == "fitted" else jnp.full(2, stride)
+        cell_anchors = make_cell_anchors(sizes, config.anchor_ratios, rounded=config.anchors_rounded)
+        boxes = make_level_anchors(feature_hw, stride_yx, cell_anchors)
+        inside = find_inside(image_hw, feature_hw, stride, config.size_divisor)
+        valid = jnp.repeat(inside.reshape(-1), config.anchors_per_cell)
+        levels.append(LevelAnchors(boxes, valid))
+    return levels

@@ -1,0 +1,1 @@
+"""Detections and ground truth drawn into images."""

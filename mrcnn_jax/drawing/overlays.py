@@ -1,0 +1,237 @@
+"""Pictures of detections and of ground truth: masks, contours, boxes and labels drawn on the photograph.
+
+Everything is sized by the picture, so that a label reads as well on 128 as on 4000 pixels: small pictures are enlarged
+by a whole factor first. n objects, H x W the picture, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mrcnn_jax.categories import Category
+from mrcnn_jax.errors import StorageError
+
+MIN_SHORT_SIDE = 480
+"""Smaller pictures are enlarged to about this,"""
+MAX_ENLARGED_SIDE = 2400
+"""unless the long side would exceed this."""
+FILL_OPACITY = 0.4
+MAX_NAME_LENGTH = 24
+MANY_OBJECTS = 25
+"""From so many objects on, labels wider than their object are left out: they would hide the picture."""
+KEYPOINT_SCORE = 0.05
+"""Keypoints with a lower score are left out: softmax scores of hidden ones are lower, and logits below zero."""
+
+Color = tuple[int, int, int]
+
+
+class _Rectangle(NamedTuple):
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray | None,
+    labels: np.ndarray,
+    masks: np.ndarray | None,
+    categories: Sequence[Category],
+    keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
+) -> np.ndarray:
+    """The picture with its objects drawn on it, uint8 RGB [k H, k W, 3] with k >= 1 the enlargement of small pictures.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        boxes: [n, 4] in pixels of the picture.
+        scores: [n], or None for ground truth.
+        labels: [n] data-set category ids.
+        masks: bool [n, H, W], or None.
+        categories: names of the ids, and the skeletons; an id that is missing is shown as a number.
+        keypoints: [n, K, 3] x, y in pixels of the picture, score; or None.
+
+    The best object is drawn last and keeps its label where labels collide. Colours go by rank, so that they are stable.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"Expected an image uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
+    names = {category.id: category.name for category in categories}
+    skeletons = {category.id: category.skeleton for category in categories}
+    factor = _enlargement(image.shape[0], image.shape[1])
+    canvas = _enlarge(image, factor, cv2.INTER_CUBIC)
+    line_width = max(2, round(min(canvas.shape[:2]) / 400))
+    order = np.argsort(-scores, kind="stable") if scores is not None else np.argsort(-_areas(boxes), kind="stable")
+    colors = {int(index): instance_color(rank) for rank, index in enumerate(order)}
+    # Ground truth has no best: its small objects come last, on top. Detections are drawn from the worst to the best.
+    painting_order = [int(index) for index in (order if scores is None else order[::-1])]
+    rectangles = [_rectangle(box, factor, canvas.shape) for box in np.asarray(boxes, np.float64).reshape(-1, 4)]
+    for index in painting_order:
+        if masks is not None and masks.size:
+            _draw_mask(canvas, np.asarray(masks[index], bool), factor, colors[index], line_width)
+        _draw_box(canvas, rectangles[index], colors[index], line_width)
+        if keypoints is not None:
+            skeleton = skeletons.get(int(labels[index]), ())
+            _draw_skeleton(canvas, keypoints[index], skeleton, factor, colors[index], line_width)
+    taken: list[_Rectangle] = []
+    for index in reversed(painting_order):
+        name = safe_name(names.get(int(labels[index]), f"category {int(labels[index])}"))
+        text = name if scores is None else f"{name} {scores[index]:.2f}"
+        _draw_label(canvas, text, rectangles[index], colors[index], taken, crowded=len(rectangles) >= MANY_OBJECTS)
+    return canvas
+
+
+def draw_side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+    """Two uint8 RGB pictures beside each other under their titles, uint8 RGB; the shorter one is padded below."""
+    height = max(left.shape[0], right.shape[0])
+    text_height = _text_height(left.shape)
+    bar, gap = 2 * text_height, max(4, text_height // 3)
+    width = left.shape[1] + gap + right.shape[1]
+    canvas = np.full((bar + height, width, 3), 255, np.uint8)
+    for picture, title, x0 in ((left, titles[0], 0), (right, titles[1], left.shape[1] + gap)):
+        canvas[bar : bar + picture.shape[0], x0 : x0 + picture.shape[1]] = picture
+        strip = np.ascontiguousarray(canvas[:bar, x0 : x0 + picture.shape[1]])
+        title = safe_name(title, max_length=round(picture.shape[1] / (0.6 * text_height)))
+        _put_text(strip, title, text_height // 2, bar - text_height * 2 // 3, (0, 0, 0), text_height)
+        canvas[:bar, x0 : x0 + picture.shape[1]] = strip
+    return canvas
+
+
+def save_picture(path: str | Path, image: np.ndarray) -> None:
+    """Writes a uint8 RGB picture in the format of the suffix, .png or .jpg; makes the folder. Raises StorageError."""
+    path = Path(path)
+    encoded_ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not encoded_ok:
+        raise ValueError(f"Expected a picture file name ending in .png or .jpg, got {path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise StorageError(f"Cannot write the picture {path}: {error.strerror}. Choose another folder.") from error
+
+
+def instance_color(rank: int) -> Color:
+    """A bright colour for the object of this rank, far from its neighbours' colours, always the same."""
+    hue = (0.08 + rank * 0.618033988749895) % 1.0  # the golden ratio spreads any number of hues evenly
+    saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.8))[rank % 3]
+    hsv = np.array([[[hue * 180, saturation * 255, value * 255]]], np.uint8)
+    red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    return red, green, blue
+
+
+def safe_name(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
+    """A name that is safe to draw: one line, no control characters, not too long."""
+    name = "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
+    return name if len(name) <= max_length else name[: max(max_length - 3, 0)] + "..."
+
+
+def _enlargement(height: int, width: int) -> int:
+    short, long = min(height, width), max(height, width)
+    return max(1, min(-(-MIN_SHORT_SIDE // short), MAX_ENLARGED_SIDE // long))
+
+
+def _enlarge(image: np.ndarray, factor: int, interpolation: int) -> np.ndarray:
+    if factor == 1:
+        return image.copy()
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=interpolation)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    x0, y0, x1, y1 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    return (x1 - x0) * (y1 - y0)
+
+
+def _rectangle(box: np.ndarray, factor: int, shape: tuple[int, ...]) -> _Rectangle:
+    """Corner pixels of a box on the canvas, inclusive and inside the picture."""
+    x0, y0, x1, y1 = (float(side) * factor for side in box)
+    height, width = shape[:2]
+    return _Rectangle(
+        int(np.clip(round(x0), 0, width - 1)),
+        int(np.clip(round(y0), 0, height - 1)),
+        int(np.clip(round(x1) - 1, 0, width - 1)),
+        int(np.clip(round(y1) - 1, 0, height - 1)),
+    )
+
+
+def _draw_mask(canvas: np.ndarray, mask: np.ndarray, factor: int, color: Color, line_width: int) -> None:
+    """Blends the mask's area with the colour and draws its contour, in the mask's own bounding box only."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if rows.size == 0:
+        return
+    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    crop = _enlarge(mask[y0:y1, x0:x1].astype(np.uint8), factor, cv2.INTER_NEAREST)
+    region = canvas[y0 * factor : y1 * factor, x0 * factor : x1 * factor]
+    inside = crop.astype(bool)
+    blended = (1 - FILL_OPACITY) * region[inside] + FILL_OPACITY * np.array(color)
+    region[inside] = blended.astype(np.uint8)
+    contours, _ = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, color, line_width, cv2.LINE_AA, offset=(x0 * factor, y0 * factor))
+
+
+def _draw_box(canvas: np.ndarray, box: _Rectangle, color: Color, line_width: int) -> None:
+    cv2.rectangle(canvas, (box.x0, box.y0), (box.x1, box.y1), color, max(1, line_width // 2))
+
+
+def _draw_skeleton(
+    canvas: np.ndarray,
+    keypoints: np.ndarray,
+    skeleton: Sequence[tuple[int, int]],
+    factor: int,
+    color: Color,
+    line_width: int,
+) -> None:
+    """Draws the bones between seen keypoints (the skeleton counts them from 1), and the keypoints on them."""
+    points = [(round(float(x) * factor), round(float(y) * factor)) for x, y, _ in keypoints]
+    seen = [bool(score > KEYPOINT_SCORE) for score in keypoints[:, 2]]
+    for first, second in skeleton:
+        if max(first, second) <= len(points) and seen[first - 1] and seen[second - 1]:
+            cv2.line(canvas, points[first - 1], points[second - 1], color, line_width, cv2.LINE_AA)
+    for point, is_seen in zip(points, seen, strict=True):
+        if is_seen:
+            cv2.circle(canvas, point, 2 * line_width, (255, 255, 255), cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(canvas, point, 2 * line_width, color, max(1, line_width // 2), cv2.LINE_AA)
+
+
+def _text_height(shape: tuple[int, ...]) -> int:
+    """Height in pixels of label text: a fixed share of the picture, since pictures are looked at in one window size."""
+    return max(13, round(min(shape[:2]) / 32))
+
+
+def _draw_label(
+    canvas: np.ndarray, text: str, box: _Rectangle, color: Color, taken: list[_Rectangle], *, crowded: bool
+) -> None:
+    """Draws the label at the first free place at the box and appends it to `taken`; drops it where none is free."""
+    text_height = _text_height(canvas.shape)
+    padding = max(2, text_height // 5)
+    width = _text_width(canvas, text, text_height) + 2 * padding
+    height = text_height + 2 * padding
+    if crowded and width > 1.25 * (box.x1 - box.x0):
+        return
+    for y0 in (box.y0 - height, box.y0, box.y1 + 1, box.y1 + 1 - height):
+        x0 = int(np.clip(box.x0, 0, max(canvas.shape[1] - width, 0)))
+        place = _Rectangle(x0, y0, x0 + width, y0 + height)
+        if y0 >= 0 and y0 + height <= canvas.shape[0] and not any(_overlap(place, other) for other in taken):
+            break
+    else:
+        return
+    taken.append(place)
+    cv2.rectangle(canvas, (place.x0, place.y0), (place.x1 - 1, place.y1 - 1), color, cv2.FILLED)
+    luminance = np.dot(color, (0.299, 0.587, 0.114))
+    ink: Color = (0, 0, 0) if luminance > 130 else (255, 255, 255)
+    _put_text(canvas, text, place.x0 + padding, place.y1 - padding - text_height // 5, ink, text_height)
+
+
+def _overlap(first: _Rectangle, second: _Rectangle) -> bool:
+    return first.x0 < second.x1 and second.x0 < first.x1 and first.y0 < second.y1 and second.y0 < first.y1
+
+
+def _text_width(canvas: np.ndarray, text: str, text_height: int) -> int:
+    _, _, width, _ = cv2.getTextSize(canvas.shape[1::-1], text, (0, 0), cv2.FontFace("sans"), text_height, 500)
+    return int(width)
+
+
+def _put_text(canvas: np.ndarray, text: str, x: int, baseline: int, color: Color, text_height: int) -> None:
+    cv2.putText(canvas, text, (x, baseline), color, cv2.FontFace("sans"), text_height, 500)

@@ -1,0 +1,194 @@
+"""Test-time augmentation: pictures are also seen flipped and at other sizes (paper, appendix B).
+
+Boxes are found in every variant of a picture and merged by NMS in the frame of the first variant, the network input
+without augmentation. The other heads then see these boxes in every variant, and what they say is averaged: mask
+probabilities and keypoint logits, which are relative to their box and so need no scaling.
+Shapes: B pictures, D detections, n candidates, m mask side, K keypoints, h heat-map side.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mrcnn_jax.config import SIZE_DIVISOR, Canvas, TestConfig
+from mrcnn_jax.data.transforms import flip_boxes, resize_boxes
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.structures import Detections
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A batch of pictures at one size, as they are or flipped."""
+
+    images: np.ndarray  # [B, H, W, 3]
+    image_hw: np.ndarray  # [B, 2] int32, 0 for filler
+    is_flipped: bool
+
+
+def is_augmented(test: TestConfig) -> bool:
+    """Whether the config asks for more than one variant."""
+    return test.augment_flip or bool(test.augment_short_sides)
+
+
+def without_augmentation(test: TestConfig) -> TestConfig:
+    """The same config for a network that sees each picture once."""
+    return dataclasses.replace(test, augment_flip=False, augment_short_sides=())
+
+
+def further_recipes(test: TestConfig, canvas: Canvas) -> list[TestConfig]:
+    """How pictures on this canvas are resized for each further short side: all of them fit the recipe's one canvas."""
+
+    def scale(side: int, short_side: int, divisor: int = 1) -> int:
+        return -(-side * short_side // (test.short_side * divisor)) * divisor
+
+    return [
+        dataclasses.replace(
+            without_augmentation(test),
+            short_side=short_side,
+            max_side=scale(test.max_side, short_side),
+            canvases=((scale(canvas[0], short_side, SIZE_DIVISOR), scale(canvas[1], short_side, SIZE_DIVISOR)),),
+        )
+        for short_side in dict.fromkeys(test.augment_short_sides)
+        if short_side != test.short_side
+    ]
+
+
+def augment(
+    detect: Callable[[np.ndarray, np.ndarray], Detections],
+    complete: Callable[[np.ndarray, np.ndarray, Detections], Detections],
+    test: TestConfig,
+    mirrored: Sequence[int],
+) -> Callable[..., Detections]:
+    """A PredictFn with augmentation, made of two compiled functions.
+
+    Args:
+        detect: images and image_hw to detections without masks and keypoints (`predict_boxes`).
+        complete: images, image_hw and such detections to the same with masks and keypoints
+            (`predict_masks_and_keypoints`).
+        test: which variants there are, and how their boxes are merged.
+        mirrored: for each keypoint its counterpart on the other side, as `check_mirrored` accepts.
+    """
+
+    def predict_fn(images: np.ndarray, image_hw: np.ndarray, *further: tuple[np.ndarray, np.ndarray]) -> Detections:
+        variants = make_variants([(images, image_hw), *further], flip=test.augment_flip)
+        found = jax.device_get([detect(variant.images, variant.image_hw) for variant in variants])
+        merged = merge_detections(found, variants, test)
+        completed = [
+            complete(variant.images, variant.image_hw, to_variant(merged, variant, image_hw)) for variant in variants
+        ]
+        return average(merged, completed, variants, mirrored)
+
+    return predict_fn
+
+
+def check_mirrored(test: TestConfig, num_keypoints: int, mirrored: Sequence[int]) -> None:
+    """ConfigError if images are to be flipped, and `mirrored` is not of the model's keypoints."""
+    if test.augment_flip and num_keypoints and len(mirrored) != num_keypoints:
+        raise ConfigError(
+            f"The model has {num_keypoints} keypoints, {len(mirrored)} are named: which ones a flip exchanges is not "
+            "known. Predict without test.augment_flip."
+        )
+
+
+def make_variants(sizes: Sequence[tuple[np.ndarray, np.ndarray]], *, flip: bool) -> list[Variant]:
+    """The pictures (images, image_hw) of every size, and after all of these the same flipped."""
+    plain = [Variant(images, image_hw, is_flipped=False) for images, image_hw in sizes]
+    flipped = [Variant(flip_images(*size), size[1], is_flipped=True) for size in sizes if flip]
+    return plain + flipped
+
+
+def flip_images(images: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
+    """Pictures [B, H, W, 3] flipped horizontally, each inside its own size, so that they stay top left."""
+    flipped = np.zeros_like(images)
+    for slot, (height, width) in enumerate(image_hw.tolist()):
+        flipped[slot, :height, :width] = images[slot, :height, :width][:, ::-1]
+    return flipped
+
+
+def flip_heat_maps(heat_maps: np.ndarray, mirrored: Sequence[int]) -> np.ndarray:
+    """Heat maps [..., K, h, h] of the flipped object: a left eye becomes a right one."""
+    return heat_maps[..., list(mirrored), :, ::-1] if heat_maps.size else heat_maps
+
+
+def to_reference(detections: Detections, variant: Variant, reference_hw: np.ndarray) -> Detections:
+    """A variant's detections, boxes alone, as they lie in the plain pictures of the sizes [B, 2]."""
+    boxes = []
+    for found, old_hw, new_hw in zip(detections.boxes, *_positive(variant.image_hw, reference_hw), strict=True):
+        boxes.append(resize_boxes(flip_boxes(found, old_hw[1]) if variant.is_flipped else found, old_hw, new_hw))
+    return _with_boxes(detections, boxes)
+
+
+def to_variant(detections: Detections, variant: Variant, reference_hw: np.ndarray) -> Detections:
+    """What `to_reference` undoes."""
+    boxes = []
+    for found, old_hw, new_hw in zip(detections.boxes, *_positive(reference_hw, variant.image_hw), strict=True):
+        resized = resize_boxes(found, old_hw, new_hw)
+        boxes.append(flip_boxes(resized, new_hw[1]) if variant.is_flipped else resized)
+    return _with_boxes(detections, boxes)
+
+
+def _positive(*sizes: np.ndarray) -> list[list[list[int]]]:
+    return [np.maximum(size, 1).tolist() for size in sizes]  # filler has no size and no detections
+
+
+def _with_boxes(detections: Detections, boxes: list[np.ndarray]) -> Detections:
+    kept = np.where(detections.valid[..., None], np.stack(boxes), 0.0).astype(np.float32)
+    return dataclasses.replace(detections, boxes=kept)
+
+
+def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], test: TestConfig) -> Detections:
+    """The best `max_detections` boxes of all variants after NMS per class, in the frame of the first variant."""
+    reference_hw = variants[0].image_hw
+    moved = [to_reference(*pair, reference_hw) for pair in zip(found, variants, strict=True)]
+    moved = [dataclasses.replace(detections, not_finite=None) for detections in moved]  # not of single detections
+    candidates = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *moved)  # [B, n, ...]
+    merged = jax.tree.map(np.zeros_like, moved[0])
+    for slot, valid in enumerate(candidates.valid):
+        boxes, scores, labels = (leaf[slot] for leaf in (candidates.boxes, candidates.scores, candidates.labels))
+        kept = suppress(boxes, np.where(valid, scores, -np.inf), labels, iou_threshold=test.nms_threshold)
+        kept = kept[: test.max_detections]
+        for name in ("boxes", "scores", "labels", "valid"):
+            getattr(merged, name)[slot, : len(kept)] = getattr(candidates, name)[slot, kept]
+    return dataclasses.replace(merged, not_finite=join_marks([detections.not_finite for detections in found]))
+
+
+def join_marks(marks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The marks [B] of the parts that are not finite in any variant; None if there are none to join."""
+    given = [each for each in marks if each is not None]
+    return np.bitwise_or.reduce(given) if given else None
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, iou_threshold: float) -> np.ndarray:
+    """Indices of the boxes [n, 4] that greedy NMS per class keeps, best first; a score of -inf is never kept."""
+    x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
+    areas = (x1 - x0) * (y1 - y0)
+    kept = []
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] > -np.inf]
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(best)
+        width = np.minimum(x1[best], x1[order]) - np.maximum(x0[best], x0[order])
+        height = np.minimum(y1[best], y1[order]) - np.maximum(y0[best], y0[order])
+        shared = np.maximum(width, 0) * np.maximum(height, 0)
+        overlaps = shared > iou_threshold * (areas[best] + areas[order] - shared)
+        order = order[~overlaps | (labels[order] != labels[best])]
+    return np.array(kept, np.int64)
+
+
+def average(
+    merged: Detections, completed: Sequence[Detections], variants: Sequence[Variant], mirrored: Sequence[int]
+) -> Detections:
+    """The merged detections with the mean of the variants' mask probabilities and keypoint logits, flipped back."""
+    masks, heat_maps, marks = [], [], []
+    for detections, variant in zip(completed, variants, strict=True):
+        mask, heat_map, mark = jax.device_get((detections.masks, detections.heat_maps, detections.not_finite))
+        marks.append(mark)
+        masks.append(mask[..., ::-1] if variant.is_flipped else mask)
+        heat_maps.append(flip_heat_maps(heat_map, mirrored) if variant.is_flipped else heat_map)
+    return dataclasses.replace(
+        merged, masks=np.mean(masks, axis=0), heat_maps=np.mean(heat_maps, axis=0), not_finite=join_marks(marks)
+    )

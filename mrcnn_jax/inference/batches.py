@@ -1,0 +1,98 @@
+"""Pictures of any size become batches of one canvas each, and batches become detections on the host.
+
+Shapes: B pictures of a batch, H W canvas.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from mrcnn_jax.config import Canvas, TestConfig
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.data.transforms import fit_size, resize_image
+from mrcnn_jax.inference.augmentation import further_recipes
+from mrcnn_jax.structures import Detections
+
+PredictFn = Callable[..., Detections]
+"""images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device. Further short sides of the test
+config add further arguments, a pair (images, image_hw) each."""
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Which pictures go together, by their index, and onto which canvas."""
+
+    canvas: Canvas
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InputBatch:
+    """Network input for the pictures of these indices, in the first slots; the slots after them are filler."""
+
+    indices: tuple[int, ...]
+    images: np.ndarray  # [B, H, W, 3] uint8, float32 with the resize "float"
+    image_hw: np.ndarray  # [B, 2] int32, 0 for filler
+    further: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # (images, image_hw) at each further short side
+
+
+def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_size: int) -> list[PlannedBatch]:
+    """Batches of up to `batch_size` pictures that share a canvas, in the order in which their first pictures come."""
+    by_canvas: dict[Canvas, list[int]] = {}
+    for index, (height, width) in enumerate(sizes):
+        _, canvas = fit_size(
+            (int(height), int(width)), test.short_side, test.max_side, test.canvases, test.size_rounding
+        )
+        by_canvas.setdefault(canvas, []).append(index)
+    batches = [
+        PlannedBatch(canvas, tuple(indices[start : start + batch_size]))
+        for canvas, indices in by_canvas.items()
+        for start in range(0, len(indices), batch_size)
+    ]
+    return sorted(batches, key=lambda batch: batch.indices[0])
+
+
+def assemble_batch(
+    indices: Sequence[int], pictures: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
+) -> InputBatch:
+    """Pictures, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`.
+
+    The same for every further short side of the recipe.
+    """
+    images = np.zeros((batch_size, *canvas, 3), np.float32 if test.resize == "float" else np.uint8)
+    image_hw = np.zeros((batch_size, 2), np.int32)
+    for slot, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases, test.size_rounding)
+        images[slot, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw, test.resize)
+        image_hw[slot] = new_hw
+    scaled = [
+        assemble_batch(indices, pictures, recipe.canvases[0], recipe, batch_size)
+        for recipe in further_recipes(test, canvas)
+    ]
+    return InputBatch(tuple(indices), images, image_hw, tuple((batch.images, batch.image_hw) for batch in scaled))
+
+
+def predict_pictures(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[int, ImageHW, Detections]]:
+    """Each picture's index, its size in the network input, and its detections as NumPy arrays.
+
+    One batch is under way on the device while the caller works on the one before; no more than that is held.
+    """
+    pending: tuple[InputBatch, Detections] | None = None
+    for batch in batches:
+        started = (batch, predict_fn(batch.images, batch.image_hw, *batch.further))
+        if pending is not None:
+            yield from _split(*pending)
+        pending = started
+    if pending is not None:
+        yield from _split(*pending)
+
+
+def _split(batch: InputBatch, detections: Detections) -> Iterator[tuple[int, ImageHW, Detections]]:
+    fetched = jax.device_get(detections)
+    for slot, index in enumerate(batch.indices):
+        height, width = batch.image_hw[slot].tolist()
+        yield index, (height, width), jax.tree.map(operator.itemgetter(slot), fetched)

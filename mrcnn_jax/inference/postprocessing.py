@@ -1,0 +1,134 @@
+"""Detections in pixels of the network input become detections in pixels of the picture as it was.
+
+Shapes: D slots of the device's detections, n of them kept, m mask side, H W picture, K keypoints.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.categories import Category
+from mrcnn_jax.config import TestConfig
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.detection.finiteness import first_part
+from mrcnn_jax.errors import NumericalError
+from mrcnn_jax.inference.keypoint_decoding import decode_keypoints
+from mrcnn_jax.inference.paste_masks import Method, encode_masks, paste_masks
+from mrcnn_jax.structures import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class PictureDetections:
+    """Detections of one picture on the host, best first, in its own pixels and its data set's category ids."""
+
+    boxes: np.ndarray
+    """[n, 4] float32: x0, y0, x1, y1 in pixels of the picture."""
+    scores: np.ndarray
+    """[n] float32."""
+    labels: np.ndarray
+    """[n] int64, data-set category ids."""
+    mask_probabilities: np.ndarray
+    """[n, m, m] float32, each spread over its box; m is 0 if the model has no mask head."""
+    keypoints: np.ndarray
+    """[n, K, 3] float32: x, y in pixels of the picture, score; K is 0 if the model has no keypoint head."""
+    image_hw: ImageHW
+    test: TestConfig
+    categories: tuple[Category, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """[n, H, W] bool, made at the first use: n bytes for each pixel. [n, 0, 0] without mask head."""
+        if not self.mask_probabilities.shape[-1]:
+            return np.zeros((len(self), 0, 0), bool)
+        return paste_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
+
+    @property
+    def _paste(self) -> tuple[float, Method]:
+        return self.test.mask_threshold, self.test.mask_paste
+
+    @property
+    def category_names(self) -> list[str]:
+        """The name of each detection's category, [n]."""
+        names = {category.id: category.name for category in self.categories}
+        return [names[label] for label in self.labels.tolist()]
+
+    def select(self, keep: np.ndarray) -> "PictureDetections":
+        """The detections where `keep`, bool [n] or indices, says so."""
+        fields = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
+        return replace(self, **{name: getattr(self, name)[keep] for name in fields})
+
+    def resized(self, image_hw: ImageHW) -> "PictureDetections":
+        """The same detections for the picture resized to `image_hw`."""
+        scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
+        scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+        keypoints = self.keypoints * np.array([scale_x, scale_y, 1.0], np.float32)
+        return replace(self, boxes=self.boxes * scale, keypoints=keypoints, image_hw=image_hw)
+
+    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO results: image_id, category_id, bbox [x, y, width, height], score; with the heads, segmentation as
+        compressed RLE and keypoints [x, y, score, ...].
+
+        Needs the memory of one mask at a time, not of `masks`.
+        """
+        x0, y0, x1, y1 = self.boxes.astype(np.float64).T
+        columns: dict[str, list[Any]] = {
+            "category_id": self.labels.tolist(),
+            "bbox": np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist(),
+            "score": self.scores.tolist(),
+        }
+        if self.mask_probabilities.shape[-1]:
+            columns["segmentation"] = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
+        if self.keypoints.shape[1]:
+            offset = np.array([self.test.keypoint_offset] * 2 + [0.0])
+            keypoints = self.keypoints.astype(np.float64) - offset
+            columns["keypoints"] = keypoints.reshape(len(self), 3 * keypoints.shape[1]).tolist()
+        rows = zip(*columns.values(), strict=True)
+        return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
+
+
+def restore_detections(
+    detections: Detections,
+    resized_hw: ImageHW,
+    image_hw: ImageHW,
+    *,
+    categories: tuple[Category, ...],
+    test: TestConfig,
+    name: Callable[[], str] = str,
+) -> PictureDetections:
+    """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the picture.
+
+    Boxes that are empty after this are dropped. Raises NumericalError with the image's name and the part of the network
+    that computed values that are not finite, whether or not there are detections.
+    """
+    valid = np.asarray(detections.valid)
+    if detections.not_finite is not None and detections.not_finite:
+        raise not_finite_error(name(), first_part(int(detections.not_finite)))
+    boxes, scores = np.asarray(detections.boxes)[valid], np.asarray(detections.scores)[valid]
+    labels, masks = np.asarray(detections.labels)[valid], np.asarray(detections.masks)[valid]
+    heat_maps = np.asarray(detections.heat_maps)[valid]
+    if not all(np.isfinite(values).all() for values in (boxes, scores, masks, heat_maps)):
+        raise not_finite_error(name(), "the model")
+    keypoints = decode_keypoints(heat_maps, boxes, test.keypoint_score)
+    scale_y, scale_x = image_hw[0] / resized_hw[0], image_hw[1] / resized_hw[1]
+    keypoints = (keypoints * [scale_x, scale_y, 1.0]).astype(np.float32)
+    boxes = boxes.astype(np.float64) * [scale_x, scale_y, scale_x, scale_y]
+    boxes = np.clip(boxes, 0.0, [image_hw[1], image_hw[0], image_hw[1], image_hw[0]]).astype(np.float32)
+    x0, y0, x1, y1 = boxes.T
+    category_ids = np.array([0, *(category.id for category in categories)], np.int64)
+    found = PictureDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test, categories)
+    return found.select((x1 > x0) & (y1 > y0))
+
+
+def not_finite_error(name: str, part: str) -> NumericalError:
+    """The error for an image of which a part of the network computed NaN or infinity."""
+    return NumericalError(
+        f"{f'Image {name}' if name else 'An image'}: {part} computed values that are not finite (NaN or infinity). The "
+        "weights are damaged or their training diverged: use those of an earlier step, or import the published file "
+        "again (variances of 0 need --model.norm-eps 1e-5)."
+    )

@@ -1,0 +1,64 @@
+"""The prediction program of a model: `predict` jitted over a mesh, with test-time augmentation if the settings ask for
+it. The one place that jits it."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.detection.predict import predict, predict_boxes, predict_masks_and_keypoints
+from mrcnn_jax.inference.augmentation import augment, check_mirrored, is_augmented
+from mrcnn_jax.inference.batches import PredictFn
+from mrcnn_jax.mesh import DATA_AXIS, batch_sharding, replicated
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.structures import Detections
+
+PredictionProgram = Callable[..., Detections]
+"""variables, images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the mesh. Further short sides of
+the test config add further arguments, a pair (images, image_hw) each."""
+
+
+def make_prediction_program(
+    model_config: ModelConfig, test: TestConfig, mesh: Mesh, mirrored: Sequence[int] = ()
+) -> PredictionProgram:
+    """Returns the prediction program over all devices of `mesh`, each of which takes its share of a batch.
+
+    Without augmentation it is a jitted function. With augmentation the host merges what two jitted functions return; a
+    flip exchanges the keypoints by `mirrored` (`data.transforms.flip_map`). ConfigError if that does not fit the model.
+    """
+    model = MaskRCNN(model_config)
+    if not is_augmented(test):
+        return _jit_over_images(functools.partial(predict, model=model, config=test), mesh)
+    check_mirrored(test, model_config.num_keypoints, mirrored)
+    detect = _jit_over_images(functools.partial(predict_boxes, model=model, config=test), mesh)
+    complete = _jit_over_images(functools.partial(predict_masks_and_keypoints, model=model), mesh, num_inputs=3)
+
+    def predict_augmented(variables: Mapping[str, Any], *inputs: Any) -> Detections:
+        run = augment(functools.partial(detect, variables), functools.partial(complete, variables), test, mirrored)
+        return run(*inputs)
+
+    return predict_augmented
+
+
+def make_predict_fn(
+    variables: Mapping[str, Any],
+    model_config: ModelConfig,
+    test: TestConfig,
+    mesh: Mesh,
+    mirrored: Sequence[int] = (),
+) -> PredictFn:
+    """Returns `make_prediction_program` of these arguments with the variables, which it copies to the mesh."""
+    on_devices = jax.device_put(dict(variables), replicated(mesh))
+    return functools.partial(make_prediction_program(model_config, test, mesh, mirrored), on_devices)
+
+
+def _jit_over_images(function: Callable[..., Detections], mesh: Mesh, num_inputs: int = 2) -> jax.stages.Wrapped:
+    """`function(variables, *inputs)` on each device's images: variables replicated, inputs and result split."""
+    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    sharded = jax.shard_map(
+        function, mesh=mesh, in_specs=(whole, *[split] * num_inputs), out_specs=split, check_vma=False
+    )
+    return jax.jit(sharded, in_shardings=(replicated(mesh), *[batch_sharding(mesh)] * num_inputs))

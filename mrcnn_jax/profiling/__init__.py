@@ -1,0 +1,1 @@
+"""What compiled programs hold and cost: HLO, estimates for TPUs and GPUs, traces of the profiler."""

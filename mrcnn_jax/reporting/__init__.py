@@ -1,1 +1,0 @@
-"""Pictures of predictions and ground truth, scores of several runs, and what compiled programs cost."""

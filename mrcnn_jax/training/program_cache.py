@@ -1,0 +1,155 @@
+"""Compiled training steps, kept in the workdir: a restart loads them, and neither traces nor compiles again.
+
+JAX's own cache is asked only when a program has been traced and lowered, which takes half of a restart on a CPU. A kept
+step is used only if all that it was made of is the same: our source, libraries, settings, shapes and devices.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+from mrcnn_jax.config import Config
+from mrcnn_jax.heap import trim_heap
+from mrcnn_jax.multihost import gather_bytes, is_primary
+
+LIBRARIES = ("jax", "flax", "optax", "numpy", "libtpu", "nvidia")
+ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+OF_A_PROCESS = ("_dir", "_visible_devices")
+"""Ends of the names of JAX's settings that may differ between processes, and do not change a program."""
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+"""JAX's event."""
+
+logger = logging.getLogger(__name__)
+
+
+def _digest_code() -> str:
+    """Of our source and of the versions of what it is compiled by."""
+    package = Path(__file__).resolve().parent.parent
+    files = sorted(path for path in package.rglob("*.py") if not path.name.startswith("."))
+    sources = {str(path.relative_to(package)): path.read_text() for path in files}
+    installed = {str(each.name).lower(): each.version for each in importlib.metadata.distributions()}
+    versions = {name: version for name, version in installed.items() if name.startswith(LIBRARIES)}
+    return hashlib.sha256(json.dumps([sources, versions], sort_keys=True).encode()).hexdigest()
+
+
+CODE = _digest_code()
+"""As it is when this process imports it: files may change while it runs."""
+
+
+def programs_folder(workdir: Path) -> Path:
+    """Where programs for this machine are kept: those for a CPU may use instructions that another lacks."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    kind = hashlib.sha256("".join(flags[:1]).encode()).hexdigest()[:8]
+    return workdir.absolute() / "programs" / f"{platform.machine()}-{kind}"
+
+
+def load_or_compile(
+    file: Path, function: Any, arguments: tuple[Any, ...], devices: list[jax.Device], config: Config
+) -> jax.stages.Compiled:
+    """Returns a jitted training step compiled for these arguments on these devices, and keeps it in `file`.
+
+    The step takes (state, ...) and returns (state, metrics by name). It is loaded if all processes can load it; process
+    0 writes it, as it does in JAX's cache. A file that is damaged or cannot be read or written counts as none. Files
+    hold machine code: trust them as you trust the program.
+    """
+    origin = describe_origin(arguments, devices, config)
+    program = _load(file, origin, arguments, devices)
+    # All or none: for a GPU processes share the work of compiling.
+    if not all(gather_bytes(b"found" if program is not None else b"")) or program is None:
+        program, is_new = _compile(function, arguments)
+        # What a CPU got out of JAX's cache, it writes down without its code.
+        if is_primary() and is_new:
+            _keep(file, origin, arguments, program)
+    return program
+
+
+def describe_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config: Config) -> str:
+    """The SHA-256 of everything that a compiled training step depends on."""
+    settings = {name: repr(value) for name, value in jax.config.values.items() if not name.endswith(OF_A_PROCESS)}
+    leaves = [
+        f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype} {leaf.sharding}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arguments)
+    ]
+    places = ("id", "process_index", "device_kind", "coords", "slice_index")
+    parts = [
+        CODE,
+        devices[0].client.platform_version,
+        [[repr(getattr(device, name, None)) for name in places] for device in devices],
+        {name: _read_flags(os.environ.get(name, "")) for name in ENVIRONMENT},
+        settings,
+        [dataclasses.asdict(part) for part in (config.model, config.targets, config.train)],
+        leaves,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_flags(flags: str) -> str:
+    """The flags, or those of the file that stands in their place."""
+    named = flags and not flags.lstrip().startswith("-") and Path(flags).is_file()
+    return Path(flags).read_text() if named else flags
+
+
+def _compile(function: Any, arguments: tuple[Any, ...]) -> tuple[jax.stages.Compiled, bool]:
+    """The program, and whether it is not out of JAX's cache."""
+    hits = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == CACHE_HIT:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        program = function.lower(*arguments).compile()
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    trim_heap()
+    return program, not hits
+
+
+def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stages.Compiled) -> None:
+    """Writes a line of JSON, what the program is made of and the names of its metrics, and the program."""
+    unfinished = file.with_suffix(".new")
+    try:
+        content, _, returned = serialize(program)
+        _, metrics = jax.tree.unflatten(returned, range(returned.num_leaves))
+        names = sorted(metrics)
+        if returned != _structure_returned(arguments, names):
+            raise ValueError("it does not return (state, metrics by name)")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        header = {"origin": origin, "sha256": hashlib.sha256(content).hexdigest(), "metrics": names}
+        unfinished.write_bytes(json.dumps(header).encode() + b"\n" + content)
+        unfinished.replace(file)
+    except Exception as error:  # backends differ in what they can write down; a full disk is no reason to stop either
+        logger.warning("The compiled step was not kept: %s", error)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _load(file: Path, origin: str, arguments: tuple[Any, ...], devices: list[jax.Device]) -> jax.stages.Compiled | None:
+    try:
+        line, _, content = file.read_bytes().partition(b"\n")
+        header = json.loads(line)
+        if header["origin"] != origin or header["sha256"] != hashlib.sha256(content).hexdigest():
+            return None
+        taken, returned = jax.tree.structure((arguments, {})), _structure_returned(arguments, header["metrics"])
+        return deserialize_and_load(content, taken, returned, execution_devices=devices)
+    except Exception as error:
+        if file.exists():
+            logger.warning("%s was not loaded: %s", file, error)
+        return None
+
+
+def _structure_returned(arguments: tuple[Any, ...], metrics: list[str]) -> Any:
+    return jax.tree.structure((arguments[0], dict.fromkeys(metrics, 0)))

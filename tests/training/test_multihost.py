@@ -1,0 +1,153 @@
+"""Several processes train one run: the same numbers, one stop, no survivors, errors that all hear of."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mrcnn_jax.config import DistributedConfig
+from mrcnn_jax.data.prepare import prepare
+from mrcnn_jax.data.shapes import shapes_source
+from mrcnn_jax.errors import ConfigError, DataError
+from tests.processes import HEARTBEAT, Run, losses, saved_steps, worst_difference
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds `data` and, later, the runs; they share a compilation cache."""
+    folder = tmp_path_factory.mktemp("processes")
+    for stream, (split, count) in enumerate((("train", 20), ("val", 7))):
+        prepare(shapes_source(count, seed=0, stream=stream), folder / "data", split)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> list[str]:
+    """One canvas and no evaluation: each compiles anew for each number of devices."""
+    return ["--data.train", f"{folder}/data:train", "--data.canvases", "96x64"]
+
+
+def test_two_processes_train_and_score_as_one_does_bit_for_bit(folder):
+    # The sum over two devices has one order, so that nothing may differ.
+    data = ["--data.train", f"{folder}/data:train", "--data.val", f"{folder}/data:val", "--test.canvases", "96x64"]
+    runs = [
+        Run(folder / name, processes=processes_, devices=devices, options=data)
+        for name, processes_, devices in (("one", 1, 2), ("two", 2, 1))
+    ]
+    for run in runs:
+        with run:
+            assert set(run.wait()) == {0}, run.log()
+    one, two = runs
+    assert losses(one.workdir) == losses(two.workdir) and len(losses(two.workdir)) == 8
+    scores = [json.loads((run.workdir / "evaluation.json").read_text()) for run in runs]
+    assert scores[0] == scores[1] and scores[0]["num_images"] == 7
+    assert "step 8/8" in two.log(0) and "step 8/8" not in two.log(1)  # one of them tells people
+
+
+def test_a_stopped_run_continues_on_other_numbers_of_processes_and_devices(folder, data):
+    moved, whole = folder / "moved", folder / "whole"
+    for workdir, processes_, devices, num_steps in ((moved, 2, 2, 3), (moved, 1, 1, 8), (whole, 1, 1, 8)):
+        options = [*data, "--train.num-steps", str(num_steps), "--train.shard-optimizer"]
+        if workdir == whole and (moved / "programs").exists():  # the same step need not be traced again
+            shutil.copytree(moved / "programs", whole / "programs")
+        with Run(workdir, processes=processes_, devices=devices, options=options) as run:
+            assert run.wait() == [0] * processes_, run.log()
+    assert sorted(losses(moved)) == list(range(1, 9))
+    assert worst_difference(losses(whole), losses(moved)) <= 1e-5
+
+
+def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, data):
+    options = [*data, "--train.num-steps", "100000"]
+    with Run(folder / "stopped", processes=2, devices=2, options=options) as run:
+        run.wait_for_step(2)
+        run.send(1, signal.SIGTERM)
+        start = time.monotonic()
+        assert run.wait(timeout=60) == [75, 75], run.log()
+    assert time.monotonic() - start < 30
+    (step,) = saved_steps(run.workdir)
+    assert max(losses(run.workdir)) == step
+    for index in range(2):
+        assert f"Stopped by SIGTERM at step {step} of 100000" in run.log(index)
+
+
+def test_no_process_outlives_another(folder, data):
+    workdir, stopped = folder / "killed", folder / "stopped"
+    if (stopped / "programs").exists():  # the same step need not be compiled again
+        shutil.copytree(stopped / "programs", workdir / "programs")
+    with Run(workdir, processes=2, devices=2, options=[*data, "--train.num-steps", "100000"]) as run:
+        run.wait_for_step(2)
+        run.send(1, signal.SIGKILL)
+        start = time.monotonic()
+        first, second = run.wait(timeout=60)
+    assert time.monotonic() - start < HEARTBEAT + 10
+    assert first in (6, -signal.SIGABRT) and second == -signal.SIGKILL
+    if first == 6:
+        assert "error: Another process was lost" in run.log()
+
+
+def test_processes_with_different_settings_are_refused(folder, data):
+    own = [["--train.seed", "1"], ["--train.seed", "2"]]
+    with Run(folder / "differ", processes=2, devices=1, options=data, own_options=own) as run:
+        assert run.wait() == [2, 2], run.log()
+    for index in range(2):
+        assert "error: Processes 0 and 1 have different settings: train.seed 1 -> 2." in run.log(index)
+
+
+def test_an_error_of_one_process_is_told_by_all(monkeypatch):
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    notes = {"own": b"", "other": json.dumps(["DataError", "bad file"]).encode()}
+    monkeypatch.setattr(processes, "gather_bytes", lambda own: [own, notes["other"]])
+    with pytest.raises(DataError, match="Process 1: bad file"), processes.shared_errors():
+        pass
+    with pytest.raises(ConfigError, match="mine"), processes.shared_errors():
+        raise ConfigError("mine")
+    notes["other"] = json.dumps(["KeyError", "'x'"]).encode()
+    with pytest.raises(processes.DeviceError, match="Process 1 failed: KeyError"), processes.shared_errors():
+        pass
+    notes["other"] = b""
+    with processes.shared_errors():
+        pass
+
+
+def find_nothing(**_):
+    """What JAX does where nothing names other processes."""
+    raise ValueError("coordinator_address should be defined.")
+
+
+def test_one_process_needs_no_others(monkeypatch):
+    assert processes.gather_bytes(b"abc") == [b"abc"]
+    assert processes.is_primary()
+    processes.wait_for_all("test")
+    with pytest.raises(KeyError), processes.shared_errors():
+        raise KeyError("x")
+    monkeypatch.setattr(processes.jax.distributed, "initialize", find_nothing)
+    processes.join_processes(DistributedConfig())
+    with pytest.raises(SystemExit, match="3"):
+        processes.leave(3)
+
+
+def test_a_launcher_that_names_no_coordinator_is_noticed(monkeypatch):
+    monkeypatch.setattr(processes.jax.distributed, "initialize", find_nothing)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"OMPI_COMM_WORLD_SIZE=4\) does not say where process 0 is"):
+        processes.join_processes(DistributedConfig())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coordinator": "host"}, "expected HOST:PORT"),
+        ({"coordinator": "host:1"}, "process_id"),
+        ({"coordinator": "host:1", "num_processes": 2, "process_id": 2}, "expected 0 to 1"),
+        ({"num_processes": 2}, "distributed.coordinator: needed"),
+        ({"process_id": 0}, "distributed.coordinator: needed"),
+        ({"heartbeat_seconds": 0}, "heartbeat_seconds"),
+        ({"start_seconds": 0}, "start_seconds"),
+    ],
+)
+def test_incomplete_addresses_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DistributedConfig(**options)

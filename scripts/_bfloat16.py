@@ -6,7 +6,7 @@ Relative differences in the 2-norm, of random weights and a random image: the fi
 of a trained model's scores.
 """
 
-import _cli  # isort: skip
+import _checkout  # isort: skip
 
 import json
 from dataclasses import dataclass, replace
@@ -14,22 +14,25 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from benchmark import NUM_CLASSES, describe_machine, random_pictures
 
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.benchmark import NUM_CLASSES, describe_machine, random_pictures
 from mrcnn_jax.config import Canvas, Config
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 
 
 @dataclass(frozen=True)
 class Arguments:
-    config: _cli.Inline[Config]
+    config: command_line.Inline[Config]
     canvas: Canvas
     """Network input."""
 
 
 def main() -> None:
-    config, options = _cli.split_preset()
-    arguments = _cli.parse(Arguments(config, config.data.canvases[0]), __doc__ or "", options, usage="configs/NAME.py")
+    config, options = command_line.split_preset()
+    arguments = command_line.parse(
+        Arguments(config, config.data.canvases[0]), __doc__ or "", options, usage="configs/NAME.py"
+    )
     model_config = replace(arguments.config.model, num_classes=arguments.config.model.num_classes or NUM_CLASSES)
     images, image_hw = jax.device_put(random_pictures(arguments.canvas, 1))
     variables = init_variables(MaskRCNN(model_config), 0)
@@ -52,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _checkout.run_main(main, __file__)

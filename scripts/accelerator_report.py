@@ -9,7 +9,7 @@ already are not run again: the same command goes on where it was ended. Ends wit
 time was up before it.
 """
 
-import _cli  # isort: skip
+import _checkout  # isort: skip
 
 import importlib.util
 import json
@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mrcnn_jax.cli import command_line
 from mrcnn_jax.errors import ConfigError, DeviceError
 
-SCRIPTS = _cli.ROOT / "scripts"
+SCRIPTS = _checkout.ROOT / "scripts"
 R50 = "configs/mask_rcnn_r50_fpn_1x.py"
 FULL_PRECISION = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 """Environment in which GPUs multiply float32 as float32."""
@@ -34,7 +35,7 @@ LOOPS_ON_HOST = "--xla_gpu_enable_command_buffer=+FUSION"
 
 @dataclass(frozen=True)
 class Arguments:
-    to: Path = _cli.Required
+    to: Path = command_line.Required
     """Folder for the results."""
     small: bool = False
     """Small networks and images: tries every part, and its figures say nothing."""
@@ -69,7 +70,7 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    arguments = _cli.parse(Arguments(), __doc__ or "")
+    arguments = command_line.parse(Arguments(), __doc__ or "")
     parts = make_parts(arguments)
     names = [name for name in arguments.only.split(",") if name] or list(parts)
     unknown = [name for name in names if name not in parts]
@@ -93,7 +94,7 @@ def run_parts(parts: dict[str, Part], folder: Path, part_seconds: int, seconds: 
     for name, part in parts.items():
         left = end - time.monotonic()
         if not (folder / f"{name}.json").exists() and left > 0:
-            _cli.note(f"{name}: {' '.join(part.command[1:])}")
+            command_line.note(f"{name}: {' '.join(part.command[1:])}")
             outcome = run_part(part, folder / f"{name}.log", min(part_seconds, left))
             if outcome.error and end < time.monotonic():
                 continue  # it did not have its time: next time it starts anew
@@ -166,7 +167,7 @@ def run_part(part: Part, log: Path, seconds: float) -> Outcome:
         try:
             done = subprocess.run(
                 part.command,
-                cwd=_cli.ROOT,
+                cwd=_checkout.ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -260,4 +261,4 @@ def tabulate(name: str, result: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _checkout.run_main(main, __file__)

@@ -19,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import _cli
+import _checkout
 from _ablations import Claim, compare, draw_scores, finding_table, score_table
 
+from mrcnn_jax.cli import command_line
 from mrcnn_jax.errors import ConfigError
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -55,7 +56,7 @@ CLAIMS = (
 class Arguments:
     """What to train."""
 
-    to: Path = _cli.Required
+    to: Path = command_line.Required
     """Folder of the runs and the tables."""
     nuclei: str = ""
     """Prepared nuclei with the splits train and val; empty: generated shapes only."""
@@ -87,7 +88,7 @@ class AblationRun:
 
 def main() -> None:
     """Trains what is missing and writes the comparison."""
-    arguments = _cli.parse(Arguments(), __doc__ or "")
+    arguments = command_line.parse(Arguments(), __doc__ or "")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("The plot needs matplotlib: pip install matplotlib.")
     cores = sorted(os.sched_getaffinity(0))
@@ -112,7 +113,14 @@ def main() -> None:
 
 def make_shapes(to: Path) -> Path:
     """The folder of the generated pictures, made if it is not there."""
-    command = [sys.executable, str(_cli.ROOT / "scripts/prepare_data.py"), "shapes", "--to", str(to / "data"), "--hard"]
+    command = [
+        sys.executable,
+        str(_checkout.ROOT / "scripts/prepare_data.py"),
+        "shapes",
+        "--to",
+        str(to / "data"),
+        "--hard",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return to / "data"
 
@@ -124,7 +132,7 @@ def train(run: AblationRun, arguments: Arguments, free: "queue.Queue[int]") -> d
     if not evaluation.is_file():
         core, started = free.get(), time.monotonic()
         os.sched_setaffinity(0, {core})  # of this thread, and so of the process that it starts
-        command = [sys.executable, str(_cli.ROOT / "scripts/train.py"), str(_cli.ROOT / run.preset)]
+        command = [sys.executable, str(_checkout.ROOT / "scripts/train.py"), str(_checkout.ROOT / run.preset)]
         command += ["--workdir", str(workdir), "--data.train", f"{run.folder}:train", "--data.val", f"{run.folder}:val"]
         command += ["--train.seed", str(run.seed), *VARIANTS[run.variant]]
         command += ["--train.num-steps", str(run.num_steps)] if run.num_steps else []
@@ -171,4 +179,4 @@ def write_comparison(to: Path, results: Mapping[AblationRun, Mapping[str, Mappin
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _checkout.run_main(main, __file__)

@@ -81,11 +81,12 @@ def test_scripts_set_the_flags_before_jax_is_imported(flags: str | None) -> None
     environ |= {XLA_FLAGS: flags} if flags else {}
     program = (
         "import os, sys; sys.modules['tyro'] = None\n"  # what follows the flags is not reached
-        "try: import _cli\n"
+        "from mrcnn_jax.main import run_command\n"
+        "try: run_command('train', [])\n"
         "except SystemExit: print('jax' in sys.modules, os.environ.get('XLA_FLAGS'))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "scripts", env=environ, check=True, capture_output=True, text=True
+        [sys.executable, "-c", program], cwd=ROOT, env=environ, check=True, capture_output=True, text=True
     )
     expected = dict(environ)
     set_flags(expected)

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax import command_names
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.builder import FORMAT
 from mrcnn_jax.data.images import PictureError, decode_picture
 from mrcnn_jax.errors import ConfigError, DataError
 
-_PREPARE = "make it with python scripts/prepare_data.py"
+
+def _remedy() -> str:
+    return f"make it with {command_names.typed('prepare')}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Dataset:
         try:
             metadata = json.loads((path / "metadata.json").read_text())
             if metadata["format"] != FORMAT:
-                raise DataError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_PREPARE}.")
+                raise DataError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_remedy()}.")
             self.fingerprint: str = metadata["fingerprint"]
             self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
             self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
@@ -61,11 +64,11 @@ class Dataset:
             decoders = {"image": tfds.decode.SkipDecoding()}
             self._records = builder.as_data_source(split=split, decoders=decoders)
             if not len(self._records) == len(self.image_ids) == len(self.sizes):
-                raise DataError(f"{path} is incomplete: its records do not match its metadata; {_PREPARE}.")
+                raise DataError(f"{path} is incomplete: its records do not match its metadata; {_remedy()}.")
         except DataError:
             raise
         except Exception as error:  # JSON, protobuf, TFDS and ArrayRecord have no common base for a damaged file
-            raise DataError(f"{path} cannot be read as prepared data ({type(error).__name__}); {_PREPARE}.") from error
+            raise DataError(f"{path} cannot be read as prepared data ({type(error).__name__}); {_remedy()}.") from error
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -117,7 +120,7 @@ class Dataset:
         try:
             return self._records[index]
         except Exception as error:  # see above
-            raise DataError(f"{self.path}: record {index} is damaged ({type(error).__name__}); {_PREPARE}.") from error
+            raise DataError(f"{self.path}: record {index} is damaged ({type(error).__name__}); {_remedy()}.") from error
 
     def _objects(self, stored: dict[str, Any]) -> tuple[ObjectRecord, ...]:
         columns = stored["objects"]
@@ -179,12 +182,12 @@ def open_dataset(spec: str) -> Dataset:
         head, _, split = spec.rpartition(":")
         folder = Path(head)
     if not spec or not folder.is_dir():
-        raise DataError(f"No prepared data at {spec!r}; {_PREPARE}.")
+        raise DataError(f"No prepared data at {spec!r}; {_remedy()}.")
     if (folder / "metadata.json").is_file() and not split:
         return Dataset(folder)
     found = sorted(path.parent.name for path in folder.glob("*/metadata.json") if not path.parent.name.startswith("."))
     if not found:
-        raise DataError(f"No prepared data in {folder}; {_PREPARE}.")
+        raise DataError(f"No prepared data in {folder}; {_remedy()}.")
     choices = ", ".join(f"{folder}:{name}" for name in found)
     if split and split not in found:
         raise ConfigError(f"{folder} has no split {split!r}; choose one of {choices}.")

@@ -9,12 +9,12 @@ import jax
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import DataConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.distributed import gather_bytes, shared_errors
+from mrcnn_jax.errors import DataError
 from mrcnn_jax.evaluation.cityscapes_metrics import format_scores, score_cityscapes
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
 from mrcnn_jax.evaluation.dataset_predictions import PartReader, Predicted, predict_part
 from mrcnn_jax.inference.batches import PredictFn
-from mrcnn_jax.multihost import gather_bytes, shared_errors
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,3 @@ def evaluate(
         scores["cityscapes"] = score_cityscapes(ground_truth, rows)
         table += "\n" + format_scores(scores["cityscapes"])
     return Evaluation(scores | {"num_images": len(evaluated), "skipped": predicted.skipped}, rows, table)
-
-
-def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:
-    """ConfigError unless the weights know the data set's category ids by the same names, and no other real ones.
-
-    Weights may have outputs for ids that their data set does not use, as torchvision's have; they are named "N/A".
-    """
-    theirs = {category.id: category.name for category in of_data}
-    ours = {category.id: category.name for category in of_weights if category.id in theirs or category.name != "N/A"}
-    if ours != theirs:
-        different = sorted(id_ for id_ in ours.keys() | theirs.keys() if ours.get(id_) != theirs.get(id_))
-        shown = "; ".join(f"id {id_}: {ours.get(id_, 'none')} and {theirs.get(id_, 'none')}" for id_ in different[:3])
-        raise ConfigError(
-            f"Weights and data name different categories ({len(different)} differ: {shown}). "
-            "Evaluate on data with the categories that the weights were trained on."
-        )

@@ -23,8 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
+from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
-from mrcnn_jax.multihost import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.named_leaves import (
     PyTree,
     describe_differences,

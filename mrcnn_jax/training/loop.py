@@ -17,12 +17,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from mrcnn_jax import command_names
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import training_batches
+from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
 from mrcnn_jax.mesh import make_mesh, place, place_batch, replicated
-from mrcnn_jax.multihost import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.checkpoint import Checkpoints, EvaluationRecord
 from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine
@@ -47,7 +48,7 @@ def train(config: Config, workdir: str | Path) -> None:
     Raises ConfigError, DataError, NumericalError or StorageError for what a user can act on, and Preempted when a
     signal stopped the run after its state was saved.
 
-    Processes that have joined (`mrcnn_jax.multihost`) train together on all their devices; each has to call it. They
+    Processes that have joined (`mrcnn_jax.distributed`) train together on all their devices; each has to call it. They
     share `workdir`.
     """
     workdir = Path(workdir)
@@ -215,13 +216,13 @@ class TrainingRun:
         self.line.say(f"Trained to step {step}. Weights: {self.workdir}/weights, curves: {self.workdir}/metrics.jsonl")
         if self.val_data is not None:
             self.line.say(f"Scores: {self.workdir}/evaluation.json, pictures: {self.workdir}/pictures/")
-        self.line.say(
-            f"Next: python scripts/predict.py --weights {self.workdir} --output {self.workdir}/predictions PICTURES"
-        )
+        predict = command_names.typed("predict")
+        self.line.say(f"Next: {predict} --weights {self.workdir} --output {self.workdir}/predictions PICTURES")
 
 
 def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     """Training and validation data. ConfigError if no training data is named."""
     if not config.data.train:
-        raise ConfigError("No training data: name a folder that prepare_data.py made with --data.train DIR.")
+        prepare = command_names.typed("prepare")
+        raise ConfigError(f"No training data: name a folder that {prepare} made with --data.train DIR.")
     return open_dataset(config.data.train), open_dataset(config.data.val) if config.data.val else None

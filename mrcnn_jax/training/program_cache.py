@@ -19,8 +19,8 @@ import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from mrcnn_jax.config import Config
+from mrcnn_jax.distributed import gather_bytes, is_primary
 from mrcnn_jax.heap import trim_heap
-from mrcnn_jax.multihost import gather_bytes, is_primary
 
 LIBRARIES = ("jax", "flax", "optax", "numpy", "libtpu", "nvidia")
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")

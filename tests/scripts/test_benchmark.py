@@ -6,20 +6,21 @@ import re
 import sys
 from types import SimpleNamespace
 
-import _cli
-import benchmark
 import jax
 import numpy as np
 import pytest
 
+from mrcnn_jax.cli import benchmark
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.presets import load_preset
+from tests.paths import ROOT
 
-PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
+PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 TINY = ["--canvas", "64x96", "--model.body-width", "8", "--model.fpn-channels", "8", "--model.mask-head-dim", "8"]
 
 
 def test_random_batch_is_a_valid_batch() -> None:
-    config = _cli.load_preset(_cli.ROOT / "configs" / "mask_rcnn_r50_fpn_1x.py")
+    config = load_preset(ROOT / "configs" / "mask_rcnn_r50_fpn_1x.py")
     batch = benchmark.random_batch(config, (64, 96), 3)
     truth = batch.ground_truth
     assert batch.images.shape == (3, 64, 96, 3) and batch.images.dtype == np.uint8

@@ -3,15 +3,15 @@
 import json
 import sys
 
-import _cli
-import benchmark_data
 import pytest
 
+from mrcnn_jax.cli import benchmark_data
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.shapes import shapes_source
 from mrcnn_jax.errors import ConfigError
+from tests.paths import ROOT
 
-PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
+PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 
 
 def test_pictures_are_counted(tmp_path, monkeypatch, capsys):

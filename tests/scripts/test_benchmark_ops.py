@@ -3,11 +3,11 @@
 import json
 import sys
 
-import benchmark_ops
 import jax
 import numpy as np
 import pytest
 
+from mrcnn_jax.cli import benchmark_ops
 from mrcnn_jax.errors import ConfigError
 
 

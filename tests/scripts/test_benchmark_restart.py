@@ -4,13 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-import _cli
-import benchmark_restart
 import pytest
 
+from mrcnn_jax.cli import benchmark_restart
 from mrcnn_jax.errors import DataError
+from tests.paths import ROOT
 
-PRESET = str(_cli.ROOT / "configs" / "overfit_tiny.py")
+PRESET = str(ROOT / "configs" / "overfit_tiny.py")
 # Tells what it was told and found, ends its first step, and waits for a stop request.
 TRAIN = """
 import json, pathlib, signal, sys
@@ -27,7 +27,7 @@ signal.pause()
 
 def run(train: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     (tmp_path / "train.py").write_text(train)
-    monkeypatch.setattr(benchmark_restart, "TRAIN", tmp_path / "train.py")
+    monkeypatch.setattr(benchmark_restart, "TRAIN", (sys.executable, str(tmp_path / "train.py")))
     monkeypatch.setattr(sys, "argv", ["benchmark_restart.py", PRESET, *options])
     benchmark_restart.main()
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import _cli
 import pytest
 
 from mrcnn_jax import errors
+from mrcnn_jax.cli import command_line
 from mrcnn_jax.config import Config
+from mrcnn_jax.presets import load_preset
+from tests.paths import ROOT
 
 OPTIONS = [
     f"--{section.name}.{option.name.replace('_', '-')}"
@@ -26,7 +28,7 @@ OPTIONS = [
 class Arguments:
     workdir: Path
     """Folder."""
-    config: _cli.Inline[Config] = field(default_factory=Config)
+    config: command_line.Inline[Config] = field(default_factory=Config)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Shapes:
 
 
 def parse(*argv: str) -> Config:
-    return _cli.parse(Arguments(Path("runs")), "Trains.", argv).config
+    return command_line.parse(Arguments(Path("runs")), "Trains.", argv).config
 
 
 def refusal(*argv: str) -> str:
@@ -73,9 +75,9 @@ def test_tuples_take_commas_and_spaces(form: list[str]) -> None:
 
 @pytest.mark.parametrize("form", [["0.05,0.1", "1"], ["0.05", ".1", "1e0"]])
 def test_keypoint_settings_are_numbers_one_a_keypoint(form: list[str]) -> None:
-    evaluate = importlib.import_module("evaluate")  # scripts/evaluate.py
+    evaluate = importlib.import_module("mrcnn_jax.cli.evaluate_weights")
     argv = ["--weights", "w", "--data", "d", "--test.keypoint-sigmas", *form]
-    arguments = _cli.parse(evaluate.Arguments(), "Scores.", argv)
+    arguments = command_line.parse(evaluate.Arguments(), "Scores.", argv)
     assert arguments.test.keypoint_sigmas == parse("--test.keypoint-sigmas", *form).test.keypoint_sigmas
     assert arguments.test.keypoint_sigmas == (0.05, 0.1, 1.0)
     assert all(type(sigma) is float for sigma in arguments.test.keypoint_sigmas)
@@ -112,7 +114,7 @@ def test_bad_values_are_refused_in_one_line(argv: list[str], message: str) -> No
 
 def test_missing_arguments_are_named() -> None:
     with pytest.raises(errors.ConfigError, match="--workdir PATH"):
-        _cli.parse(Arguments(_cli.Required), "Trains.", [])
+        command_line.parse(Arguments(command_line.Required), "Trains.", [])
 
 
 @pytest.mark.parametrize("option", OPTIONS[::6])
@@ -134,7 +136,7 @@ def test_all_options_are_found_in_the_help() -> None:
 
 
 def test_subcommands() -> None:
-    assert _cli.parse(Coco | Shapes, "Prepares.", ["shapes", "--to", "a"]) == Shapes(Path("a"))
+    assert command_line.parse(Coco | Shapes, "Prepares.", ["shapes", "--to", "a"]) == Shapes(Path("a"))
     for argv, message in [
         ([], "Expected one of coco, shapes, got none of them"),
         (["shape", "--to", "a"], "Expected one of coco, shapes, got shape"),
@@ -142,29 +144,29 @@ def test_subcommands() -> None:
         (["coco"], "--to PATH"),
     ]:
         with pytest.raises(errors.ConfigError, match=message.replace("?", r"\?")):
-            _cli.parse(Coco | Shapes, "Prepares.", argv)
+            command_line.parse(Coco | Shapes, "Prepares.", argv)
 
 
 def test_help_exits_with_0_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        _cli.parse(Arguments(Path("runs")), "Trains the model.", ["--help"], usage="configs/NAME.py")
+        command_line.parse(Arguments(Path("runs")), "Trains the model.", ["--help"], usage="configs/NAME.py")
     printed = capsys.readouterr().out
     assert caught.value.code == 0
     assert "Trains the model." in printed and "configs/NAME.py" in printed
     assert "--test.canvases HxW,HxW,..." in printed and "800x1344,1344x800" in printed
 
 
-@pytest.mark.parametrize("preset", sorted((_cli.ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_presets_load_and_show_their_own_defaults(preset: Path) -> None:
-    config, rest = _cli.split_preset([str(preset), "--train.seed", "3"])
+    config, rest = command_line.split_preset([str(preset), "--train.seed", "3"])
     assert isinstance(config, Config) and rest == ["--train.seed", "3"]
-    assert _cli.parse(config, "Trains.", rest) == dataclasses.replace(
+    assert command_line.parse(config, "Trains.", rest) == dataclasses.replace(
         config, train=dataclasses.replace(config.train, seed=3)
     )
 
 
 def test_the_papers_preset() -> None:
-    config = _cli.load_preset(_cli.ROOT / "configs" / "mask_rcnn_r50_fpn_paper.py")
+    config = load_preset(ROOT / "configs" / "mask_rcnn_r50_fpn_paper.py")
     train, targets, test = config.train, config.targets, config.test
     assert (train.num_steps, train.decay_steps, train.batch_size) == (160_000, (120_000,), 16)
     assert (train.learning_rate, train.momentum, train.weight_decay) == (0.02, 0.9, 1e-4)
@@ -190,16 +192,16 @@ def test_bad_presets_are_refused(tmp_path: Path, content: str, message: str) -> 
     path = tmp_path / "preset.py"
     path.write_text(content)
     with pytest.raises(errors.ConfigError, match=message) as caught:
-        _cli.load_preset(path)
+        load_preset(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_preset_names_those_that_exist() -> None:
-    with pytest.raises(errors.ConfigError, match=r"did you mean configs/shapes_tiny.py\?.*configs/nuclei_r18_fpn.py"):
-        _cli.load_preset("configs/shape_tiny.py")
+    with pytest.raises(errors.ConfigError, match=r"did you mean shapes_tiny\?.*, nuclei_r18_fpn, "):
+        load_preset("configs/shape_tiny.py")
     with pytest.raises(errors.ConfigError, match="Name a preset first"):
-        _cli.split_preset([])
-    assert _cli.split_preset(["--help"]) == (Config(), ["--help"])
+        command_line.split_preset([])
+    assert command_line.split_preset(["--help"]) == (Config(), ["--help"])
 
 
 class JaxRuntimeError(RuntimeError):
@@ -260,9 +262,10 @@ def test_results_become_exit_codes() -> None:
 
 @pytest.mark.parametrize("num_lines", [1, 100_000], ids=["fails at the flush", "fails while printing"])
 def test_a_closed_pipe_ends_the_program_quietly(num_lines: int) -> None:
-    code = f"import _cli, sys\n_cli.run(lambda: [sys.stdin.read(), *map(print, range({num_lines}))] and None)"
+    main = f"lambda: [sys.stdin.read(), *map(print, range({num_lines}))] and None"
+    code = f"import sys\nfrom mrcnn_jax.cli import command_line\ncommand_line.run({main})"
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", code], cwd=_cli.ROOT / "scripts", **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         process.stdout.close()
         process.stdin.close()  # starts the printing
@@ -272,7 +275,7 @@ def test_a_closed_pipe_ends_the_program_quietly(num_lines: int) -> None:
 
 def run(main: Callable[[], int | None]) -> int:
     with pytest.raises(SystemExit) as caught:
-        _cli.run(main)
+        command_line.run(main)
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

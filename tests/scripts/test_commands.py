@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _cli
 import pytest
 
-SCRIPTS = sorted(path.name for path in (_cli.ROOT / "scripts").glob("[!_]*.py"))
+from tests.paths import ROOT
+
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("[!_]*.py"))
 SUBCOMMANDS = {"prepare_data.py": ["shapes"], "benchmark.py": ["infer"]}
-PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
+PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 TAKE_A_PRESET = ("train.py", "gpu_compile.py", "tpu_compile.py", "benchmark_data.py", "benchmark_restart.py")
 NEED_NOTHING = ("check_machine.py",)
 POSITIONAL = {**{name: [PRESET] for name in TAKE_A_PRESET}, **SUBCOMMANDS}
@@ -20,7 +21,7 @@ POSITIONAL = {**{name: [PRESET] for name in TAKE_A_PRESET}, **SUBCOMMANDS}
 
 def run_script(name: str, *argv: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Exit code of a script that runs in this process."""
-    path = _cli.ROOT / "scripts" / name
+    path = ROOT / "scripts" / name
     monkeypatch.setattr(sys, "argv", [str(path), *argv])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(path), run_name="__main__")
@@ -60,12 +61,12 @@ def test_without_arguments_a_script_says_what_it_needs(
 
 @pytest.mark.parametrize("name", ["quickstart.sh", "test.sh", "_environment.sh"])
 def test_shell_scripts_parse(name: str) -> None:
-    subprocess.run(["bash", "-n", str(_cli.ROOT / "scripts" / name)], check=True)
+    subprocess.run(["bash", "-n", str(ROOT / "scripts" / name)], check=True)
 
 
 @pytest.mark.parametrize("python", ["false", "no-such-python"])
 def test_an_unsuitable_python_is_refused(tmp_path: Path, python: str) -> None:
-    environment = _cli.ROOT / "scripts" / "_environment.sh"
+    environment = ROOT / "scripts" / "_environment.sh"
     result = subprocess.run(
         ["bash", "-euc", f"source '{environment}'; prepare_environment requirements.txt"],
         cwd=tmp_path,
@@ -80,6 +81,6 @@ def test_an_unsuitable_python_is_refused(tmp_path: Path, python: str) -> None:
 
 def test_a_python_without_the_requirements_is_told_what_to_install() -> None:
     command = [sys.executable, "-S", "-E", "scripts/train.py", "--help"]  # -S: without installed packages
-    result = subprocess.run(command, cwd=_cli.ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert re.fullmatch(r"error: jaxlib is not installed .* -m pip install -r .*requirements.txt\n", result.stderr)

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-import _cli
-import gpu_compile
 import pytest
 
+from mrcnn_jax.cli import gpu_compile
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.profiling.gpus import GPUS
+from tests.paths import ROOT
 
-PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
+PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 TINY = ["--canvas", "64x64", "--images-per-gpu", "1", "--model.body-width", "8", "--model.fpn-channels", "16"]
 
 
@@ -45,7 +45,7 @@ def test_every_gpu_can_be_named() -> None:
 
 def compile_small(tmp_path: Path, *options: str) -> tuple[int, dict]:
     """In a process of its own: the tests' flags and their eight devices are for a CPU."""
-    command = [sys.executable, str(_cli.ROOT / "scripts" / "gpu_compile.py"), PRESET, *TINY, *options]
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_compile.py"), PRESET, *TINY, *options]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     return result.returncode, json.loads(result.stdout)

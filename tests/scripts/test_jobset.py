@@ -3,11 +3,14 @@
 import re
 from typing import Any
 
-import _cli
 import pytest
 import yaml
 
-PATH = _cli.ROOT / "scripts" / "launch" / "jobset.yaml"
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.presets import load_preset
+from tests.paths import ROOT
+
+PATH = ROOT / "scripts" / "launch" / "jobset.yaml"
 
 
 def jobset() -> dict[str, Any]:
@@ -31,7 +34,7 @@ def test_jobset_runs_one_process_on_each_host() -> None:
     assert python == "python" and script == "scripts/train.py"
     assert all(option.partition("=")[2].startswith(mount["mountPath"]) for option in options)
     assert options[0].startswith("--workdir=")
-    assert _cli.parse(_cli.load_preset(_cli.ROOT / preset), "", options[1:]).data.train
+    assert command_line.parse(load_preset(ROOT / preset), "", options[1:]).data.train
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 75, 134, 137])

@@ -7,10 +7,13 @@ import subprocess
 import time
 from pathlib import Path
 
-import _cli
 import pytest
 
-LAUNCH = _cli.ROOT / "scripts" / "launch"
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.presets import load_preset
+from tests.paths import ROOT
+
+LAUNCH = ROOT / "scripts" / "launch"
 
 FAKE_TRAIN = """
 echo "$*" >>"$FAKE/calls"
@@ -54,7 +57,7 @@ class Fake:
         """Exit code of a launcher whose training ends with these codes, one after another."""
         (self.folder / "codes").write_text("".join(f"{code}\n" for code in codes))
         return subprocess.run(
-            ["bash", str(LAUNCH / name), *argv], env=self.environment | environment, cwd=_cli.ROOT, timeout=60
+            ["bash", str(LAUNCH / name), *argv], env=self.environment | environment, cwd=ROOT, timeout=60
         ).returncode
 
     def lines(self, name: str = "calls") -> list[str]:
@@ -72,7 +75,7 @@ def assert_accepted(line: str) -> None:
     """That scripts/train.py knows the preset and all options."""
     words = line.split()
     at = words.index("--workdir")
-    config = _cli.parse(_cli.load_preset(_cli.ROOT / words[0]), "", words[1:at] + words[at + 2 :])
+    config = command_line.parse(load_preset(ROOT / words[0]), "", words[1:at] + words[at + 2 :])
     assert config.train.batch_size == 256 and config.data.train and config.data.val
 
 
@@ -225,7 +228,7 @@ def pod(fake: Fake) -> Fake:
     """A TPU slice of one host, this one, which has everything installed."""
     fake.write("gcloud", FAKE_GCLOUD)
     fake.environment |= {"SHARED": str(fake.folder), "MOUNT": "true", "PAUSE_SECONDS": "0", "POLL_SECONDS": "0.1"}
-    (fake.folder / "mrcnn_jax").symlink_to(_cli.ROOT)
+    (fake.folder / "mrcnn_jax").symlink_to(ROOT)
     (fake.folder / "venv").mkdir()
     (fake.folder / "venv" / "installed").touch()
     (fake.folder / "state").write_text("ACTIVE\n")

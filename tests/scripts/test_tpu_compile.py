@@ -5,21 +5,20 @@ import json
 import sys
 from dataclasses import replace
 
-import _cli
-import _jobs
-import benchmark
 import jax
 import jax.numpy as jnp
 import pytest
-import tpu_compile
 
+from mrcnn_jax.cli import abstract_jobs, benchmark, tpu_compile
 from mrcnn_jax.config import Config, ModelConfig
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
+from mrcnn_jax.presets import load_preset
 from tests import tiny
+from tests.paths import ROOT
 
-PRESET = str(_cli.ROOT / "configs" / "shapes_tiny.py")
+PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 SLICE = ["--topology", "v5e:2x4"]
 TINY = ["--canvas", "64x64", "--images-per-chip", "1", "--model.body-width", "8", "--model.fpn-channels", "16"]
 CONFIG = Config(model=tiny.MODEL, targets=tiny.TARGETS)
@@ -59,7 +58,7 @@ def test_bad_options_are_refused(argv: list[str], message: str, monkeypatch: pyt
 @pytest.mark.parametrize("num_keypoints", [0, 3])
 def test_batches_have_the_shapes_of_real_ones(num_keypoints: int) -> None:
     config = replace(CONFIG, model=replace(tiny.MODEL, num_keypoints=num_keypoints))
-    shapes = _jobs.batch_shapes(config, (64, 96), 3)
+    shapes = abstract_jobs.batch_shapes(config, (64, 96), 3)
     keypoints = shapes.ground_truth.keypoints
     assert (keypoints is None) if num_keypoints == 0 else (keypoints.shape == (3, 100, 3, 3))
     shapes = shapes.replace(ground_truth=shapes.ground_truth.replace(keypoints=None))
@@ -71,7 +70,7 @@ def test_batches_have_the_shapes_of_real_ones(num_keypoints: int) -> None:
 
 def test_the_step_gives_its_state_away_and_makes_no_array(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "device_put", None)
-    job = _jobs.training_job(CONFIG, make_mesh(), (64, 64), 8)
+    job = abstract_jobs.training_job(CONFIG, make_mesh(), (64, 64), 8)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(job.arguments))
     (state, batch, key), _ = job.function.lower(*job.arguments).args_info
     assert all(leaf.donated for leaf in jax.tree.leaves(state))
@@ -81,7 +80,7 @@ def test_the_step_gives_its_state_away_and_makes_no_array(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("resize", "dtype"), [("opencv", jnp.uint8), ("float", jnp.float32)])
 def test_prediction_sees_pictures_as_the_resize_leaves_them(resize: str, dtype: type) -> None:
     config = replace(CONFIG, test=replace(CONFIG.test, resize=resize))
-    variables, images, image_hw = _jobs.prediction_job(config, make_mesh(), (64, 96), 16).arguments
+    variables, images, image_hw = abstract_jobs.prediction_job(config, make_mesh(), (64, 96), 16).arguments
     assert (images.shape, images.dtype) == ((16, 64, 96, 3), dtype) and image_hw.shape == (16, 2)
     assert "params" in variables
 
@@ -172,7 +171,7 @@ def test_both_tasks_compile_for_eight_chips(monkeypatch: pytest.MonkeyPatch, cap
 
 def small_model() -> ModelConfig:
     """The model that the options above ask for."""
-    config = _cli.load_preset(PRESET).model
+    config = load_preset(PRESET).model
     classes = config.num_classes or tpu_compile.NUM_CLASSES
     return replace(config, num_classes=classes, body_width=8, fpn_channels=16)
 

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import _cli
-import check_machine
 import pytest
 
+from mrcnn_jax.cli import check_machine, command_line
 from mrcnn_jax.known_faults import NO_REDUCTIONS, XLA_FLAGS, YNN_FLAG, installed_jaxlib
 from mrcnn_jax.selftest import machine
 from mrcnn_jax.selftest.findings import Finding, Setting, make_setting, relative_error
@@ -29,7 +28,7 @@ def run(findings: list[Finding], monkeypatch: pytest.MonkeyPatch, *argv: str) ->
     monkeypatch.setattr(check_machine, "CHECKS", machine.CHECKS)
     monkeypatch.setattr(sys, "argv", ["check_machine.py", *argv])
     with pytest.raises(SystemExit) as ended:
-        _cli.run(check_machine.main)
+        command_line.run(check_machine.main)
     return ended.value.code
 
 

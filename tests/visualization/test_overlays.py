@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.categories import Category
-from mrcnn_jax.drawing.overlays import (
+from mrcnn_jax.errors import StorageError
+from mrcnn_jax.visualization.overlays import (
     FILL_OPACITY,
     MIN_SHORT_SIDE,
     draw_detections,
@@ -14,7 +15,6 @@ from mrcnn_jax.drawing.overlays import (
     safe_name,
     save_picture,
 )
-from mrcnn_jax.errors import StorageError
 
 CATEGORIES = (Category(3, "fig"), Category(7, "a\x1b[31m\nname that is much longer than fits 核"))
 GREY = 90

@@ -1,13 +1,11 @@
-"""What all command lines share: presets, typed overrides with clear refusals, and the documented exit codes.
+"""What all command lines share: typed options with clear refusals, and the documented exit codes.
 
-Import it first: it puts the checkout on the path, so that `mrcnn_jax` need not be installed, and sets the flags that
-avoid the known faults of the installed jaxlib. A script is
+A command is a module with a `main()`, which reads its options with
 
-    import _cli
-    def main() -> None: arguments = _cli.parse(Arguments(...), "What it does.")
-    if __name__ == "__main__": _cli.run(main)
+    arguments = cli.parse(Arguments(...), "What it does.")
 
-Errors are one line on stderr; `--debug` (or MRCNN_JAX_DEBUG=1) adds the traceback.
+and is listed in `mrcnn_jax.command_names`. Errors are one line on stderr; `--debug` (or MRCNN_JAX_DEBUG=1) adds the
+traceback.
 """
 
 import contextlib
@@ -17,31 +15,19 @@ import io
 import itertools
 import os
 import re
-import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, overload
+from typing import Annotated, Any, NoReturn, TypeVar, get_origin, overload
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+import tyro
 
-from mrcnn_jax import known_faults  # noqa: E402
-
-try:
-    known_faults.set_flags()  # before anything imports JAX
-    import tyro
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-except ModuleNotFoundError as missing:
-    install = f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}"
-    print(f"error: {missing.name} is not installed for this Python: {install}", file=sys.stderr)
-    sys.exit(2)
-
-from mrcnn_jax.config import Canvas, Config  # noqa: E402
-from mrcnn_jax.errors import ConfigError, DeviceError, Preempted, StorageError, UserError  # noqa: E402
+from mrcnn_jax import command_names
+from mrcnn_jax.cli.option_types import REGISTRY
+from mrcnn_jax.config import Config
+from mrcnn_jax.errors import ConfigError, DeviceError, Preempted, StorageError, UserError
+from mrcnn_jax.presets import load_preset
 
 T = TypeVar("T")
 Inline = Annotated[T, tyro.conf.arg(name="")]
@@ -105,24 +91,6 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
-def load_preset(path: str | Path) -> Config:
-    """The `config` that a preset file such as configs/mask_rcnn_r50_fpn_1x.py defines. Raises ConfigError."""
-    path = Path(path)
-    if not path.is_file():
-        presets = sorted((ROOT / "configs").glob("*.py"))
-        close = difflib.get_close_matches(path.stem, [preset.stem for preset in presets], n=1, cutoff=0.6)
-        hint = f"did you mean configs/{close[0]}.py? " if close else ""
-        names = ", ".join(f"configs/{preset.name}" for preset in presets)
-        raise ConfigError(f"No preset {path}: {hint}Presets are {names}.")
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except Exception as exception:  # whatever the file does wrong is the file's fault
-        raise ConfigError(f"{path}: {type(exception).__name__}: {exception}") from exception
-    if not isinstance(config, Config):
-        raise ConfigError(f"{path}: expected it to define `config = Config(...)`, got {type(config).__name__}.")
-    return config
-
-
 def split_preset(argv: Sequence[str] | None = None) -> tuple[Config, list[str]]:
     """The preset that the first argument names, and the arguments after it; the defaults for a bare --help."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -130,7 +98,7 @@ def split_preset(argv: Sequence[str] | None = None) -> tuple[Config, list[str]]:
         return load_preset(arguments[0]), arguments[1:]
     if "-h" in arguments or "--help" in arguments:
         return Config(), arguments
-    raise ConfigError(f"Name a preset first: python scripts/{Path(sys.argv[0]).name} configs/NAME.py ...")
+    raise ConfigError(f"Name a preset first: {command_names.current()} {command_names.PRESET} ...")
 
 
 @overload
@@ -148,7 +116,7 @@ def parse(spec: Any, description: str, argv: Sequence[str] | None = None, *, usa
         spec: a dataclass instance with the defaults, or a type; a union of dataclasses gives subcommands.
         description: what --help says first.
         argv: the arguments after the program's name; the process's own by default.
-        usage: what the usage line shows behind the script's name, such as `configs/NAME.py`.
+        usage: what the usage line shows behind the command's name, such as `PRESET`.
 
     Raises:
         ConfigError: unknown option (with the nearest name), ill-typed or missing value, value that a dataclass refuses.
@@ -160,10 +128,10 @@ def parse(spec: Any, description: str, argv: Sequence[str] | None = None, *, usa
         return tyro.cli(
             spec if is_type else type(spec),
             default=tyro.MISSING if is_type else spec,
-            prog=f"python scripts/{Path(sys.argv[0]).name} {usage}".strip(),
-            description=f"{description}\n\n--debug shows the traceback of an error.",
+            prog=f"{command_names.current()} {usage}".strip(),
+            description=f"{command_names.as_typed(description)}\n\n--debug shows the traceback of an error.",
             args=args,
-            registry=_REGISTRY,
+            registry=REGISTRY,
         )
 
     try:
@@ -217,84 +185,3 @@ def _nearest(option: str, options: list[str]) -> list[str]:
 
 def _leaf(option: str) -> str:
     return option.lstrip("-").rpartition(".")[2]
-
-
-_REGISTRY = ConstructorRegistry()
-
-
-def _number(kind: type, text: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise ValueError(f"expected {'an integer' if kind is int else 'a number'}, got {text!r}") from None
-    if not abs(value) < float("inf"):
-        raise ValueError(f"expected a finite number, got {text!r}")
-    return value
-
-
-def _canvas(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise ValueError(f"expected HEIGHTxWIDTH, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def _items(texts: Sequence[str]) -> Iterator[str]:
-    """Items given as `a,b c`: commas and spaces both separate."""
-    return (item for text in texts for item in text.split(",") if item)
-
-
-@_REGISTRY.primitive_rule
-def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """int and float, with refusals in words."""
-    kind: Any = info.type
-    if kind is not int and kind is not float:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=kind.__name__.upper(),
-        instance_from_str=lambda texts: _number(kind, texts[0]),
-        is_instance=lambda value: isinstance(value, kind) or (kind is float and isinstance(value, int)),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-@_REGISTRY.primitive_rule
-def _tuple_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Tuples of numbers as `1,2,3` or `1 2 3`; tuples of canvases as `480x800,800x480`."""
-    types = get_args(info.type)
-    if info.type_origin is not tuple or not types:
-        return None
-    item, length = types[0], None if types[-1] is Ellipsis else len(types)
-    if types == get_args(Canvas):
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="HxW",
-            instance_from_str=lambda texts: _canvas(texts[0]),
-            is_instance=lambda value: isinstance(value, tuple),
-            str_from_instance=lambda value: [f"{value[0]}x{value[1]}"],
-        )
-    if get_args(item) == get_args(Canvas):
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="HxW,HxW,...",
-            instance_from_str=lambda texts: tuple(_canvas(text) for text in _items(texts)),
-            is_instance=lambda value: isinstance(value, tuple),
-            str_from_instance=lambda value: [",".join(f"{height}x{width}" for height, width in value)],
-        )
-    if item not in (int, float) or any(other not in (item, Ellipsis) for other in types):
-        return None
-
-    def from_str(texts: list[str]) -> tuple[Any, ...]:
-        values = tuple(_number(item, text) for text in _items(texts))
-        if length is not None and len(values) != length:
-            raise ValueError(f"expected {length} values, got {len(values)}")
-        return values
-
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=",".join([item.__name__.upper()] * (length or 1)) + ("" if length else ",..."),
-        instance_from_str=from_str,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(str(number) for number in value)],
-    )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.categories import Category
-from mrcnn_jax.drawing.overlays import draw_detections, draw_side_by_side
+from mrcnn_jax.visualization.overlays import draw_detections, draw_side_by_side
 
 SCORE_THRESHOLD = 0.5
 """Predictions are drawn from this score on: the many weak ones that AP needs would hide the picture."""

@@ -1,0 +1,1 @@
+"""The subcommands of `mrcnn`, a module each."""

@@ -1,0 +1,64 @@
+"""How many training pictures this host reads, decodes and prepares in a second; as JSON. No model is run.
+
+mrcnn benchmark-data mask_rcnn_r50_fpn_1x --data.train data/coco:train --data.num-threads 8
+
+`cpu_ms_per_picture` is the time of all cores together: pictures a second, times that, by 1000 are the cores that a host
+needs. Each process of a run reads its own share of the pictures.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.config import Config
+from mrcnn_jax.data.pipeline import training_batches
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.training.loop import open_data
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Data, and how it is prepared."""
+
+    config: command_line.Inline[Config]
+    num_batches: int = 50
+    """Batches of train.batch_size pictures."""
+
+
+def main() -> None:
+    config, options = command_line.split_preset()
+    arguments = command_line.parse(Arguments(config), (__doc__ or "").splitlines()[0], options, usage="PRESET")
+    if arguments.num_batches < 1:
+        raise ConfigError("--num-batches: expected 1 or more.")
+    print(json.dumps(measure(arguments.config, arguments.num_batches), indent=2))
+
+
+def measure(config: Config, num_batches: int) -> dict[str, Any]:
+    """What is printed: pictures a second by the clock, and the cores' time for one."""
+    batch_size = config.train.batch_size
+    batches = training_batches(
+        open_data(config)[0],
+        config.data,
+        batch_size=batch_size,
+        seed=config.train.seed,
+        start_step=0,
+        num_steps=num_batches,
+    )
+    start, cpu_start = time.perf_counter(), time.process_time()
+    canvases = Counter("x".join(map(str, batch.images.shape[1:3])) for batch in batches)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    num_pictures = num_batches * batch_size
+    return {
+        "data": Path(config.data.train).name,
+        "pictures": num_pictures,
+        "batches_by_canvas": dict(canvases),
+        "num_threads": config.data.num_threads,
+        "cores": os.cpu_count(),
+        "pictures_per_second": round(num_pictures / seconds, 2),
+        "cpu_ms_per_picture": round(1000 * cpu_seconds / num_pictures, 2),
+    }

@@ -1,0 +1,108 @@
+"""Seconds from a restart of training to its first new step, with and without the programs that runs keep; as JSON.
+
+mrcnn benchmark-restart mask_rcnn_r50_fpn_1x --data.train data/coco:train
+
+Trains in a temporary folder for a step and stops. Then, --repeats times: removes the kept programs, starts again, stops
+at the first new step; starts and stops again, now with them. A start counts from that of the process.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.config import Config
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.presets import PACKAGE
+
+TRAIN = (sys.executable, "-m", "mrcnn_jax", "train")
+EVERY_STEP = ("--train.log-every", "1", "--train.checkpoint-every", "1")
+"""A step's metrics are written before its checkpoint, not some steps later."""
+STOPPED = 75
+"""Exit code of a run after a stop request."""
+PATIENCE = 7200
+"""Seconds until a first step is given up."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is trained, and how often it starts."""
+
+    config: command_line.Inline[Config]
+    repeats: int = 3
+    """Pairs of restarts."""
+
+
+def main() -> None:
+    preset, options, repeats = read_arguments()
+    cold, warm = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder)
+        command = [*TRAIN, preset, "--workdir", str(workdir), *options, *EVERY_STEP]
+        start_and_stop(command, workdir)
+        for number in range(1, repeats + 1):
+            shutil.rmtree(workdir / "programs")
+            cold.append(start_and_stop(command, workdir))
+            warm.append(start_and_stop(command, workdir))
+            seconds = f"{cold[-1]:.1f} s without kept programs, {warm[-1]:.1f} s with them"
+            command_line.note(f"{number} of {repeats}: {seconds}")
+    print(json.dumps(describe(preset, cold, warm), indent=2))
+
+
+def read_arguments() -> tuple[str, list[str], int]:
+    """Preset path, options of the run and number of repeats; ConfigError if one of them is wrong."""
+    config, argv = command_line.split_preset()
+    description = "Times restarts of training, with and without the programs that a run keeps; prints JSON."
+    arguments = command_line.parse(Arguments(config), description, argv, usage="PRESET")
+    if arguments.repeats < 1:
+        raise ConfigError("--repeats: expected 1 or more.")
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--repeats")
+    return sys.argv[1], own.parse_known_args(argv)[1], arguments.repeats
+
+
+def start_and_stop(command: list[str], workdir: Path) -> float:
+    """Seconds from a start of training to the first new line of its metrics; DataError if it ends before."""
+    curves = workdir / "metrics.jsonl"
+    before = num_lines(curves)
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])])
+    with (workdir / "train.log").open("w+") as log:
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
+            while num_lines(curves) == before and process.poll() is None and time.perf_counter() - start < PATIENCE:
+                time.sleep(0.01)
+            seconds = time.perf_counter() - start
+            is_late = seconds >= PATIENCE
+            process.send_signal(signal.SIGTERM)
+            code = process.wait()
+        if is_late:
+            raise DataError(f"Training made no step in {PATIENCE} s.")
+        if code != STOPPED:
+            log.seek(0)
+            last = [line for line in log.read().splitlines() if line.strip()][-1:]
+            raise DataError(f"Training ended with {code} instead of {STOPPED}: {' '.join(last)}")
+    return seconds
+
+
+def num_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def describe(preset: str, cold: list[float], warm: list[float]) -> dict[str, object]:
+    """The JSON that is printed."""
+    return {
+        "preset": Path(preset).stem,
+        "seconds_without_programs": [round(seconds, 2) for seconds in cold],
+        "seconds_with_programs": [round(seconds, 2) for seconds in warm],
+        "ratio_of_medians": round(statistics.median(cold) / statistics.median(warm), 2),
+    }

@@ -1,0 +1,138 @@
+"""Checks what the road does to a prepared data set, and prints JSON.
+
+`ground_truth_ap`: the annotations, given back as detections, scored: 1.0 unless evaluation loses something.
+`mask_target_iou`: how well mask targets from box-relative bitmaps agree with targets from masks of full size.
+
+    mrcnn check-data --data data/coco --split val --objects 500
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.config import DataConfig
+from mrcnn_jax.data.annotations import clip_bbox
+from mrcnn_jax.data.bitmaps import decode_mask, make_bitmap
+from mrcnn_jax.data.dataset import Dataset, ObjectRecord, open_dataset
+from mrcnn_jax.data.transforms import fit_size, resize_boxes
+from mrcnn_jax.evaluation.coco_metrics import score_results
+from mrcnn_jax.ops.masks import sample_mask_targets
+from mrcnn_jax.ops.roi_align import interpolation_matrix
+
+TARGET_SIZE = 28
+JITTER = 0.15
+"""RoIs are boxes whose borders are moved by up to this share of their sides, as proposals are."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    data: str = command_line.Required
+    """Prepared folder, DIR or DIR:SPLIT."""
+    split: str = ""
+    """Split of the folder, if it has several."""
+    max_detections: int = 100
+    """Detections an image that are scored."""
+    objects: int = 500
+    """Objects drawn at random for mask_target_iou."""
+    config: DataConfig = field(default_factory=DataConfig)
+    """Picture and bitmap sizes of training."""
+
+
+def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float]:
+    """AP of the annotations' boxes, masks and, if there are any, keypoints against themselves."""
+    truth = dataset.coco_dict()
+    results: list[dict[str, Any]] = [
+        {
+            "image_id": row["image_id"],
+            "category_id": row["category_id"],
+            "bbox": row["bbox"],
+            "segmentation": row["segmentation"],
+            "keypoints": row.get("keypoints", []),
+            # Only the best 20 people of a picture count for keypoints: those without any come last.
+            "score": 1.0 if row.get("num_keypoints", 1) else 0.5,
+        }
+        for row in truth["annotations"]
+        if not row["iscrowd"]
+    ]
+    skeletons = {category.keypoints for category in dataset.categories if category.keypoints}
+    kinds = ["bbox", "segm", *["keypoints"] * (len(skeletons) == 1)]
+    found = encode_segmentations(truth, results)
+    scores = score_results(truth, found, max_detections=max_detections, iou_types=kinds)
+    return {kind: scores[kind]["AP"] for kind in kinds}
+
+
+def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results with every segmentation as the compressed run-length code that results have."""
+    from pycocotools import mask as rle
+
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    for row in results:
+        mask = decode_mask(row["segmentation"], sizes[row["image_id"]])
+        code = rle.encode(np.asfortranarray(mask))
+        row["segmentation"] = {"size": list(mask.shape), "counts": code["counts"].decode()}
+    return results
+
+
+def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig) -> dict[str, float]:
+    """Mean IoU of the two kinds of targets over random objects, in pictures of training size."""
+    rng = np.random.default_rng(0)
+    objects = [(index, item) for index in range(len(dataset)) for item in dataset[index].objects if not item.is_crowd]
+    chosen = rng.permutation(len(objects))[:num_objects]
+    from_bitmap = jax.jit(
+        lambda bitmap, box, roi: sample_mask_targets(
+            bitmap[None], box[None], roi[None], jnp.zeros(1, jnp.int32), output_size=TARGET_SIZE
+        )[0]
+    )
+    ious = []
+    for index in chosen:
+        picture, item = objects[index]
+        old_hw = (int(dataset.sizes[picture][0]), int(dataset.sizes[picture][1]))
+        new_hw, _ = fit_size(old_hw, max(config.short_sides), config.max_side, config.canvases)
+        box = clip_bbox(item.bbox, old_hw)
+        bitmap = make_bitmap(item.segmentation, np.asarray(box), old_hw, config.mask_size)
+        resized = resize_boxes(np.asarray([box]), old_hw, new_hw)[0].astype(np.float32)
+        sides = np.tile(resized[2:] - resized[:2], 2)
+        roi = (resized + rng.uniform(-JITTER, JITTER, 4) * sides).astype(np.float32)
+        ours = np.asarray(from_bitmap(bitmap, resized, roi)) > 0
+        exact = target_from_full_mask(full_size_mask(item, old_hw, new_hw), roi)
+        union = (ours | exact).sum()
+        ious.append((ours & exact).sum() / union if union else 1.0)
+    return {"objects": len(ious), "mean": float(np.mean(ious)), "tenth_percentile": float(np.percentile(ious, 10))}
+
+
+def full_size_mask(item: ObjectRecord, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
+    """The object's mask in the resized picture, [H, W] 0 or 1: polygons are scaled, run lengths resampled."""
+    import cv2
+
+    if isinstance(item.segmentation, dict):
+        mask = decode_mask(item.segmentation, old_hw).astype(np.float32)
+        return (cv2.resize(mask, (new_hw[1], new_hw[0]), interpolation=cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
+    scale = np.array([new_hw[1] / old_hw[1], new_hw[0] / old_hw[0]])
+    polygons = [(np.reshape(polygon, (-1, 2)) * scale).ravel().tolist() for polygon in item.segmentation]
+    return decode_mask(polygons, new_hw)
+
+
+def target_from_full_mask(mask: np.ndarray, roi: np.ndarray) -> np.ndarray:
+    """[28, 28] bool: the mask averaged over each cell of the RoI, at least one half (Detectron2's bitmask targets)."""
+    x0, y0, x1, y1 = roi
+    rows = interpolation_matrix(jnp.array([y0 - 0.5]), jnp.array([y1 - y0]), mask.shape[0], TARGET_SIZE, 0)[0]
+    columns = interpolation_matrix(jnp.array([x0 - 0.5]), jnp.array([x1 - x0]), mask.shape[1], TARGET_SIZE, 0)[0]
+    return np.asarray(rows) @ mask.astype(np.float32) @ np.asarray(columns).T >= 0.5 - 1e-3
+
+
+def main() -> None:
+    """Prints the JSON."""
+    arguments = command_line.parse(Arguments(), __doc__ or "")
+    dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
+    report = {
+        "data": dataset.name,
+        "pictures": len(dataset),
+        "ground_truth_ap": score_ground_truth(dataset, arguments.max_detections),
+        "mask_target_iou": measure_mask_targets(dataset, arguments.objects, arguments.config),
+    }
+    print(json.dumps(report, indent=2))

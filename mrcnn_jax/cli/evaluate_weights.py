@@ -1,0 +1,68 @@
+"""Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP, and Cityscapes' AP of masks.
+
+mrcnn evaluate --weights runs/NAME --data DIR --split val --output metrics.json
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.weights_option import default_test_config, show_progress
+from mrcnn_jax.config import DistributedConfig, TestConfig
+from mrcnn_jax.distributed import is_primary, join_processes
+from mrcnn_jax.errors import StorageError
+from mrcnn_jax.evaluation.weights_scores import evaluate_weights
+
+
+@dataclass(frozen=True)
+class Arguments:
+    weights: Path = command_line.Required
+    """Weights folder, or the workdir of a run."""
+    data: str = command_line.Required
+    """Prepared folder, DIR or DIR:SPLIT."""
+    split: str = ""
+    """Split of the data, where the folder has several."""
+    output: Path = Path("metrics.json")
+    """File for the scores, JSON."""
+    results: Path | None = None
+    """File for the detections as COCO results, JSON; other tools can score them."""
+    cityscapes: bool = False
+    """Also score masks as Cityscapes does."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """How the processes of an evaluation on several machines find each other."""
+    test: TestConfig = field(default_factory=TestConfig)
+    """Test settings; the defaults are those of the weights folder."""
+
+
+def main() -> None:
+    arguments = command_line.parse(
+        Arguments(test=default_test_config()),
+        "Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP.",
+    )
+    join_processes(arguments.distributed)
+    with show_progress("evaluated") as progress:
+        evaluation = evaluate_weights(
+            arguments.weights,
+            f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data,
+            test=arguments.test,
+            cityscapes=arguments.cityscapes,
+            progress=progress,
+        )
+    if not is_primary():
+        return
+    print(evaluation.table)
+    if evaluation.metrics["skipped"]:
+        print(f"Skipped pictures: {evaluation.metrics['skipped']}")
+    write_json(arguments.output, evaluation.metrics)
+    if arguments.results is not None:
+        write_json(arguments.results, evaluation.results)
+
+
+def write_json(path: Path, content: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2 if isinstance(content, dict) else None) + "\n")
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}. Choose another file.") from error
+    print(f"Wrote {path}")

@@ -1,0 +1,165 @@
+"""Compiles a preset's training step and prediction for NVIDIA GPUs on a machine that has none, and says what they cost.
+
+mrcnn gpu-compile mask_rcnn_r50_fpn_1x --gpu h100 --gpus 8 --model.dtype bfloat16
+mrcnn gpu-compile mask_rcnn_r50_fpn_1x --gpu a100-40gb --task predict --images-per-gpu 16
+
+Needs XLA's compiler for GPUs, no driver: for jax 0.10.2 `pip install --no-deps jax-cuda13-plugin==0.10.2
+jax-cuda13-pjrt==0.10.2`, and `pip install nvidia-cuda-nvcc nvidia-nvvm`. Prints JSON: bytes on a GPU against its
+memory; kernels, library calls and copies, in CUDA graphs and outside; loops that wait for the host; scatters by how
+they add; sorts; collectives; and lower bounds of time by part of the model. Nothing is run. A step takes two to five
+minutes to compile. Ends with 4 if a program does not fit.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.abstract_jobs import JOBS, NUM_CLASSES, Job, count_bytes
+from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.profiling.gpu_programs import describe_gpu_program, read_dump
+from mrcnn_jax.profiling.gpus import GPUS, Gpu
+
+DOES_NOT_FIT = 4
+"""Exit code."""
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+FLAGS = {"xla_gpu_enable_triton_gemm": False}
+"""Of the compiler, besides those in XLA_FLAGS. Without a GPU it cannot try Triton's forms of a product, and the first
+may not compile."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to compile, and for which GPUs."""
+
+    config: command_line.Inline[Config]
+    canvas: Canvas
+    """Network input."""
+    gpu: Literal["a100-40gb", "a100-80gb", "h100", "h200", "l4", "rtx4090", "t4"] = "h100"
+    """Kind of GPU."""
+    gpus: int = 1
+    """GPUs that train together, on one machine."""
+    images_per_gpu: int = 8
+    """Pictures of a batch on each GPU."""
+    task: Literal["train", "predict", "both"] = "both"
+    """The training step, batch inference, or one after the other."""
+    memory_fraction: float = 0.75
+    """Share of a GPU's memory that JAX takes, as XLA_PYTHON_CLIENT_MEM_FRACTION says when programs run."""
+    top: int = 20
+    """Most expensive instructions that are listed."""
+    loop_trips: int = 1
+    """How often a loop is counted whose trips depend on the data, as those of NMS."""
+    programs: Path | None = None
+    """Folder that keeps what the compiler writes of each task: HLO, PTX, the sequence of launches."""
+
+
+def main() -> int:
+    """Compiles and prints."""
+    preset, arguments = read_arguments()
+    # Nothing runs, and no driver is asked for.
+    jax.config.update("jax_platforms", "cpu")
+    gpu = GPUS[arguments.gpu]
+    mesh = describe_machine(gpu, arguments.gpus)
+    config = arguments.config
+    num_classes = config.model.num_classes or NUM_CLASSES
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_classes))
+    tasks = JOBS if arguments.task == "both" else (arguments.task,)
+    results = {}
+    for task in tasks:
+        command_line.note(f"{task}: tracing")
+        job = JOBS[task](config, mesh, arguments.canvas, arguments.images_per_gpu * mesh.size)
+        results[task] = compile_job(task, job, gpu, arguments)
+    report = {
+        "preset": Path(preset).stem,
+        "gpu": gpu.name,
+        "gpus": mesh.size,
+        "images_per_gpu": arguments.images_per_gpu,
+        "global_batch": arguments.images_per_gpu * mesh.size,
+        "canvas": "x".join(map(str, arguments.canvas)),
+        "dtype": config.model.dtype,
+        "gpu_memory_bytes": gpu.memory,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+        "tasks": results,
+    }
+    print(json.dumps(report, indent=2))
+    return 0 if all(result["fits"] for result in results.values()) else DOES_NOT_FIT
+
+
+def read_arguments() -> tuple[str, Arguments]:
+    """Preset path and options; ConfigError if one of them is wrong or the compiler is missing."""
+    config, options = command_line.split_preset()
+    arguments = command_line.parse(
+        Arguments(config, config.data.canvases[0]),
+        "Compiles a training step and batch inference for NVIDIA GPUs, on a machine that has none; prints JSON. Ends "
+        f"with {DOES_NOT_FIT} if one of them does not fit. Needs the compiler: pip install --no-deps "
+        "jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2, and pip install nvidia-cuda-nvcc nvidia-nvvm.",
+        options,
+        usage="PRESET",
+    )
+    if min(arguments.images_per_gpu, arguments.gpus, arguments.top, arguments.loop_trips) < 1:
+        raise ConfigError("--images-per-gpu, --gpus, --top and --loop-trips: expected 1 or more.")
+    if not 0 < arguments.memory_fraction <= 1:
+        raise ConfigError(f"--memory-fraction: expected more than 0, up to 1, got {arguments.memory_fraction}.")
+    if min(arguments.canvas) < 1 or any(side % SIZE_DIVISOR for side in arguments.canvas):
+        raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {arguments.canvas}.")
+    if not any(map(importlib.util.find_spec, PLUGINS)):
+        version = importlib.metadata.version("jax")
+        raise ConfigError(
+            f"The compiler for GPUs is missing: pip install --no-deps jax-cuda13-plugin=={version} "
+            f"jax-cuda13-pjrt=={version}; pip install nvidia-cuda-nvcc nvidia-nvvm."
+        )
+    return sys.argv[1], arguments
+
+
+def describe_machine(gpu: Gpu, count: int) -> Mesh:
+    """The mesh over GPUs of one machine, which need not exist."""
+    # Partitions, hosts of each, GPUs of each.
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology=f"1x1x{count}", target_config=gpu.describe_target()
+    )
+    return make_mesh(topology.devices)
+
+
+def compile_job(task: str, job: Job, gpu: Gpu, arguments: Arguments) -> dict[str, Any]:
+    """What is printed of a task."""
+    start = time.perf_counter()
+    lowered = job.function.lower(*job.arguments)
+    command_line.note(f"{task}: compiling for {arguments.gpus} {gpu.name}")
+    traced = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if arguments.programs is not None:
+            folder = arguments.programs / task
+            folder.mkdir(parents=True, exist_ok=True)
+        options = FLAGS | {
+            "xla_gpu_collect_cost_model_stats": gpu.is_modelled,
+            "xla_dump_to": str(folder),
+            "xla_dump_hlo_as_text": True,
+        }
+        compiled = lowered.compile(compiler_options=options)
+        compile_seconds = time.perf_counter() - traced
+        command_line.note(f"{task}: compiled in {compile_seconds:.0f} s")
+        described = describe_gpu_program(read_dump(folder), gpu, arguments.loop_trips, arguments.top)
+    sizes = count_bytes(compiled)
+    needed = max(sizes["total"], sizes["peak"])
+    return {
+        "fits": needed <= arguments.memory_fraction * gpu.memory,
+        "bytes_per_gpu": sizes,
+        "share_of_memory": round(needed / gpu.memory, 4),
+        "trace_seconds": round(traced - start, 1),
+        "compile_seconds": round(compile_seconds, 1),
+        **described,
+    }

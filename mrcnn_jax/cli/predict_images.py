@@ -1,0 +1,80 @@
+"""Finds objects in pictures: writes predictions.json and a copy of each picture with the detections drawn.
+
+mrcnn predict --weights runs/NAME --output predictions photo.jpg more_photos/
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.weights_option import default_test_config, show_progress
+from mrcnn_jax.config import TestConfig
+from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.inference.postprocessing import PictureDetections
+from mrcnn_jax.inference.predict_files import find_pictures, predict_files
+from mrcnn_jax.inference.predictor import Predictor
+from mrcnn_jax.visualization.overlays import draw_detections, save_picture
+from mrcnn_jax.weights.folder import load_weights
+
+
+@dataclass(frozen=True)
+class Arguments:
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")] = ()
+    """Pictures, and folders that are searched for pictures."""
+    weights: Path = command_line.Required
+    """Weights folder, or the workdir of a run."""
+    output: Path = command_line.Required
+    """Folder for predictions.json and pictures/."""
+    score: float = 0.5
+    """Detections below this score are not drawn; predictions.json holds all above --test.score-threshold."""
+    pictures: bool = True
+    """Draw the detections on copies of the pictures."""
+    test: TestConfig = field(default_factory=TestConfig)
+    """Test settings; the defaults are those of the weights folder."""
+
+
+def main() -> None:
+    arguments = command_line.parse(
+        Arguments(test=default_test_config()),
+        "Finds objects in pictures: writes predictions.json and a copy of each picture with the detections drawn.",
+    )
+    if not arguments.inputs:
+        raise ConfigError("Name at least one picture or folder of pictures. See --help.")
+    files = find_pictures(arguments.inputs, arguments.output)
+    weights = load_weights(arguments.weights)
+    predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories)
+
+    def draw(path: Path, image: np.ndarray, detections: PictureDetections) -> None:
+        picture = draw_detections(
+            image,
+            detections.boxes,
+            detections.scores,
+            detections.labels,
+            detections.masks,
+            detections.categories,
+            detections.keypoints,
+        )
+        save_picture(path, picture)
+
+    with show_progress("predicted") as progress:
+        errors = predict_files(
+            predictor,
+            files,
+            arguments.output,
+            draw=draw if arguments.pictures else None,
+            draw_score=arguments.score,
+            progress=progress,
+        )
+    print(
+        f"Wrote {arguments.output / 'predictions.json'}"
+        + (f" and {arguments.output / 'pictures'}/" * arguments.pictures)
+    )
+    for error in errors.values():
+        print(f"failed: {command_line.one_line(error)}", file=sys.stderr)
+    if errors:
+        raise DataError(f"{len(errors)} of {len(files)} files could not be predicted; the others are done.")

@@ -1,0 +1,144 @@
+"""Turns a data set into a folder for training and evaluation: DIR/SPLIT, a TensorFlow Datasets folder."""
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from mrcnn_jax import command_names
+from mrcnn_jax.cli import command_line
+from mrcnn_jax.config import Config
+from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
+from mrcnn_jax.data.coco import coco_source
+from mrcnn_jax.data.prepare import prepare
+from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
+from mrcnn_jax.data.source import Source
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Where progress does not go to a terminal."""
+
+
+@dataclass(frozen=True)
+class Coco:
+    """Any data set in COCO format: polygons, compressed or uncompressed RLE, crowds, keypoints. One call per split."""
+
+    images: Path
+    """Folder of the pictures."""
+    annotations: Path
+    """Annotation file, JSON."""
+    to: Path
+    """Folder to write into; the split becomes a folder in it."""
+    split: str = "train"
+    """Name of the split."""
+    overwrite: bool = False
+    """Replace a split that was made from something else."""
+    max_skip_fraction: float = 0.01
+    """Stop when more than this share of the pictures or of the objects is unusable."""
+    annotated_only: bool = False
+    """Leave out pictures without objects, or, where categories have keypoints, without any visible one."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_skip_fraction <= 1.0:
+            raise ValueError(f"max_skip_fraction: expected 0 to 1, got {self.max_skip_fraction}.")
+
+
+@dataclass(frozen=True)
+class Cityscapes:
+    """The instances of Cityscapes: leftImg8bit and gtFine, with instance-id pictures or polygons."""
+
+    root: Path
+    """Folder that holds leftImg8bit and gtFine."""
+    to: Path
+    """Folder to write into; each split becomes a folder in it."""
+    split: tuple[str, ...] = ()
+    """Names of the splits; by default those of train and val that are there."""
+    overwrite: bool = False
+    """Replace splits that were made from something else."""
+    max_skip_fraction: float = 0.01
+    """Stop when more than this share of the pictures or of the objects is unusable."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_skip_fraction <= 1.0:
+            raise ValueError(f"max_skip_fraction: expected 0 to 1, got {self.max_skip_fraction}.")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Generated pictures of overlapping shapes, in the splits train and val."""
+
+    to: Path
+    """Folder to write into."""
+    num_images: int = 1000
+    """Pictures of the split train."""
+    num_val_images: int = 100
+    """Pictures of the split val."""
+    seed: int = 0
+    """Other seeds give other pictures."""
+    hard: bool = False
+    """Thin parts, classes that look alike and more occlusion: what ablations are measured on."""
+    overwrite: bool = False
+    """Replace splits that were made from something else."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_images, self.num_val_images) < 1 or self.seed < 0:
+            raise ValueError("num_images and num_val_images: expected 1 or more; seed: 0 or more.")
+
+
+def main() -> None:
+    """Prepares one split, or those of Cityscapes or the generated data, and says what to do with them."""
+    arguments = command_line.parse(Coco | Cityscapes | Shapes, __doc__ or "")
+    if isinstance(arguments, Shapes):
+        style = HARD if arguments.hard else EASY
+        for stream, (split, count) in enumerate([("train", arguments.num_images), ("val", arguments.num_val_images)]):
+            source = shapes_source(count, seed=arguments.seed, stream=stream, style=style)
+            write(source, arguments.to, split, arguments.overwrite, max_skip_fraction=0.0)
+        print(next_command(arguments.to, "train", "shapes_tiny --workdir runs/shapes"))
+    elif isinstance(arguments, Cityscapes):
+        splits = arguments.split or find_splits(arguments.root)
+        for split in splits:
+            source = cityscapes_source(arguments.root, split)
+            write(source, arguments.to, split, arguments.overwrite, arguments.max_skip_fraction)
+        print(next_command(arguments.to, splits[0], "mask_rcnn_r50_fpn_cityscapes --workdir runs/cityscapes"))
+    else:
+        source = coco_source(arguments.images, arguments.annotations, annotated_only=arguments.annotated_only)
+        write(source, arguments.to, arguments.split, arguments.overwrite, arguments.max_skip_fraction)
+        classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
+        preset = f"mask_rcnn_r50_fpn_1x{classes} --workdir runs/r50"
+        print(next_command(arguments.to, arguments.split, preset))
+
+
+def next_command(to: Path, split: str, preset: str) -> str:
+    """How to train on what is in the folder by now; `split` is the one that was just written."""
+    splits = sorted(path.parent.name for path in to.glob("[!.]*/metadata.json"))
+    train = "train" if "train" in splits else split
+    others = [name for name in ("val", *splits) if name in splits and name != train]
+    data = ["--data.train", f"{to}:{train}"] + (["--data.val", f"{to}:{others[0]}"] if others else [])
+    hint = "" if others else " (with --data.val for scores, once another --split is prepared)"
+    return f"Next: {command_names.typed('train')} {preset} {shlex.join(data)}{hint}"
+
+
+def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> None:
+    """Prepares one split with progress, and prints what is there now."""
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task(f"{to / split}", total=source.num_pictures)
+        last_line = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal last_line
+            bar.update(task, completed=done)
+            if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                print(f"{to / split}: {done} of {total} pictures", flush=True)
+                last_line = time.monotonic()
+
+        prepared = prepare(source, to, split, overwrite=overwrite, max_skip_fraction=max_skip_fraction, progress=show)
+    for line in prepared.skipped:
+        print(command_line.one_line(line))
+    if source.num_left_out:
+        print(f"{source.num_left_out} pictures without annotations left out.")
+    verb = "Reused" if prepared.reused else "Wrote"
+    counts = f"{prepared.num_images} pictures, {prepared.num_objects} objects, {len(source.categories)} classes"
+    print(f"{verb} {prepared.path}: {counts} from {source.name}.")

@@ -1,0 +1,67 @@
+"""The command `mrcnn`: chooses a subcommand and runs it."""
+
+import contextlib
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mrcnn_jax import command_names, known_faults
+from mrcnn_jax.command_names import COMMANDS
+
+USAGE = 2
+"""Exit code of a wrong command line."""
+
+
+def main() -> None:
+    """Runs `mrcnn NAME ...`. Without a name, or with --help, it lists the commands."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in ("", "-h", "--help"):
+        print(describe_commands())
+        sys.exit(0 if name else USAGE)
+    if name == "--version":
+        from mrcnn_jax import __version__
+
+        print(f"mrcnn {__version__}")
+        sys.exit(0)
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
+        print(f"error: Unknown command {name!r}: did you mean {close}? See mrcnn --help.", file=sys.stderr)
+        sys.exit(USAGE)
+    run_command(name, arguments)
+
+
+def describe_commands() -> str:
+    """What `mrcnn --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    head = "usage: mrcnn COMMAND ...\n\nMask R-CNN in JAX: training, inference and evaluation.\n"
+    return "\n".join([head, *lines, "\nmrcnn COMMAND --help lists the options of a command."])
+
+
+def run_command(name: str, arguments: list[str], *, as_script: bool = False) -> None:
+    """Runs a command with these arguments; ends the process with one of the documented exit codes."""
+    command_names.start(COMMANDS[name].script if as_script else name)
+    sys.argv = [command_names.current(), *arguments]
+    with explain_missing_packages():
+        known_faults.set_flags()  # before anything imports JAX
+        command_line = importlib.import_module("mrcnn_jax.cli.command_line")
+        module = importlib.import_module(f"mrcnn_jax.cli.{COMMANDS[name].module}")
+    # Commands that may run in several processes end by `leave`, which does not wait for the others.
+    command_line.run(module.main, leave=getattr(module, "leave", sys.exit))
+
+
+@contextlib.contextmanager
+def explain_missing_packages() -> Iterator[None]:
+    """Ends the process with one line that says what to install, where a package that is needed is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("mrcnn_jax"):
+            raise
+        requirements = Path(__file__).resolve().parent.parent / "requirements.txt"
+        wanted = f"-r {requirements}" if requirements.exists() else "mrcnn-jax"
+        install = f"{sys.executable} -m pip install {wanted}"
+        print(f"error: {missing.name} is not installed for this Python: {install}", file=sys.stderr)
+        sys.exit(USAGE)

@@ -2,10 +2,17 @@
 
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal, get_origin, get_type_hints
 
 import pytest
 
+from mrcnn_jax.cli import command_line
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
+from mrcnn_jax.config.checks import AT_LEAST_1, UNIT, coerce, find_mismatch
+from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.inference.predictor import override_test
+from mrcnn_jax.presets import load_preset
 
 ANY_SIGN = {"model.pixel_mean"}
 MAY_BE_ZERO = {
@@ -108,3 +115,70 @@ def test_widths_of_resnext() -> None:
         ("resnet50", 1),
     ):
         assert ModelConfig(backbone=backbone, body_width=width).stage_width(0) >= 1
+
+
+def wrong_values() -> list[tuple[str, str, object]]:
+    """A wrong value of every field that has a choice, a number or numbers: section, name, value."""
+    wrong: list[tuple[str, str, object]] = []
+    for section in dataclasses.fields(Config):
+        for name, hint in get_type_hints(section.default_factory).items():  # without the ranges
+            if get_origin(hint) is Literal:
+                wrong.append((section.name, name, "batchnorm"))
+            elif get_origin(hint) is tuple:
+                wrong.append((section.name, name, ("many",)))
+            elif hint in (int, float):
+                wrong.append((section.name, name, "many"))
+    return wrong
+
+
+@pytest.mark.parametrize(("section", "name", "value"), wrong_values())
+def test_wrong_values_are_refused_by_name_from_file_command_line_and_override(
+    section: str, name: str, value: object, tmp_path: Path
+) -> None:
+    config = getattr(Config(), section)
+    file = tmp_path / "preset.py"
+    kind = type(config).__name__
+    file.write_text(
+        f"from mrcnn_jax.config import Config, {kind}\nconfig = Config({section}={kind}({name}={value!r}))\n"
+    )
+    with pytest.raises(ConfigError, match=rf"{section}\.{name}: expected .+, got .*(batchnorm|many)"):
+        load_preset(file)
+    arguments = dataclasses.make_dataclass("Arguments", [(section, type(config), dataclasses.field(default=config))])
+    option = f"--{section}.{name.replace('_', '-')}"
+    typed = value[0] if isinstance(value, tuple) else value
+    with pytest.raises(ConfigError) as caught:
+        command_line.parse(arguments(), "Tries.", [option, str(typed)])
+    assert option in str(caught.value) and str(typed) in str(caught.value)
+    if section == "test":
+        with pytest.raises(ConfigError, match=rf"test\.{name}: expected .+, got .*(batchnorm|many)"):
+            override_test(config, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "coerced", "mismatch"),
+    [
+        (int, 3.0, 3, ""),
+        (int, 3.5, 3.5, "a whole number"),
+        (int, True, True, "a whole number"),
+        (float, 3, 3.0, ""),
+        (float, float("inf"), float("inf"), "a finite number"),
+        (bool, 1, 1, "True or False"),
+        (str, 1, 1, "a value of type str"),
+        (Literal["a", "b"], "b", "b", ""),
+        (Literal["a", "b"], None, None, "one of a, b"),
+        (Literal[1, 32], 32.0, 32.0, "one of 1, 32"),
+        (tuple[int, ...], [1, 2], (1, 2), ""),
+        (tuple[int, ...], (), (), ""),
+        (tuple[float, float], [1, 2], (1.0, 2.0), ""),
+        (tuple[float, float], [1], (1.0,), "2 numbers"),
+        (tuple[tuple[int, int], ...], [[64, 96]], ((64, 96),), ""),
+        (tuple[tuple[int, int], ...], [64, 96], (64, 96), "canvases such as ((800, 1344),)"),
+        (Annotated[float, UNIT], 2, 2.0, "0 to 1"),
+        (Annotated[float, UNIT], float("nan"), float("nan"), "0 to 1"),
+        (Annotated[tuple[int, ...], AT_LEAST_1], [1, 0], (1, 0), "1 or more"),
+    ],
+)
+def test_values_are_coerced_without_loss_and_compared_with_their_annotation(hint, value, coerced, mismatch) -> None:
+    found = coerce(hint, value)
+    assert found == coerced or found != found
+    assert type(found) is type(coerced) and find_mismatch(hint, found) == mismatch

@@ -1,6 +1,9 @@
 """What several sections share: canvases, and how a value is refused."""
 
+import math
+import numbers
 from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 Canvas = tuple[int, int]
 """(height, width) in pixels of a padded network input; both multiples of 32."""
@@ -9,15 +12,19 @@ SIZE_DIVISOR = 32
 """Sides of canvases are multiples of this, the stride of the coarsest body stage."""
 
 
-RANGES: dict[str, Callable[[float], bool]] = {
-    "1 or more": lambda value: value >= 1,
-    "0 or more": lambda value: value >= 0,
-    "a positive value": lambda value: value > 0,
-    "0 to 1": lambda value: 0 <= value <= 1,
-    "a value in (0, 1]": lambda value: 0 < value <= 1,
-    "a value in [0, 1)": lambda value: 0 <= value < 1,
-}
-"""Ranges of values, as they are named where one is refused."""
+class Range(NamedTuple):
+    """What the values of a field may be, beside their type; it stands in the field's annotation."""
+
+    text: str
+    contains: Callable[[float], bool]
+
+
+AT_LEAST_1 = Range("1 or more", lambda value: value >= 1)
+AT_LEAST_0 = Range("0 or more", lambda value: value >= 0)
+POSITIVE = Range("a positive value", lambda value: value > 0)
+UNIT = Range("0 to 1", lambda value: 0 <= value <= 1)
+UNIT_ABOVE_0 = Range("a value in (0, 1]", lambda value: 0 < value <= 1)
+UNIT_BELOW_1 = Range("a value in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def require(condition: bool, message: str) -> None:
@@ -26,14 +33,81 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def check_ranges(section: str, config: object, ranges: dict[str, tuple[str, ...]]) -> None:
-    """Raises ValueError for a field of which a value lies outside of its range; `ranges` has the names by range."""
-    for kind, names in ranges.items():
-        is_inside = RANGES[kind]
-        for name in names:
-            value = getattr(config, name)
-            values = value if isinstance(value, tuple) else (value,)
-            require(all(map(is_inside, values)), f"{section}.{name}: expected {kind}, got {value}.")
+def check_fields(section: str, config: object) -> None:
+    """Raises ValueError for the first field of the dataclass whose value has not the type, choice or range that the
+    field is annotated with."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        wanted = find_mismatch(hint, value)
+        require(not wanted, f"{section}.{name}: expected {wanted}, got {value!r}.")
+
+
+def find_mismatch(hint: Any, value: Any) -> str:
+    """Returns what a field with this annotation expects if the value is something else; "" if the value fits."""
+    if get_origin(hint) is Annotated:
+        inner, *ranges = get_args(hint)
+        items = _numbers_in(value)
+        outside = [each.text for each in ranges if isinstance(each, Range) and not all(map(each.contains, items))]
+        # A range names a number that is out of it, NaN among them, better than the type does.
+        mismatch = find_mismatch(inner, value)
+        return outside[0] if outside and (not mismatch or mismatch == FINITE) else mismatch
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        is_choice = any(type(value) is type(choice) and value == choice for choice in choices)
+        return "" if is_choice else f"one of {', '.join(map(str, choices))}"
+    if get_origin(hint) is tuple:
+        return _find_mismatch_of_tuple(get_args(hint), value)
+    if hint is bool:
+        return "" if isinstance(value, bool) else "True or False"
+    if hint is int:
+        return "" if _is_number(value, numbers.Integral) else "a whole number"
+    if hint is float:
+        return "" if _is_number(value, numbers.Real) and math.isfinite(value) else FINITE
+    return "" if isinstance(value, hint) else f"a value of type {hint.__name__}"
+
+
+FINITE = "a finite number"
+EXAMPLES = {
+    int: "whole numbers such as (640, 960)",
+    float: "numbers such as (0.05, 0.1)",
+    Canvas: "canvases such as ((800, 1344),)",
+}
+"""What tuples of these are called."""
+
+
+def _find_mismatch_of_tuple(items: tuple[Any, ...], value: Any) -> str:
+    is_open = items[-1] is Ellipsis
+    kind = items[0] if items[0] in EXAMPLES else Canvas
+    wanted = EXAMPLES[kind] if is_open else f"{len(items)} {EXAMPLES[kind].partition(' such as')[0]}"
+    if not isinstance(value, tuple) or (not is_open and len(value) != len(items)):
+        return wanted
+    hints = items[:1] * len(value) if is_open else items
+    return wanted if any(find_mismatch(hint, item) for hint, item in zip(hints, value, strict=True)) else ""
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _numbers_in(value: Any) -> list[Any]:
+    """The numbers in a value; other values have none."""
+    values = value if isinstance(value, tuple) else (value,)
+    return [item for item in values if _is_number(item, numbers.Real)]
+
+
+def coerce(hint: Any, value: Any) -> Any:
+    """Returns the value in the type of the annotation where nothing is lost: lists as tuples, 3.0 as 3 and 3 as 3.0."""
+    if get_origin(hint) is Annotated:
+        return coerce(get_args(hint)[0], value)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        items = get_args(hint)
+        hints = items if items[-1] is not Ellipsis and len(items) == len(value) else items[:1] * len(value)
+        return tuple(coerce(each, item) for each, item in zip(hints, value, strict=True))
+    if hint is int and _is_number(value, numbers.Real) and math.isfinite(value) and int(value) == value:
+        return int(value)
+    if hint is float and _is_number(value, numbers.Real):
+        return float(value)
+    return value
 
 
 def check_flip(name: str, flip: tuple[int, ...]) -> None:

@@ -1,9 +1,9 @@
 """The network: body, neck, heads, and the conventions that weights were trained with."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from mrcnn_jax.config.checks import check_ranges, require
+from mrcnn_jax.config.checks import AT_LEAST_0, AT_LEAST_1, POSITIVE, Range, check_fields, require
 
 Backbone = Literal[
     "resnet10",
@@ -24,20 +24,6 @@ GROUPS: dict[str, tuple[int, int]] = {
 }
 """Groups of the 3x3 convolutions and channels of each in the first stage (arXiv 1611.05431); others have one group."""
 
-MODEL_RANGES = {
-    "1 or more": (
-        *("body_width", "fpn_channels", "rpn_convs", "box_pool_size", "mask_pool_size", "keypoint_pool_size"),
-        *("box_head_conv_dim", "box_head_dim", "box_head_stages", "mask_head_dim", "mask_head_fc_dim"),
-        "keypoint_head_dim",
-    ),
-    "0 or more": (
-        *("num_classes", "norm_eps", "min_proposal_side", "sampling_ratio", "level_eps_in_log", "level_eps_after_log"),
-        *("box_head_convs", "box_head_fcs", "mask_head_convs", "mask_head_fcs", "num_keypoints", "keypoint_head_convs"),
-    ),
-    "a positive value": ("pixel_std", "anchor_sizes", "anchor_ratios", "box_delta_weights"),
-}
-"""Fields of a model by the range of their values."""
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -47,17 +33,17 @@ class ModelConfig:
     """ResNet or ResNeXt body."""
     neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
     """What RPN and RoIs see: the feature pyramid; C4, with res5 in the heads; C5, of stride 32; or C5 dilated to 16."""
-    body_width: int = 64
+    body_width: Annotated[int, AT_LEAST_1] = 64
     """Channels of the stem and of the first stage's 3x3 convolutions; later stages double it."""
-    num_classes: int = 80
+    num_classes: Annotated[int, AT_LEAST_0] = 80
     """Object classes without background; 0 takes the number from the training data."""
     norm: Literal["frozen_bn", "group_norm", "sync_bn"] = "frozen_bn"
     """Of the body: frozen_bn to fine-tune, group_norm to train from scratch, sync_bn likewise in large batches."""
     head_norm: Literal["none", "group_norm", "frozen_bn"] = "none"
     """Normalisation of the FPN and of the convolutions of box and mask head."""
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance."""
-    freeze_at: int = 2
+    freeze_at: Annotated[int, Range("0 to 5", lambda value: 0 <= value <= 5)] = 2
     """Stages that are not trained: 0 none, 1 the stem, 2 the stem and res2, and so on."""
     stride_in_1x1: bool = False
     """Bottlenecks halve the map in their first 1x1 convolution (MSRA's ResNets) instead of the 3x3 (torchvision)."""
@@ -65,54 +51,54 @@ class ModelConfig:
     """Compute type of the convolutions; parameters, boxes, scores and losses stay float32."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """RGB, 0..255, subtracted on the device."""
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    pixel_std: Annotated[tuple[float, float, float], POSITIVE] = (58.395, 57.12, 57.375)
     """RGB, 0..255, divides on the device."""
-    size_divisor: int = 32
+    size_divisor: Literal[1, 32] = 32
     """The network sees each picture as if padded to a multiple of this; 1 is no padding (Detectron2's C4 and DC5)."""
-    fpn_channels: int = 256
+    fpn_channels: Annotated[int, AT_LEAST_1] = 256
     """Channels of P2..P6."""
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_sizes: Annotated[tuple[float, ...], POSITIVE] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Sides of square anchors, in pixels of the network input: one for each of P2..P6, without FPN all on one map."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: Annotated[tuple[float, ...], POSITIVE] = (0.5, 1.0, 2.0)
     """Height divided by width."""
     anchors_rounded: bool = False
     """Anchor corners around the cell are rounded to whole pixels, half to even (torchvision)."""
     anchor_stride: Literal["nominal", "fitted"] = "nominal"
     """Pixels between anchors: the map's stride, or the padded picture's side divided by the map's (torchvision): less
     than 64 on P6 where the side is no multiple of 64."""
-    rpn_convs: int = 1
+    rpn_convs: Annotated[int, AT_LEAST_1] = 1
     """3x3 convolutions of the RPN before its two outputs."""
     proposal_score: Literal["logit", "probability"] = "logit"
     """What proposals of different maps are ranked by; probabilities of sure ones tie in float32 (torchvision)."""
-    min_proposal_side: float = 0.0
+    min_proposal_side: Annotated[float, AT_LEAST_0] = 0.0
     """Proposals with a shorter side, in pixels of the network input, are dropped, as are empty ones."""
-    box_pool_size: int = 7
+    box_pool_size: Annotated[int, AT_LEAST_1] = 7
     """RoIAlign output side for the box head."""
-    mask_pool_size: int = 14
+    mask_pool_size: Annotated[int, AT_LEAST_1] = 14
     """RoIAlign output side for the mask head."""
-    keypoint_pool_size: int = 14
+    keypoint_pool_size: Annotated[int, AT_LEAST_1] = 14
     """RoIAlign output side for the keypoint head; heat maps are four times as large."""
     roi_op: Literal["align", "warp", "pool"] = "align"
     """RoIAlign; RoIWarp, which rounds RoIs to whole cells; or RoIPool, which rounds its bins, too (table 2c)."""
     roi_reduce: Literal["average", "max"] = "average"
     """What a bin takes of its samples, RoIPool of its cells."""
-    sampling_ratio: int = 2
+    sampling_ratio: Annotated[int, AT_LEAST_0] = 2
     """RoIAlign samples per bin and axis; 0 is adaptive, ceil(RoI side / output side)."""
     roi_align_aligned: bool = True
     """Shift RoIs by half a pixel of the feature map, so that pixel centres are at +0.5."""
-    level_eps_in_log: float = 1e-8
+    level_eps_in_log: Annotated[float, AT_LEAST_0] = 1e-8
     """A RoI's level is floor(4 + log2(side / 224 + this) + level_eps_after_log) (Detectron2)."""
-    level_eps_after_log: float = 0.0
+    level_eps_after_log: Annotated[float, AT_LEAST_0] = 0.0
     """See level_eps_in_log; torchvision's is 1e-6."""
-    box_head_convs: int = 0
+    box_head_convs: Annotated[int, AT_LEAST_0] = 0
     """3x3 convolutions of the box head before its fully connected layers."""
-    box_head_conv_dim: int = 256
+    box_head_conv_dim: Annotated[int, AT_LEAST_1] = 256
     """Their width."""
-    box_head_fcs: int = 2
+    box_head_fcs: Annotated[int, AT_LEAST_0] = 2
     """Fully connected layers of the box head."""
-    box_head_dim: int = 1024
+    box_head_dim: Annotated[int, AT_LEAST_1] = 1024
     """Their width."""
-    box_head_stages: int = 1
+    box_head_stages: Annotated[int, AT_LEAST_1] = 1
     """Box heads, each on the boxes of the one before (Cascade R-CNN, arXiv 1712.00726, has 3); with the FPN only. More
     than one make one box for all classes, and stage k's deltas have k times the weights."""
     masks: bool = True
@@ -123,26 +109,25 @@ class ModelConfig:
     """A sigmoid for each class, or one softmax over the classes at each pixel (table 2b)."""
     class_agnostic_masks: bool = False
     """One mask for all classes (section 4.2, "Class-Specific vs. Class-Agnostic Masks")."""
-    mask_head_dim: int = 256
+    mask_head_dim: Annotated[int, AT_LEAST_1] = 256
     """Width of the mask head's convolutions."""
-    mask_head_convs: int = 4
+    mask_head_convs: Annotated[int, AT_LEAST_0] = 4
     """3x3 convolutions before the mask head's deconvolution."""
-    mask_head_fcs: int = 2
+    mask_head_fcs: Annotated[int, AT_LEAST_0] = 2
     """Hidden layers of the MLP mask head."""
-    mask_head_fc_dim: int = 1024
+    mask_head_fc_dim: Annotated[int, AT_LEAST_1] = 1024
     """Their width."""
-    num_keypoints: int = 0
+    num_keypoints: Annotated[int, AT_LEAST_0] = 0
     """Keypoints of an object; 0: no keypoint head."""
-    keypoint_head_dim: int = 512
+    keypoint_head_dim: Annotated[int, AT_LEAST_1] = 512
     """Width of the keypoint head's convolutions."""
-    keypoint_head_convs: int = 8
+    keypoint_head_convs: Annotated[int, AT_LEAST_0] = 8
     """3x3 convolutions before the keypoint head's deconvolution."""
-    box_delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_delta_weights: Annotated[tuple[float, float, float, float], POSITIVE] = (10.0, 10.0, 5.0, 5.0)
     """Scale of (dx, dy, dw, dh) of the box head; the RPN's is 1."""
 
     def __post_init__(self) -> None:
-        check_ranges("model", self, MODEL_RANGES)
-        require(0 <= self.freeze_at <= 5, f"model.freeze_at: expected 0 to 5, got {self.freeze_at}.")
+        check_fields("model", self)
         if self.neck == "fpn":
             count = len(self.anchor_sizes)
             require(count == 5, f"model.anchor_sizes: expected 5 (P2..P6), got {count}.")
@@ -153,7 +138,6 @@ class ModelConfig:
             self.body_width % unit == 0,
             f"model.body_width: expected a multiple of {unit} for {self.backbone}, got {self.body_width}.",
         )
-        require(self.size_divisor in (1, 32), f"model.size_divisor: expected 1 or 32, got {self.size_divisor}.")
         is_counted = self.roi_op == "pool" or self.roi_reduce == "average" or self.sampling_ratio > 0
         require(is_counted, "model.roi_reduce: max needs a fixed model.sampling_ratio.")
         is_specific = self.mask_activation == "sigmoid" or not self.class_agnostic_masks

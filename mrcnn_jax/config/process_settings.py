@@ -1,8 +1,9 @@
 """How the processes of one run find each other. Not part of what defines a run: any number of them continues it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from mrcnn_jax.config.checks import require
+from mrcnn_jax.config.checks import AT_LEAST_1, check_fields, require
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,13 @@ class DistributedConfig:
     """Processes of the run, if a coordinator is given."""
     process_id: int = -1
     """Which of them this one is, from 0, if a coordinator is given."""
-    heartbeat_seconds: int = 30
+    heartbeat_seconds: Annotated[int, AT_LEAST_1] = 30
     """A process that is silent for so long is taken for dead, and all others end."""
-    start_seconds: int = 300
+    start_seconds: Annotated[int, AT_LEAST_1] = 300
     """How long a process waits for the others when it starts."""
 
     def __post_init__(self) -> None:
+        check_fields("distributed", self)
         if self.coordinator:
             host, _, port = self.coordinator.rpartition(":")
             require(
@@ -34,5 +36,3 @@ class DistributedConfig:
         else:
             is_unset = self.num_processes == 0 and self.process_id == -1
             require(is_unset, "distributed.coordinator: needed beside num_processes and process_id.")
-        require(self.heartbeat_seconds > 0, "distributed.heartbeat_seconds: expected 1 or more.")
-        require(self.start_seconds > 0, "distributed.start_seconds: expected 1 or more.")

@@ -1,57 +1,63 @@
 """How a model is trained and tested: targets, test procedure, data, optimisation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from mrcnn_jax.config.checks import Canvas, check_canvases, check_flip, check_ranges, require
+from mrcnn_jax.config.checks import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    POSITIVE,
+    UNIT,
+    UNIT_ABOVE_0,
+    UNIT_BELOW_1,
+    Canvas,
+    check_canvases,
+    check_fields,
+    check_flip,
+    require,
+)
 
 
 @dataclass(frozen=True)
 class TargetsConfig:
     """Which anchors and RoIs are trained on what, and the box losses (paper section 3.1)."""
 
-    rpn_foreground_iou: float = 0.7
+    rpn_foreground_iou: Annotated[float, UNIT] = 0.7
     """An anchor is foreground from this IoU on (and the best one of each object is, whatever its IoU)."""
-    rpn_background_iou: float = 0.3
+    rpn_background_iou: Annotated[float, UNIT] = 0.3
     """An anchor is background below this IoU."""
-    rpn_samples: int = 256
+    rpn_samples: Annotated[int, AT_LEAST_1] = 256
     """Anchors sampled per image."""
-    rpn_foreground_fraction: float = 0.5
+    rpn_foreground_fraction: Annotated[float, UNIT_ABOVE_0] = 0.5
     """Largest share of foreground among them."""
-    rpn_loss_beta: float = 1.0 / 9.0
+    rpn_loss_beta: Annotated[float, AT_LEAST_0] = 1.0 / 9.0
     """Where smooth L1 turns linear, RPN; 0 is L1."""
-    pre_nms_top_n: int = 2000
+    pre_nms_top_n: Annotated[int, AT_LEAST_1] = 2000
     """Proposals kept per level before NMS."""
-    post_nms_top_n: int = 1000
+    post_nms_top_n: Annotated[int, AT_LEAST_1] = 1000
     """Proposals kept per image after NMS."""
-    rpn_nms_threshold: float = 0.7
+    rpn_nms_threshold: Annotated[float, UNIT] = 0.7
     """IoU above which the lower-scored proposal is dropped."""
-    roi_foreground_iou: float = 0.5
+    roi_foreground_iou: Annotated[float, UNIT] = 0.5
     """A RoI is foreground from this IoU on, else background."""
-    cascade_ious: tuple[float, ...] = (0.6, 0.7)
+    cascade_ious: Annotated[tuple[float, ...], UNIT_ABOVE_0] = (0.6, 0.7)
     """The same for the second box head and for those after it, if the model has them."""
-    roi_samples: int = 512
+    roi_samples: Annotated[int, AT_LEAST_1] = 512
     """RoIs sampled per image."""
-    roi_foreground_fraction: float = 0.25
+    roi_foreground_fraction: Annotated[float, UNIT_ABOVE_0] = 0.25
     """Largest share of foreground among them: 1:3."""
-    box_loss_beta: float = 1.0
+    box_loss_beta: Annotated[float, AT_LEAST_0] = 1.0
     """Where smooth L1 turns linear, box head; 0 is L1."""
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     """Of the box head: smooth L1 of the four deltas, or 1 - GIoU of the decoded boxes (arXiv 1902.09630)."""
 
     def __post_init__(self) -> None:
-        ranges = {
-            "1 or more": ("rpn_samples", "pre_nms_top_n", "post_nms_top_n", "roi_samples"),
-            "0 or more": ("rpn_loss_beta", "box_loss_beta"),
-            "0 to 1": ("rpn_foreground_iou", "rpn_background_iou", "roi_foreground_iou", "rpn_nms_threshold"),
-            "a value in (0, 1]": ("rpn_foreground_fraction", "roi_foreground_fraction", "cascade_ious"),
-        }
-        check_ranges("targets", self, ranges)
+        check_fields("targets", self)
         require(
-            self.rpn_background_iou <= self.rpn_foreground_iou, "targets.rpn_background_iou is above foreground_iou."
+            self.rpn_background_iou <= self.rpn_foreground_iou,
+            f"targets.rpn_background_iou: expected at most targets.rpn_foreground_iou {self.rpn_foreground_iou}, "
+            f"got {self.rpn_background_iou}.",
         )
-        losses = ("smooth_l1", "giou")
-        require(self.box_loss in losses, f"targets.box_loss: expected one of {losses}, got {self.box_loss!r}.")
 
     @property
     def num_foreground_rois(self) -> int:
@@ -65,7 +71,7 @@ class TestConfig:
 
     __test__ = False  # not a test class of pytest
 
-    short_side: int = 800
+    short_side: Annotated[int, AT_LEAST_1] = 800
     """Pictures are resized to this short side, in pixels,"""
     max_side: int = 1333
     """unless the long side would exceed this."""
@@ -76,34 +82,34 @@ class TestConfig:
     float32, not antialiased (torchvision; four times the bytes go to the device)."""
     size_rounding: Literal["nearest", "floor"] = "nearest"
     """Of the resized sides; floor is torchvision's."""
-    batch_size: int = 1
+    batch_size: Annotated[int, AT_LEAST_1] = 1
     """Pictures per device and call."""
-    pre_nms_top_n: int = 1000
+    pre_nms_top_n: Annotated[int, AT_LEAST_1] = 1000
     """Proposals kept per level before NMS."""
-    post_nms_top_n: int = 1000
+    post_nms_top_n: Annotated[int, AT_LEAST_1] = 1000
     """Proposals kept per image after NMS."""
-    rpn_nms_threshold: float = 0.7
+    rpn_nms_threshold: Annotated[float, UNIT] = 0.7
     """IoU above which the lower-scored proposal is dropped."""
-    score_threshold: float = 0.05
+    score_threshold: Annotated[float, UNIT] = 0.05
     """Detections need a score above this."""
-    min_detection_side: float = 0.0
+    min_detection_side: Annotated[float, AT_LEAST_0] = 0.0
     """Detections with a shorter side, in pixels of the network input, are dropped, as are empty ones."""
-    nms_threshold: float = 0.5
+    nms_threshold: Annotated[float, UNIT] = 0.5
     """Per-class IoU above which the lower-scored detection is dropped."""
-    max_detections: int = 100
+    max_detections: Annotated[int, AT_LEAST_1] = 100
     """Detections kept per image; the mask head runs on these."""
-    max_candidates: int = 4096
+    max_candidates: Annotated[int, AT_LEAST_1] = 4096
     """Highest-scored (box, class) pairs that enter NMS."""
-    mask_threshold: float = 0.5
+    mask_threshold: Annotated[float, UNIT] = 0.5
     """Mask probability from which on a pixel belongs to the object."""
     mask_paste: Literal["grid", "integer_box"] = "grid"
     """Masks are sampled at pixel centres in the float box, or resized to the box in whole pixels (torchvision)."""
     keypoint_score: Literal["softmax", "logit"] = "softmax"
     """Score of a keypoint: its share of the heat map (Detectron2) or the logit itself (torchvision)."""
-    keypoint_offset: float = 0.5
+    keypoint_offset: Annotated[float, AT_LEAST_0] = 0.5
     """Subtracted from keypoints in COCO results: COCO names pixels, whose centres are here. torchvision's models were
     trained without it."""
-    keypoint_sigmas: tuple[float, ...] = ()
+    keypoint_sigmas: Annotated[tuple[float, ...], POSITIVE] = ()
     """Tolerance of each keypoint in OKS, as a share of the object's size: the spread of careful annotators. Empty: if
     there are 17 keypoints COCO's own, a person's, else 0.05 each."""
     keypoint_flip: tuple[int, ...] = ()
@@ -112,23 +118,16 @@ class TestConfig:
     augment_flip: bool = False
     """Pictures are also seen flipped, at every size: test-time augmentation (paper, appendix B). A training run's own
     evaluations go without any augmentation."""
-    augment_short_sides: tuple[int, ...] = ()
+    augment_short_sides: Annotated[tuple[int, ...], AT_LEAST_1] = ()
     """Pictures are also seen at these short sides, with max_side and canvases in proportion to short_side's, and two
     more compilations a canvas."""
 
     def __post_init__(self) -> None:
+        check_fields("test", self)
         check_canvases("test.canvases", self.canvases)
-        require(self.short_side > 0 and self.max_side >= self.short_side, "test.max_side is below test.short_side.")
-        counts = ("batch_size", "pre_nms_top_n", "post_nms_top_n", "max_candidates", "max_detections")
-        ranges = {
-            "1 or more": (*counts, "augment_short_sides"),
-            "0 or more": ("min_detection_side", "keypoint_offset"),
-            "0 to 1": ("rpn_nms_threshold", "score_threshold", "nms_threshold", "mask_threshold"),
-        }
-        check_ranges("test", self, ranges)
         require(
-            all(0.0 < sigma < float("inf") for sigma in self.keypoint_sigmas),
-            f"test.keypoint_sigmas: expected positive finite values, got {self.keypoint_sigmas}.",
+            self.max_side >= self.short_side,
+            f"test.max_side: expected at least test.short_side {self.short_side}, got {self.max_side}.",
         )
         check_flip("test.keypoint_flip", self.keypoint_flip)
 
@@ -143,44 +142,39 @@ class DataConfig:
     """Prepared folder to evaluate on; empty: no evaluation."""
     canvases: tuple[Canvas, ...] = ((800, 1344), (1344, 800))
     """Padded sizes; one compilation each."""
-    short_sides: tuple[int, ...] = (800,)
+    short_sides: Annotated[tuple[int, ...], AT_LEAST_1] = (800,)
     """One of these short sides is drawn per picture."""
-    max_side: int = 1333
+    max_side: Annotated[int, AT_LEAST_1] = 1333
     """Upper bound of the long side."""
-    flip_probability: float = 0.5
+    flip_probability: Annotated[float, UNIT] = 0.5
     """Probability of a horizontal flip."""
     keypoint_flip: tuple[int, ...] = ()
     """For each keypoint the index, from 0, of the one that it becomes in a flipped picture. Empty: left and right are
     exchanged in the keypoints' names."""
-    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    scale_jitter: Annotated[tuple[float, float], POSITIVE] = (1.0, 1.0)
     """Bounds of a factor on the size, drawn per picture; what exceeds the canvas is cropped at a random place."""
-    copy_paste_probability: float = 0.0
+    copy_paste_probability: Annotated[float, UNIT] = 0.0
     """Probability of pasting about half of the objects of another picture over a picture."""
-    repeat_threshold: float = 0.0
+    repeat_threshold: Annotated[float, UNIT] = 0.0
     """Categories in a smaller share of the pictures than this are shown more often: repeat-factor sampling; 0: none.
     The training data is read once at the start to count them."""
-    max_objects: int = 100
+    max_objects: Annotated[int, AT_LEAST_1] = 100
     """Objects per picture; with more, the largest are kept and the rest is counted."""
-    mask_size: int = 112
+    mask_size: Annotated[int, AT_LEAST_1] = 112
     """Side of the box-relative ground-truth bitmaps."""
-    num_threads: int = 4
+    num_threads: Annotated[int, AT_LEAST_0] = 4
     """Threads that read and decode."""
-    prefetch: int = 4
+    prefetch: Annotated[int, AT_LEAST_0] = 4
     """Batches prepared ahead."""
-    max_skip_fraction: float = 0.01
+    max_skip_fraction: Annotated[float, UNIT] = 0.01
     """A run stops when more than this share of pictures or objects is skipped as bad."""
 
     def __post_init__(self) -> None:
+        check_fields("data", self)
         check_canvases("data.canvases", self.canvases)
         require(len(self.short_sides) > 0, "data.short_sides: at least one is needed.")
-        ranges = {
-            "1 or more": ("short_sides", "max_side", "max_objects", "mask_size"),
-            "0 or more": ("num_threads", "prefetch"),
-            "0 to 1": ("flip_probability", "copy_paste_probability", "repeat_threshold", "max_skip_fraction"),
-        }
-        check_ranges("data", self, ranges)
         low, high = self.scale_jitter
-        require(0.0 < low <= high, f"data.scale_jitter: expected 0 < low <= high, got {low} and {high}.")
+        require(low <= high, f"data.scale_jitter: expected low <= high, got {low} and {high}.")
         check_flip("data.keypoint_flip", self.keypoint_flip)
 
 
@@ -188,29 +182,29 @@ class DataConfig:
 class TrainConfig:
     """Optimisation and bookkeeping of a training run."""
 
-    num_steps: int = 90_000
+    num_steps: Annotated[int, AT_LEAST_1] = 90_000
     """Batches trained on; each is an optimizer step unless accumulate_steps says otherwise."""
-    batch_size: int = 16
+    batch_size: Annotated[int, AT_LEAST_1] = 16
     """Images per step over all devices."""
-    learning_rate: float = 0.02
+    learning_rate: Annotated[float, POSITIVE] = 0.02
     """Peak rate, for this batch size or for rate_batch_size."""
-    rate_batch_size: int = 0
+    rate_batch_size: Annotated[int, AT_LEAST_0] = 0
     """The images per update that learning_rate is meant for: another number scales the rate in proportion (linear
     scaling, arXiv 1706.02677); 0: the rate is as given."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, as in the paper, or AdamW (arXiv 1711.05101), which learns from scratch in fewer steps and
     wants a learning rate of about 0.001."""
-    momentum: float = 0.9
+    momentum: Annotated[float, UNIT_BELOW_1] = 0.9
     """SGD momentum, or AdamW's decay of the mean gradient."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, AT_LEAST_0] = 1e-4
     """L2, with adamw decoupled from the gradient, on all trained parameters but normalisation and biases."""
-    warmup_steps: int = 1000
+    warmup_steps: Annotated[int, AT_LEAST_0] = 1000
     """Linear warm-up from warmup_factor of the rate."""
-    warmup_factor: float = 0.001
+    warmup_factor: Annotated[float, UNIT] = 0.001
     """Share of the rate at step 0."""
-    decay_steps: tuple[int, ...] = (60_000, 80_000)
+    decay_steps: Annotated[tuple[int, ...], AT_LEAST_0] = (60_000, 80_000)
     """Steps at which the rate is multiplied by decay_factor."""
-    decay_factor: float = 0.1
+    decay_factor: Annotated[float, UNIT] = 0.1
     """See decay_steps."""
     schedule: Literal["steps", "cosine"] = "steps"
     """The rate after the warm-up: drops at decay_steps, or half a cosine down to 0 at num_steps."""
@@ -218,50 +212,39 @@ class TrainConfig:
     """What devices send each other of their gradients; everything else about them stays float32."""
     shard_optimizer: bool = False
     """Each device holds its part of the optimizer's state instead of all of it, and sends what it updates."""
-    clip_norm: float = 0.0
+    clip_norm: Annotated[float, AT_LEAST_0] = 0.0
     """Gradients of the trained parameters are scaled down to this global norm; 0: never."""
-    accumulate_steps: int = 1
+    accumulate_steps: Annotated[int, AT_LEAST_1] = 1
     """Batches whose gradients are averaged for one update. All counts of steps count batches, not updates; the rate of
     an update is that of its first batch."""
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, UNIT_BELOW_1] = 0.0
     """Decay per update of a moving average of the parameters (lower in the first updates), which is evaluated and
     written out in their place; 0: none."""
-    seed: int = 0
+    seed: Annotated[int, AT_LEAST_0] = 0
     """Of initial weights, order, augmentation and sampling."""
-    log_every: int = 20
+    log_every: Annotated[int, AT_LEAST_1] = 20
     """Steps between two lines of metrics.jsonl."""
-    eval_every: int = 5000
+    eval_every: Annotated[int, AT_LEAST_0] = 5000
     """Steps between two evaluations on data.val; 0: only at the end."""
-    checkpoint_every: int = 1000
+    checkpoint_every: Annotated[int, AT_LEAST_1] = 1000
     """Steps between two checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, AT_LEAST_1] = 2
     """Latest checkpoints kept, beside the best one."""
-    num_pictures: int = 8
+    num_pictures: Annotated[int, AT_LEAST_0] = 8
     """Validation pictures drawn beside their ground truth at each evaluation."""
     init_from: str = ""
     """Weights to start from: a weights folder, a workdir, a detector's checkpoint, or an ImageNet body."""
 
     def __post_init__(self) -> None:
-        counts = ("rate_batch_size", "warmup_steps", "decay_steps", "seed", "eval_every", "num_pictures")
-        ranges = {
-            "1 or more": ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
-            "0 or more": (*counts, "weight_decay", "clip_norm"),
-            "a positive value": ("learning_rate",),
-            "0 to 1": ("warmup_factor", "decay_factor"),
-            "a value in [0, 1)": ("momentum", "ema_decay"),
-        }
-        check_ranges("train", self, ranges)
-        dtypes = ("float32", "bfloat16")
-        require(self.gradient_dtype in dtypes, f"train.gradient_dtype: expected {dtypes}, got {self.gradient_dtype!r}.")
+        check_fields("train", self)
         require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")
-        require(self.optimizer in ("sgd", "adamw"), f"train.optimizer: expected sgd or adamw, got {self.optimizer}.")
-        require(self.schedule in ("steps", "cosine"), f"train.schedule: expected steps or cosine, got {self.schedule}.")
         require(
             self.schedule == "steps" or self.warmup_steps < self.num_steps,
-            "train.warmup_steps: expected fewer than train.num_steps for the cosine schedule.",
+            f"train.warmup_steps: expected fewer than train.num_steps {self.num_steps} for the cosine schedule, "
+            f"got {self.warmup_steps}.",
         )
         require(
-            self.accumulate_steps > 0 and self.num_steps % self.accumulate_steps == 0,
+            self.num_steps % self.accumulate_steps == 0,
             f"train.accumulate_steps: expected a divisor of train.num_steps {self.num_steps}, "
             f"got {self.accumulate_steps}.",
         )

@@ -2,17 +2,17 @@
 
 import difflib
 import functools
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import jax
 import numpy as np
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.inference.batches import assemble_batch, plan_batches, predict_pictures
@@ -137,7 +137,8 @@ def _as_sequence(images: Any) -> Sequence[Any]:
 
 def override_test(test: TestConfig, overrides: Mapping[str, Any]) -> TestConfig:
     """The test config with some fields replaced; ConfigError for a value of the wrong type or out of range."""
-    values = {name: _like(getattr(test, name), value, name) for name, value in overrides.items()}
+    hints = get_type_hints(TestConfig, include_extras=True)
+    values = {name: coerce(hints[name], value) for name, value in overrides.items()}
     try:
         return replace(test, **values)
     except ValueError as error:
@@ -151,36 +152,3 @@ def check_override_names(overrides: Mapping[str, Any]) -> None:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise ConfigError(f"Unknown test setting {name}: did you mean {nearest}?")
-
-
-def _like(current: Any, value: Any, name: str) -> Any:
-    """The value as the type of the current one: switches, whole numbers, numbers, names, tuples of numbers, or canvases
-    as pairs of whole ones."""
-    hint = get_type_hints(TestConfig)[name]
-    choices = get_args(hint) if isinstance(current, str) else ()
-    if value in choices:
-        return value
-    if isinstance(current, bool):
-        if isinstance(value, bool):
-            return value
-        raise ConfigError(f"Test setting {name}: expected True or False, got {value!r}.")
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and np.isfinite(float(value))
-    if isinstance(current, int) and is_number and int(value) == value:
-        return int(value)
-    if isinstance(current, float) and is_number:
-        return float(value)
-    if hint == tuple[int, ...]:
-        if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
-            return tuple(value)
-        raise ConfigError(f"Test setting {name}: expected whole numbers such as [640, 960], got {value!r}.")
-    if hint == tuple[float, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, numbers.Real) for item in value):
-            return tuple(float(item) for item in value)
-        raise ConfigError(f"Test setting {name}: expected numbers such as [0.05, 0.1], got {value!r}.")
-    if isinstance(current, tuple) and isinstance(value, (list, tuple)):
-        pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else () for pair in value]
-        if all(len(pair) == 2 and all(isinstance(side, int) for side in pair) for pair in pairs):
-            return tuple(pairs)
-    kinds = {int: "a whole number", float: "a finite number", str: f"one of {', '.join(choices)}"}
-    kind = kinds.get(type(current), "canvases such as [(800, 1344)]")
-    raise ConfigError(f"Test setting {name}: expected {kind}, got {value!r}.")

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.named_leaves import (
@@ -194,11 +195,8 @@ def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -
     known = {field.name for field in fields(section)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"{section.__name__} has no field {', '.join(unknown)}")
-    return section(**{name: _as_tuple(value) for name, value in values.items()})
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+    hints = get_type_hints(section, include_extras=True)
+    return section(**{name: coerce(hints[name], value) for name, value in values.items()})
 
 
 def _digest(description: Mapping[str, Any]) -> str:

@@ -83,7 +83,7 @@ def test_keypoint_settings_are_numbers_one_a_keypoint(form: list[str]) -> None:
     assert all(type(sigma) is float for sigma in arguments.test.keypoint_sigmas)
     assert parse("--data.keypoint-flip", "0,2,1").data.keypoint_flip == (0, 2, 1)
     assert "exchange keypoints in pairs" in refusal("--data.keypoint-flip", "1,2,0")
-    assert "positive finite values, got (0.1, 0.0)" in refusal("--test.keypoint-sigmas", "0.1,0")
+    assert "expected a positive value, got (0.1, 0.0)" in refusal("--test.keypoint-sigmas", "0.1,0")
 
 
 def test_canvases_are_given_as_height_x_width() -> None:

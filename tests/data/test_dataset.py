@@ -27,7 +27,7 @@ def test_names_of_splits(small_coco: Any) -> None:
 @pytest.mark.parametrize("spec", ["", "nowhere", "nowhere:train", "."])
 def test_missing_folders_say_how_to_make_them(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"prepare_data\.py"):
+    with pytest.raises(DataError, match=r"mrcnn prepare"):
         open_dataset(spec)
 
 

@@ -16,7 +16,7 @@ from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
 from mrcnn_jax.evaluation.dataset_predictions import iou_types_of
-from mrcnn_jax.evaluation.evaluate import check_categories
+from mrcnn_jax.evaluation.weights_scores import check_categories
 from mrcnn_jax.inference.postprocessing import PictureDetections
 
 PERSON = Category(1, "person", tuple(f"k{index}" for index in range(17)))
@@ -93,7 +93,7 @@ def test_the_default_tolerances() -> None:
         with pytest.raises(ConfigError, match=f"keypoint_sigmas: expected 4 values, one a keypoint, got {len(sigmas)}"):
             score_results(*make_problem(0, 4), iou_types=TYPES, keypoint_sigmas=sigmas)
     for value in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"test.keypoint_sigmas: expected positive finite values"):
+        with pytest.raises(ValueError, match=r"test.keypoint_sigmas: expected a positive value"):
             TestConfig(keypoint_sigmas=(0.1, value))
 
 

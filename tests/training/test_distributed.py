@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_jax import distributed
 from mrcnn_jax.config import DistributedConfig
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.shapes import shapes_source
@@ -97,18 +98,18 @@ def test_processes_with_different_settings_are_refused(folder, data):
 
 
 def test_an_error_of_one_process_is_told_by_all(monkeypatch):
-    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
     notes = {"own": b"", "other": json.dumps(["DataError", "bad file"]).encode()}
-    monkeypatch.setattr(processes, "gather_bytes", lambda own: [own, notes["other"]])
-    with pytest.raises(DataError, match="Process 1: bad file"), processes.shared_errors():
+    monkeypatch.setattr(distributed, "gather_bytes", lambda own: [own, notes["other"]])
+    with pytest.raises(DataError, match="Process 1: bad file"), distributed.shared_errors():
         pass
-    with pytest.raises(ConfigError, match="mine"), processes.shared_errors():
+    with pytest.raises(ConfigError, match="mine"), distributed.shared_errors():
         raise ConfigError("mine")
     notes["other"] = json.dumps(["KeyError", "'x'"]).encode()
-    with pytest.raises(processes.DeviceError, match="Process 1 failed: KeyError"), processes.shared_errors():
+    with pytest.raises(distributed.DeviceError, match="Process 1 failed: KeyError"), distributed.shared_errors():
         pass
     notes["other"] = b""
-    with processes.shared_errors():
+    with distributed.shared_errors():
         pass
 
 
@@ -118,22 +119,22 @@ def find_nothing(**_):
 
 
 def test_one_process_needs_no_others(monkeypatch):
-    assert processes.gather_bytes(b"abc") == [b"abc"]
-    assert processes.is_primary()
-    processes.wait_for_all("test")
-    with pytest.raises(KeyError), processes.shared_errors():
+    assert distributed.gather_bytes(b"abc") == [b"abc"]
+    assert distributed.is_primary()
+    distributed.wait_for_all("test")
+    with pytest.raises(KeyError), distributed.shared_errors():
         raise KeyError("x")
-    monkeypatch.setattr(processes.jax.distributed, "initialize", find_nothing)
-    processes.join_processes(DistributedConfig())
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", find_nothing)
+    distributed.join_processes(DistributedConfig())
     with pytest.raises(SystemExit, match="3"):
-        processes.leave(3)
+        distributed.leave(3)
 
 
 def test_a_launcher_that_names_no_coordinator_is_noticed(monkeypatch):
-    monkeypatch.setattr(processes.jax.distributed, "initialize", find_nothing)
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", find_nothing)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=r"OMPI_COMM_WORLD_SIZE=4\) does not say where process 0 is"):
-        processes.join_processes(DistributedConfig())
+        distributed.join_processes(DistributedConfig())
 
 
 @pytest.mark.parametrize(

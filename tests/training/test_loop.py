@@ -168,7 +168,7 @@ def test_a_run_writes_what_it_promises(world, tmp_path, capsys):
     assert "step 20/20  loss " in output and "images/s  eta 0:00:00" in output
     assert output.count("TABLE") == 3
     assert "Left out: 0 pictures that could not be read, 5 objects beyond --data.max-objects 100." in output
-    assert f"Next: python scripts/predict.py --weights {tmp_path}" in output
+    assert f"Next: mrcnn predict --weights {tmp_path}" in output
     assert world.num_traces == 2  # one compilation a canvas
 
 

@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from mrcnn_jax.errors import StorageError
-from mrcnn_jax.training import logging as run_logging
+from mrcnn_jax.training import metrics_log
 from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, Stopwatch, format_seconds
 
 VALUES = {"loss/total": 1.25, "learning_rate": 0.01, "images_per_second": 12.34}
@@ -82,7 +82,7 @@ def test_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
 
 def test_stopwatch_leaves_out_pauses_and_ignores_bursts(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(run_logging.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
     watch = Stopwatch()
     for _ in range(4):
         now[0] += 0.5

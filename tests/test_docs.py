@@ -1,0 +1,84 @@
+"""README and docs: every link leads somewhere, every command exists and has the options that are shown."""
+
+import functools
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrcnn_jax import command_names, main
+from mrcnn_jax.presets import preset_names
+from tests.paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = {command.script: name for name, command in command_names.COMMANDS.items()}
+TAKE_A_PRESET = ("train", "tpu-compile", "gpu-compile", "benchmark-data", "benchmark-restart")
+TAKE_A_KIND = ("prepare", "benchmark")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the links and images of a page that lie in the project."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    return [target for target in targets if not re.match(r"\w+:", target)]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of a page's indented blocks, without their comments, as words."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    lines = re.findall(r"^    (?:\w+=\S+ )*((?:mrcnn |(?:taskset -c \d+ )?python scripts/).+)$", text, re.MULTILINE)
+    return [shlex.split(re.sub(r"^taskset -c \d+ ", "", line), comments=True) for line in lines]
+
+
+@functools.cache
+def options(*words: str) -> frozenset[str]:
+    """The options that `mrcnn WORDS --help` lists."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(sys, "argv", ["mrcnn", *words, "--help"])
+        patch.setenv("COLUMNS", "300")
+        printed = []
+        patch.setattr(sys.stdout, "write", printed.append)
+        main.main()
+    assert caught.value.code == 0
+    return frozenset(re.findall(r"--[a-z][\w.-]*", "".join(printed)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_the_options_that_are_shown(page: Path) -> None:
+    for words in commands(page):
+        if words[0] == "mrcnn":
+            name, rest = words[1], words[2:]
+        elif (script := Path(words[1]).name) in SCRIPTS:
+            name, rest = SCRIPTS[script], words[2:]
+        else:
+            assert (ROOT / words[1]).exists(), words
+            continue
+        assert name in command_names.COMMANDS, words
+        first = rest[:1] if name in TAKE_A_PRESET + TAKE_A_KIND and rest[0][0] != "-" else []
+        if name in TAKE_A_PRESET and first not in ([], ["PRESET"]):
+            assert Path(first[0]).stem in {*preset_names(), "NAME"}, words
+        shown = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        known = options(name, *(first if name in TAKE_A_KIND else preset_names()[:1] * (name in TAKE_A_PRESET)))
+        assert shown <= known | {"--help", "--debug"}, (words, shown - known)
+
+
+def test_pages_are_read_as_they_are_written() -> None:
+    assert sum(len(commands(page)) for page in PAGES) > 30 and sum(len(links(page)) for page in PAGES) > 30
+    assert {"--weights", "--test.short-side"} <= options("predict") and "--images" in options("prepare", "coco")
+    assert "exit-codes" in anchors(ROOT / "docs" / "errors.md")

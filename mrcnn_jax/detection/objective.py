@@ -50,7 +50,7 @@ def compute_objective(
     rpn_keys, roi_keys = sampling_keys(key, batch.sample_index)
 
     maps, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
-    logits, deltas = model.apply(variables, maps, method=model.score_anchors)
+    logits, deltas = model.apply(variables, maps, image_hw, method=model.score_anchors)
 
     def choose_samples(
         logits: Any, deltas: Any, image_hw: Array, ground_truth: GroundTruth, rpn_key: Array, roi_key: Array

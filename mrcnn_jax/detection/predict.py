@@ -100,7 +100,7 @@ def propose_batch(
     config: TestConfig,
 ) -> Proposals:
     """Returns the best `config.post_nms_top_n` proposals of each picture, maps and RPN marked if not finite."""
-    logits, deltas = model.apply(variables, maps, method=model.score_anchors)
+    logits, deltas = model.apply(variables, maps, image_hw, method=model.score_anchors)
     # P6 is cells of P5, and what RoIs do not see is in the RPN's outputs.
     part = "the backbone or the FPN" if model.config.neck == "fpn" else "the backbone"
     not_finite = mark(None, part, maps_finite(maps[: len(model.config.roi_strides)], image_hw))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.convolution import add_bias, largest_divisor
 from mrcnn_jax.models.fpn import HeadConv
-from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel, relu
+from mrcnn_jax.models.layers import Array, Conv, he_normal, lecun_uniform, per_channel, relu, zero_outside
 from mrcnn_jax.models.resnet import apply_stage, compute_dtype
 from mrcnn_jax.platforms import choose_form
 
@@ -24,18 +24,20 @@ class RpnHead(nn.Module):
     """One map [B, H, W, D] to objectness logits [B, H*W*A] and deltas [B, H*W, A*4], float32.
 
     A anchors a cell; the order is row, column, size, ratio, as `ops.anchors` makes them. All levels share the weights.
-    The deltas of a cell stay one row: `ops.anchors.take_deltas` says why.
+    The deltas of a cell stay one row; `ops.anchors.take_deltas` explains it. `extent` [B, H, W, 1] is True inside the
+    image: a second convolution reads the first one's features, which have to be zero outside of it.
     """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, feature: Array) -> tuple[Array, Array]:
+    def __call__(self, feature: Array, extent: Array) -> tuple[Array, Array]:
         config = self.config
         batch, num_anchors = feature.shape[0], config.anchors_per_cell
         x, dtype = feature, compute_dtype(config)
         for index in range(config.rpn_convs):
             name = "conv" if index == 0 else f"conv{index + 1}"
+            x = zero_outside(x, extent) if index > 0 else x
             x = relu(Conv(config.map_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
         logits = Conv(num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="objectness")(x)
         deltas = Conv(4 * num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="deltas")(x)

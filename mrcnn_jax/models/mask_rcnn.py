@@ -12,7 +12,7 @@ import numpy as np
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.fpn import FeaturePyramid
 from mrcnn_jax.models.heads import BoxHead, KeypointHead, MaskHead, MlpMaskHead, Res5, RpnHead
-from mrcnn_jax.models.layers import Array, per_channel
+from mrcnn_jax.models.layers import Array, make_extent, per_channel
 from mrcnn_jax.models.resnet import ResNet, compute_dtype
 
 Variables = dict[str, Any]
@@ -69,9 +69,13 @@ class MaskRCNN(nn.Module):
         body_maps = self.extract_body(images, image_hw, train)
         return self.fpn(body_maps, image_hw) if self.config.neck == "fpn" else body_maps[-1:]
 
-    def score_anchors(self, maps: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
-        """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W, A*4]."""
-        scored = [self.rpn_head(feature) for feature in maps]
+    def score_anchors(self, maps: tuple[Array, ...], image_hw: Array) -> tuple[list[Array], list[Array]]:
+        """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W, A*4]; `image_hw` as for the features."""
+        scored = []
+        for feature, stride in zip(maps, self.config.map_strides, strict=True):
+            height, width = feature.shape[1:3]
+            extent = make_extent(image_hw, (height, width), stride, self.config.size_divisor)
+            scored.append(self.rpn_head(feature, extent))
         return [logits for logits, _ in scored], [deltas for _, deltas in scored]
 
     def extract_boxes(self, roi_features: Array) -> Array:
@@ -103,7 +107,7 @@ class MaskRCNN(nn.Module):
         """Touches every parameter once, for initialisation; returns the maps."""
         config = self.config
         maps = self.extract_features(images, image_hw)
-        self.score_anchors(maps)
+        self.score_anchors(maps, image_hw)
 
         def zeros(side: int) -> Array:
             return jnp.zeros((1, side, side, config.map_channels))

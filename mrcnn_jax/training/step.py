@@ -48,7 +48,7 @@ def compute_gradients(
     """Returns the gradients of the mean loss over the valid images, the model's new statistics, and the mean metrics.
 
     Under `shard_map` over `axis_name`, `batch` holds this device's images, and gradients (as `gradient_dtype`), metrics
-    and the image count are summed over the axis: the only thing that devices tell each other, beside the statistics of
+    and the image count are summed over the axis: the only thing that devices exchange, beside the statistics of
     sync_bn.
     """
 
@@ -90,7 +90,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Returns `train_step` over a mesh: batch split along `data`, parameters replicated, `gradient_dtype` on the wire.
 
-    The caller jits it, with the shardings of `training.sharding.state_sharding`.
+    `training.training_program` jits it, with the shardings of `training.state.state_sharding`.
     """
     model = model.clone(axis_name=DATA_AXIS)
 

@@ -31,7 +31,7 @@ def apply(params: dict, part: str, *inputs):
 def choose_samples(params: dict, key: jax.Array):
     """Targets of all images: what compute_objective draws for the same key."""
     pyramid = apply(params, "extract_features", BATCH.images, BATCH.image_hw)
-    logits, deltas = apply(params, "score_anchors", pyramid)
+    logits, deltas = apply(params, "score_anchors", pyramid, BATCH.image_hw)
 
     def one(logits, deltas, image_hw, truth, rpn_key, roi_key):
         anchors = make_anchors((64, 64), image_hw, tiny.MODEL)
@@ -51,7 +51,7 @@ def choose_samples(params: dict, key: jax.Array):
 def run_heads(params: dict, rois: RoiTargets):
     """All that the network says: anchor logits and deltas, RoI logits and deltas, mask logits."""
     pyramid = apply(params, "extract_features", BATCH.images, BATCH.image_hw)
-    logits, deltas = apply(params, "score_anchors", pyramid)
+    logits, deltas = apply(params, "score_anchors", pyramid, BATCH.image_hw)
     pool = partial(pool_rois, pyramid, image_hw=BATCH.image_hw, config=tiny.MODEL)
     (roi_features,) = pool([rois.rois], output_sizes=[tiny.MODEL.box_pool_size])
     roi_logits, roi_deltas = apply(params, "classify_rois", roi_features)

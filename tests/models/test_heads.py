@@ -56,8 +56,9 @@ def test_upconv_equals_transposed_convolution():
 
 def test_rpn_head_order_is_row_column_ratio():
     feature, head = random_array(2, 3, 4, 6), RpnHead(CONFIG)
-    variables = random_variables(head, feature)
-    logits, deltas = head.apply(variables, feature)
+    extent = np.ones((2, 3, 4, 1), bool)
+    variables = random_variables(head, feature, extent)
+    logits, deltas = head.apply(variables, feature, extent)
     assert logits.shape == (2, 3 * 4 * 2) and deltas.shape == (2, 3 * 4, 2 * 4)
     (conv, conv_bias), (score, score_bias), (shift, shift_bias) = (
         parts(variables, name) for name in ("conv", "objectness", "deltas")
@@ -119,7 +120,7 @@ def test_outputs_are_float32_in_bfloat16(head_norm):
     )
     features, labels = jnp.zeros((2, 4, 4, 6)), jnp.zeros(2, jnp.int32)
     for head, inputs in (
-        (RpnHead(config), (features,)),
+        (RpnHead(config), (features, jnp.ones((2, 4, 4, 1), bool))),
         (BoxHead(config), (features,)),
         (MaskHead(config), (features, labels)),
     ):

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.mesh import DATA_AXIS, make_mesh
+from mrcnn_jax.models.heads import RpnHead
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, init_variables, variable_shapes
 from mrcnn_jax.models.resnet import frozen_modules
 from tests import tiny
@@ -99,6 +100,26 @@ def test_canvas_does_not_matter(changes):
         outside = np.array(on_large[1])
         outside[:height, :width] = 0
         assert not outside.any()
+
+
+@pytest.mark.parametrize("num_convs", [1, 2])
+def test_canvas_does_not_matter_to_the_rpn(num_convs):
+    """A second convolution of the RPN head reads the first one's features, bias and all, beyond the image's border."""
+    config = replace(tiny.MODEL, rpn_convs=num_convs)
+    head, rng = RpnHead(config), np.random.default_rng(0)
+    feature = rng.normal(size=(1, 4, 6, config.map_channels)).astype(np.float32)
+    on_large = np.zeros((1, 8, 10, config.map_channels), np.float32)
+    on_large[:, :4, :6] = feature
+    inside = np.zeros((1, 8, 10, 1), bool)
+    inside[:, :4, :6] = True
+    variables = head.init(jax.random.key(0), feature, np.ones((1, 4, 6, 1), bool))
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # biases that are not zero
+    alone = head.apply(variables, feature, np.ones((1, 4, 6, 1), bool))
+    beside = head.apply(variables, on_large, inside)
+    anchors = config.anchors_per_cell
+    for found, expected, channels in zip(beside, alone, (anchors, 4 * anchors), strict=True):
+        found = np.asarray(found).reshape(8, 10, channels)[:4, :6]
+        np.testing.assert_allclose(found, np.asarray(expected).reshape(4, 6, channels), rtol=1e-4, atol=1e-5)
 
 
 def test_batch_statistics_are_those_of_all_devices():

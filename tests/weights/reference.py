@@ -132,7 +132,7 @@ def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
             "input": apply(variables, images, image_hw, method="normalise"),
             "body": kept["intermediates"]["backbone"]["__call__"][0],
             "maps": maps,
-            "scores": apply(variables, maps, method="score_anchors"),
+            "scores": apply(variables, maps, image_hw, method="score_anchors"),
             "anchors": make_anchors(images.shape[1:3], image_hw[0], config),
             "proposals": propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=test),
             "features": features,

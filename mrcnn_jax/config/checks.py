@@ -21,7 +21,7 @@ class Range(NamedTuple):
 
 AT_LEAST_1 = Range("1 or more", lambda value: value >= 1)
 AT_LEAST_0 = Range("0 or more", lambda value: value >= 0)
-POSITIVE = Range("a positive value", lambda value: value > 0)
+POSITIVE = Range("a positive value", lambda value: 0 < value < math.inf)
 UNIT = Range("0 to 1", lambda value: 0 <= value <= 1)
 UNIT_ABOVE_0 = Range("a value in (0, 1]", lambda value: 0 < value <= 1)
 UNIT_BELOW_1 = Range("a value in [0, 1)", lambda value: 0 <= value < 1)
@@ -48,9 +48,9 @@ def find_mismatch(hint: Any, value: Any) -> str:
         inner, *ranges = get_args(hint)
         items = _numbers_in(value)
         outside = [each.text for each in ranges if isinstance(each, Range) and not all(map(each.contains, items))]
-        # A range names a number that is out of it, NaN among them, better than the type does.
-        mismatch = find_mismatch(inner, value)
-        return outside[0] if outside and (not mismatch or mismatch == FINITE) else mismatch
+        # Of numbers, NaN among them, a range explains more than the type does.
+        is_numeric = len(items) == (len(value) if isinstance(value, tuple) else 1)
+        return outside[0] if outside and is_numeric else find_mismatch(inner, value)
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         is_choice = any(type(value) is type(choice) and value == choice for choice in choices)

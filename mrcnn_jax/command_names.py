@@ -16,12 +16,14 @@ class Command(NamedTuple):
     script: str
     """File in `scripts` of a checkout."""
     summary: str
+    in_processes: bool = False
+    """Several processes may run it together (`mrcnn_jax.distributed`)."""
 
 
 COMMANDS = {
     "prepare": Command("prepare_data", "prepare_data.py", "Convert a data set (COCO, Cityscapes, generated shapes)."),
-    "train": Command("train_model", "train.py", "Train the model of a preset, or continue a run."),
-    "evaluate": Command("evaluate_weights", "evaluate.py", "Score weights on a prepared data set."),
+    "train": Command("train_model", "train.py", "Train the model of a preset, or continue a run.", in_processes=True),
+    "evaluate": Command("evaluate_weights", "evaluate.py", "Score weights on a prepared data set.", in_processes=True),
     "predict": Command("predict_images", "predict.py", "Detect objects in images."),
     "import": Command("import_weights", "import_weights.py", "Convert a checkpoint of torchvision or Detectron2."),
     "check-data": Command("check_data", "check_data.py", "Compare a prepared data set with what the heads can learn."),

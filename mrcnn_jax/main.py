@@ -48,8 +48,10 @@ def run_command(name: str, arguments: list[str], *, as_script: bool = False) -> 
         known_faults.set_flags()  # before anything imports JAX
         command_line = importlib.import_module("mrcnn_jax.cli.command_line")
         module = importlib.import_module(f"mrcnn_jax.cli.{COMMANDS[name].module}")
-    # Commands that may run in several processes end by `leave`, which does not wait for the others.
-    command_line.run(module.main, leave=getattr(module, "leave", sys.exit))
+        # In several processes one that ends with an error must not wait for the others, which may wait for it.
+        is_shared = COMMANDS[name].in_processes
+        leave = importlib.import_module("mrcnn_jax.distributed").leave if is_shared else sys.exit
+    command_line.run(module.main, leave=leave)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
 """README and docs: every link leads somewhere, every command exists and has the options that are shown."""
 
 import functools
+import json
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from mrcnn_jax import command_names, main
+from mrcnn_jax.data.shapes import shapes_source
 from mrcnn_jax.presets import preset_names
 from tests.paths import ROOT
 
@@ -76,6 +79,38 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
         shown = {word.partition("=")[0] for word in rest if word.startswith("--")}
         known = options(name, *(first if name in TAKE_A_KIND else preset_names()[:1] * (name in TAKE_A_PRESET)))
         assert shown <= known | {"--help", "--debug"}, (words, shown - known)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_trains_and_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A minute: `pytest -m slow tests/test_docs.py`. As it stands there, but with a preset of two steps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    source = shapes_source(4, seed=0, stream=0)
+    rows: dict[str, list] = {"images": [], "annotations": []}
+    for picture in map(source.load, range(4)):
+        (tmp_path / "images" / picture.file_name).write_bytes(picture.data)
+        height, width = picture.image_hw
+        row = {"id": picture.image_id, "file_name": picture.file_name, "height": height, "width": width}
+        rows["images"].append(row)
+        rows["annotations"] += [{**annotation, "image_id": picture.image_id} for annotation in picture.annotations]
+    categories = [{"id": category.id, "name": category.name} for category in source.categories]
+    (tmp_path / "annotations.json").write_text(json.dumps({**rows, "categories": categories}))
+    (tmp_path / "tiny.py").write_text(
+        "from dataclasses import replace\nfrom mrcnn_jax import load_preset\n"
+        "config = load_preset('overfit_tiny')\n"
+        "model = replace(config.model, num_classes=0, body_width=8, fpn_channels=16)\n"
+        "train = replace(config.train, num_steps=2, warmup_steps=0, batch_size=8)\n"
+        "config = replace(config, model=model, train=train)\n"
+    )
+    (block,) = re.findall(
+        r"^    import dataclasses\n(?:(?:    .*)?\n)+", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert block.count("mrcnn_jax.") == 5
+    exec(textwrap.dedent(block).replace("nuclei_r18_fpn", "tiny.py"), {})
+    assert "Average Precision" in capsys.readouterr().out and (tmp_path / "runs/mine/weights").is_dir()
 
 
 def test_pages_are_read_as_they_are_written() -> None:

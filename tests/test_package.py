@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import mrcnn_jax
-from mrcnn_jax import command_names, main, presets
+from mrcnn_jax import command_names, distributed, main, presets
+from mrcnn_jax.cli import command_line
 from mrcnn_jax.errors import ConfigError
 from tests.paths import ROOT
 
@@ -55,6 +56,19 @@ def test_every_command_has_a_module_and_a_script() -> None:
         assert (ROOT / "mrcnn_jax" / "cli" / f"{command.module}.py").exists()
         assert f'_checkout.run("{name}")' in (ROOT / "scripts" / command.script).read_text()
         assert command.summary.endswith(".") and command.summary[0].isupper()
+
+
+def test_commands_of_several_processes_end_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = {}
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(command_names, "_typed", ["mrcnn"])
+    for name, command in command_names.COMMANDS.items():
+        source = (ROOT / "mrcnn_jax" / "cli" / f"{command.module}.py").read_text()
+        assert ("join_processes(" in source) == command.in_processes, name
+        monkeypatch.setattr(command_line, "run", lambda main, leave, name=name: ended.update({name: leave}))
+        main.run_command(name, [])
+    assert {name for name, leave in ended.items() if leave is distributed.leave} == {"train", "evaluate"}
+    assert {leave for leave in ended.values()} == {distributed.leave, sys.exit}
 
 
 def test_messages_name_commands_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:

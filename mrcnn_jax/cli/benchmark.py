@@ -99,7 +99,7 @@ def read_arguments() -> tuple[str, str, Arguments]:
         task = task or "infer"
     if task not in ("infer", "train") or len(positional) > 2:
         raise ConfigError(f"Expected: {command_names.current()} infer|train [PRESET] [options]. See --help.")
-    preset = preset or str(DEFAULT_PRESET)
+    preset = preset or DEFAULT_PRESET
     config = load_preset(preset)
     defaults = (
         Arguments(config.test.canvases[0], config.test.batch_size, config=config)

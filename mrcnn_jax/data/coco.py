@@ -146,12 +146,13 @@ def _read_images(
         yield CocoImage(image_id, file_name, image_hw, tuple(annotations.pop(image_id, ())))
 
 
-def coco_source(images: Path, annotations: Path, *, annotated_only: bool = False) -> Source:
+def coco_source(images: str | Path, annotations: str | Path, *, annotated_only: bool = False) -> Source:
     """The pictures of the folder `images` that the file `annotations` lists. DataError.
 
     With `annotated_only` those without objects are left out, and, where categories have keypoints, those without a
     visible one: the paper's human pose is trained on the others (section 5).
     """
+    images, annotations = Path(images), Path(annotations)
     if not images.is_dir():
         raise DataError(f"The image folder {images} does not exist.")
     root = Path(os.path.realpath(images))

@@ -36,7 +36,7 @@ class PreparedSplit:
 
 def prepare(
     source: Source,
-    to: Path,
+    to: str | Path,
     split: str,
     *,
     overwrite: bool = False,
@@ -50,7 +50,7 @@ def prepare(
     """
     if not re.fullmatch(r"\w[\w-]*", split, re.ASCII):
         raise ConfigError(f"A split name consists of letters, digits, _ and -, got {split!r}.")
-    path = to / split
+    path = Path(to) / split
     if path.exists() and not overwrite:
         return _reuse(path, source)
     skips = Skips()

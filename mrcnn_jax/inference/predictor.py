@@ -51,10 +51,10 @@ class Predictor:
         self.model_config = model_config
         self.test_config = test_config
         self.categories = tuple(categories)
-        if mirrored is None:
+        if mirrored is None and test_config.augment_flip:
             mirrored = flip_map(test_config.keypoint_flip, self.categories, model_config.num_keypoints)
         mesh = make_mesh([device or jax.local_devices()[0]])
-        self._predict = make_predict_fn(variables, model_config, test_config, mesh, mirrored)
+        self._predict = make_predict_fn(variables, model_config, test_config, mesh, mirrored or ())
 
     @classmethod
     def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":

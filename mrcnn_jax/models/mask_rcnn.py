@@ -52,7 +52,8 @@ class MaskRCNN(nn.Module):
         """
         config = self.config
         mean, std = per_channel(jnp.asarray(config.pixel_mean)), per_channel(jnp.asarray(config.pixel_std))
-        inside = _inside_picture(images.shape[1:3], image_hw)
+        height, width = images.shape[1:3]
+        inside = make_extent(image_hw, (height, width), 1, 1)  # in pixels, not rounded up
         return jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0)
 
     def extract_body(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
@@ -119,13 +120,6 @@ class MaskRCNN(nn.Module):
         if config.num_keypoints:
             self.predict_keypoints(zeros(config.keypoint_pool_size))
         return maps
-
-
-def _inside_picture(canvas: tuple[int, ...], image_hw: Array) -> Array:
-    """Returns [B, H, W, 1] bool."""
-    rows = jnp.arange(canvas[0])[None, :] < image_hw[:, :1]
-    columns = jnp.arange(canvas[1])[None, :] < image_hw[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[..., None]
 
 
 def init_variables(model: MaskRCNN, seed: int) -> Variables:

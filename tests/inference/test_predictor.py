@@ -212,3 +212,11 @@ def test_a_weights_folder_becomes_sound_detections(tmp_path):
     assert (x0 >= 0).all() and (y0 >= 0).all() and (x1 <= 130).all() and (y1 <= 100).all() and (x1 > x0).all()
     assert (np.diff(found.scores) <= 0).all() and set(found.labels.tolist()) <= {2, 5}
     assert found.masks.shape == (len(found), 100, 130)
+
+
+def test_only_flips_need_the_keypoints_names() -> None:
+    categories = (Category(1, "person", ("nose", "neck")), Category(2, "car", ("wheel", "door")))
+    config = ModelConfig(num_keypoints=2)
+    Predictor({}, config, TestConfig(), categories)
+    with pytest.raises(ValueError, match="the same keypoints"):
+        Predictor({}, config, TestConfig(augment_flip=True), categories)

@@ -1,4 +1,4 @@
-"""Base of the ablations on nuclei: a small network on small pictures, so that a run takes minutes.
+"""Base of the ablations on nuclei: a small network on small images, so that a run takes minutes.
 
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/nuclei --split train
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/nuclei --split val

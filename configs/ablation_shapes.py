@@ -1,4 +1,4 @@
-"""Base of the ablations on generated pictures: shapes with thin parts that hide each other, in a small Mask R-CNN.
+"""Base of the ablations on generated images: shapes with thin parts that hide each other, in a small Mask R-CNN.
 
     python scripts/reproduce_ablations.py --to runs/ablations
 

@@ -6,8 +6,8 @@
 on every host (docs/clusters.md). Meant for 32 to 256 devices. Not trained here yet. Published, for 1x in batches of 16:
 Detectron2, box AP 38.6 and mask AP 35.2 on val2017.
 
-The rate is 0.02 for every 16 pictures of an update, 0.32 here, after a longer warm-up: linear scaling, Goyal et al.,
-arXiv 1706.02677. MegDet (arXiv 1711.07240) warms up for batches of 256, too. The run sees the pictures of 1x, 1.44
+The rate is 0.02 for every 16 images of an update, 0.32 here, after a longer warm-up: linear scaling, Goyal et al.,
+arXiv 1706.02677. MegDet (arXiv 1711.07240) warms up for batches of 256, too. The run sees the images of 1x, 1.44
 million, and drops the rate after as many. What others used:
 
     batch   rate   warm-up   drops at              steps
@@ -23,18 +23,18 @@ is MLPerf's. MLPerf's rate and drops for 256, in half as many steps again:
 
     --train.learning-rate 0.015 --train.num-steps 8438 --train.decay-steps 5625,7500
 
-The same pictures in batches of 512 and 1024. No reference of ours goes beyond 512, and the linear rates, 0.64 and 1.28,
+The same images in batches of 512 and 1024. No reference of ours goes beyond 512, and the linear rates, 0.64 and 1.28,
 may cost AP or diverge:
 
     --train.batch-size 512 --train.num-steps 2813 --train.decay-steps 1875,2500 --train.warmup-steps 900
     --train.batch-size 1024 --train.num-steps 1407 --train.decay-steps 938,1250 --train.warmup-steps 450
 
-tensorflow/tpu's settings for 512, four times the pictures:
+tensorflow/tpu's settings for 512, four times the images:
 
     --train.batch-size 512 --train.learning-rate 0.0075 --train.momentum 0.95 --train.warmup-steps 1600 \
         --train.num-steps 11250 --train.decay-steps 6000,8000,10000
 
-Where a batch does not fit, --train.batch-size 64 --train.accumulate-steps 4 makes updates of 256 pictures, too, with
+Where a batch does not fit, --train.batch-size 64 --train.accumulate-steps 4 makes updates of 256 images, too, with
 four times the steps in every option that counts them.
 """
 

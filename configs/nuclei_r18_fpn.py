@@ -1,4 +1,4 @@
-"""Cell nuclei in microscopy: one class, up to hundreds of small objects a picture; small enough for a CPU.
+"""Cell nuclei in microscopy: one class, up to hundreds of small objects an image; small enough for a CPU.
 
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/nuclei --split train
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/nuclei --split val
@@ -6,7 +6,7 @@
         --data.train data/nuclei:train --data.val data/nuclei:val
 
 From scratch. `JAX_NUM_CPU_DEVICES=2` uses two cores well; the batch of 2 is for one or two devices. Measured on two
-shared CPU cores, on the 112 validation pictures of the Data Science Bowl 2018 with 500 detections each: box AP 0.487,
+shared CPU cores, on the 112 validation images of the Data Science Bowl 2018 with 500 detections each: box AP 0.487,
 mask AP 0.513, mask AP50 0.804 after 12.3 minutes, start and evaluation included. Runs that differ by rounding alone
 are up to 0.006 of AP50 apart.
 """

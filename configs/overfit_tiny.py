@@ -1,4 +1,4 @@
-"""A handful of pictures learnt by heart: the check that model, targets, losses and evaluation agree.
+"""A handful of images learnt by heart: the check that model, targets, losses and evaluation agree.
 
     JAX_NUM_CPU_DEVICES=2 python scripts/train.py configs/overfit_tiny.py --workdir runs/overfit \
         --data.train data/fruits_nuts:train --data.val data/fruits_nuts:train

@@ -1,4 +1,4 @@
-"""Pedestrians in street photographs (Penn-Fudan): one class, a hundred training pictures; small enough for a CPU.
+"""Pedestrians in street photographs (Penn-Fudan): one class, a hundred training images; small enough for a CPU.
 
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/people --split train
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/people --split val
@@ -8,7 +8,7 @@
 
 The last line starts from a ResNet-18 body; without it the network starts from scratch. The batch of 2 is for one or two
 devices. Measured on two shared CPU cores, from an ImageNet body without its last stage: box AP 0.686, mask AP 0.622,
-mask AP50 0.990 on the 29 validation pictures after 15 minutes, evaluation included. From scratch, with
+mask AP50 0.990 on the 29 validation images after 15 minutes, evaluation included. From scratch, with
 `--train.num-steps 1200`: box AP 0.575, mask AP 0.480, mask AP50 0.880 after 39 minutes, beside other work.
 """
 

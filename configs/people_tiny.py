@@ -1,10 +1,10 @@
-"""Person boxes, masks and keypoints in one small model, for a handful of pictures on two CPU cores.
+"""Person boxes, masks and keypoints in one small model, for a handful of images on two CPU cores.
 
     JAX_NUM_CPU_DEVICES=2 python scripts/train.py configs/people_tiny.py --workdir runs/people \
         --data.train data/people:train --data.val data/people:train
 
 From scratch; 17 keypoints a person, as COCO's person_keypoints have. Measured by tests/slow/test_people.py, which
-picks sixteen pictures of large people from COCO's person_keypoints, learns them by heart and asserts mask AP 0.7 and
+picks sixteen images of large people from COCO's person_keypoints, learns them by heart and asserts mask AP 0.7 and
 keypoint AP 0.8: box AP 0.941, mask AP 0.858, keypoint AP 0.931, after 13 minutes on two CPU cores.
 """
 

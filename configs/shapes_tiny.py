@@ -1,10 +1,10 @@
-"""The quickstart: a small Mask R-CNN on generated pictures of overlapping shapes, from scratch, on two CPU cores.
+"""The quickstart: a small Mask R-CNN on generated images of overlapping shapes, from scratch, on two CPU cores.
 
     python scripts/prepare_data.py shapes --to runs/quickstart/data
     python scripts/train.py configs/shapes_tiny.py --workdir runs/quickstart \
         --data.train runs/quickstart/data:train --data.val runs/quickstart/data:val
 
-Measured on 100 validation pictures: box AP 0.647, mask AP 0.654, mask AP50 0.892. On pictures of 128 px, the size
+Measured on 100 validation images: box AP 0.647, mask AP 0.654, mask AP50 0.892. On images of 128 px, the size
 that it is trained on, the same network comes to 0.645, 0.596 and 0.858; with `--train.num-steps 2000` and 160 px to
 0.563, 0.548 and 0.781. The batch of 2 is for one or two devices.
 """

@@ -29,7 +29,7 @@ class Batch:
     """What one training step sees; every leaf has a leading B."""
 
     images: Array  # [B, H, W, 3] uint8 RGB, padded bottom and right with zeros
-    image_hw: Array  # [B, 2] int32, size of the picture inside the canvas
+    image_hw: Array  # [B, 2] int32, size of the image inside the canvas
     ground_truth: GroundTruth
     valid: Array  # [B] bool; False: a filler image without effect
     image_id: Array  # [B] int32, the data set's own id where it fits, else the record's index

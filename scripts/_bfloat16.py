@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.benchmark import NUM_CLASSES, describe_machine, random_pictures
+from mrcnn_jax.cli.benchmark import NUM_CLASSES, describe_machine, random_images
 from mrcnn_jax.config import Canvas, Config
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 
@@ -34,7 +34,7 @@ def main() -> None:
         Arguments(config, config.data.canvases[0]), __doc__ or "", options, usage="configs/NAME.py"
     )
     model_config = replace(arguments.config.model, num_classes=arguments.config.model.num_classes or NUM_CLASSES)
-    images, image_hw = jax.device_put(random_pictures(arguments.canvas, 1))
+    images, image_hw = jax.device_put(random_images(arguments.canvas, 1))
     variables = init_variables(MaskRCNN(model_config), 0)
 
     def extract(dtype: Literal["float32", "bfloat16"], variables: Any, images: Any, image_hw: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mask R-CNN from nothing: .venv, requirements, generated pictures, training, COCO scores, pictures of predictions.
+# Mask R-CNN from nothing: .venv, requirements, generated images, training, COCO scores, images of predictions.
 #   bash scripts/quickstart.sh [WORKDIR]      # default runs/quickstart; a second run reuses what is there
 # PYTHON picks the interpreter (3.11 to 3.13).
 set -euo pipefail
@@ -13,16 +13,16 @@ run=${1:-runs/quickstart}
 
 prepare_environment requirements.txt
 
-say "Data: generated pictures of overlapping shapes in $run/data"
+say "Data: generated images of overlapping shapes in $run/data"
 "$python" scripts/prepare_data.py shapes --to "$run/data" >/dev/null
 
 say "Training configs/shapes_tiny.py in $run (continues where it was stopped)"
 "$python" scripts/train.py configs/shapes_tiny.py --workdir "$run" --data.train "$run/data:train" --data.val "$run/data:val"
 
 if [ ! "$run/predictions/predictions.json" -nt "$run/weights" ]; then
-  say "Predicting eight new pictures"
-  "$python" - "$run/new_pictures" <<'PYTHON'
-"""Writes eight generated pictures that are neither in the training nor in the validation data."""
+  say "Predicting eight new images"
+  "$python" - "$run/new_images" <<'PYTHON'
+"""Writes eight generated images that are neither in the training nor in the validation data."""
 
 import sys
 from pathlib import Path
@@ -32,17 +32,17 @@ from mrcnn_jax.data.shapes import shapes_source
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
 source = shapes_source(8, seed=0, stream=2)
-for picture in map(source.load, range(source.num_pictures)):
-    (folder / picture.file_name).write_bytes(picture.data)
+for image in map(source.load, range(source.num_images)):
+    (folder / image.file_name).write_bytes(image.data)
 PYTHON
-  "$python" scripts/predict.py --weights "$run" --output "$run/predictions" "$run/new_pictures"
+  "$python" scripts/predict.py --weights "$run" --output "$run/predictions" "$run/new_images"
 fi
 
 echo
 cat "$run/evaluation.txt"
 echo
-echo "Ground truth beside predictions, validation pictures:"
+echo "Ground truth beside predictions, validation images:"
 ls -1 "$run"/pictures/*.png
-echo "Predictions on new pictures, also in $run/predictions/predictions.json:"
+echo "Predictions on new images, also in $run/predictions/predictions.json:"
 ls -1 "$run"/predictions/pictures/*
-say "Done. Your own pictures: .venv/bin/python scripts/predict.py --weights $run --output DIR PICTURE..."
+say "Done. Your own images: .venv/bin/python scripts/predict.py --weights $run --output DIR IMAGE..."

@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def make_shapes(to: Path) -> Path:
-    """The folder of the generated pictures, made if it is not there."""
+    """The folder of the generated images, made if it is not there."""
     command = [
         sys.executable,
         str(_checkout.ROOT / "scripts/prepare_data.py"),

@@ -38,7 +38,7 @@ def decode_box(delta: np.ndarray, anchor: np.ndarray, weights: tuple[float, ...]
 
 
 def clip_box(box: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
-    """The part of the box inside the picture."""
+    """The part of the box inside the image."""
     height, width = image_hw
     return np.clip(box, 0, [width, height, width, height])
 

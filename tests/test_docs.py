@@ -90,12 +90,12 @@ def test_the_python_of_the_readme_trains_and_scores(
     (tmp_path / "images").mkdir()
     source = shapes_source(4, seed=0, stream=0)
     rows: dict[str, list] = {"images": [], "annotations": []}
-    for picture in map(source.load, range(4)):
-        (tmp_path / "images" / picture.file_name).write_bytes(picture.data)
-        height, width = picture.image_hw
-        row = {"id": picture.image_id, "file_name": picture.file_name, "height": height, "width": width}
+    for image in map(source.load, range(4)):
+        (tmp_path / "images" / image.file_name).write_bytes(image.data)
+        height, width = image.image_hw
+        row = {"id": image.image_id, "file_name": image.file_name, "height": height, "width": width}
         rows["images"].append(row)
-        rows["annotations"] += [{**annotation, "image_id": picture.image_id} for annotation in picture.annotations]
+        rows["annotations"] += [{**annotation, "image_id": image.image_id} for annotation in image.annotations]
     categories = [{"id": category.id, "name": category.name} for category in source.categories]
     (tmp_path / "annotations.json").write_text(json.dumps({**rows, "categories": categories}))
     (tmp_path / "tiny.py").write_text(

@@ -58,7 +58,7 @@ def test_the_large_batch_preset_is_the_1x_schedule() -> None:
 
 
 def shrink(config: Config) -> Config:
-    """The same choices in a network, pictures and numbers of samples small enough to compile in a test."""
+    """The same choices in a network, images and numbers of samples small enough to compile in a test."""
     model = config.model
     small = replace(
         model,

@@ -1,4 +1,4 @@
-"""Speed and memory of inference or of a training step on random pictures, as JSON on stdout. Needs no data.
+"""Speed and memory of inference or of a training step on random images, as JSON on stdout. Needs no data.
 
 mrcnn benchmark infer --canvas 800x1344 --batch-size 1
 mrcnn benchmark train mask_rcnn_r50_fpn_1x --batch-size 2 --model.dtype bfloat16
@@ -40,7 +40,7 @@ from mrcnn_jax.training.training_program import make_training_program
 DEFAULT_PRESET = "mask_rcnn_r50_fpn_1x"
 TRAIN_BATCH_SIZE = 2
 NUM_OBJECTS = 7
-"""Objects per synthetic training picture, COCO's mean."""
+"""Objects per synthetic training image, COCO's mean."""
 NOTEWORTHY = 0.05
 """Share of unnamed instructions in a profile from which on it is said."""
 NUM_CLASSES = 80
@@ -52,7 +52,7 @@ class Arguments:
     canvas: Canvas
     """Network input."""
     batch_size: int
-    """Pictures per call, over all devices when training."""
+    """Images per call, over all devices when training."""
     iterations: int = 10
     """Timed calls, after one that is not."""
     profile: int = 0
@@ -108,7 +108,7 @@ def read_arguments() -> tuple[str, str, Arguments]:
     )
     arguments = command_line.parse(
         defaults,
-        "Times inference or a training step on random pictures with random weights; prints JSON.",
+        "Times inference or a training step on random images with random weights; prints JSON.",
         argv[len(positional) :],
         usage=f"{task} [PRESET]",
     )
@@ -128,12 +128,12 @@ def check_sizes(canvas: Canvas, batch_size: int, iterations: int) -> None:
 
 def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> TimedProgram:
     """Compiles `predict` for one device."""
-    # Random weights give low scores. With no threshold all detection slots are filled, as with a busy picture.
+    # Random weights give low scores. With no threshold all detection slots are filled, as with a busy image.
     test = dataclasses.replace(without_augmentation(config.test), canvases=(canvas,), score_threshold=0.0)
     mesh = make_mesh(jax.devices()[:1])
     command_line.note("initialising the model")
     variables = jax.device_put(init_variables(MaskRCNN(config.model), 0), replicated(mesh))
-    images, image_hw = jax.device_put(random_pictures(canvas, batch_size), batch_sharding(mesh))
+    images, image_hw = jax.device_put(random_images(canvas, batch_size), batch_sharding(mesh))
     predict = make_prediction_program(config.model, test, mesh)
     compiled, compile_seconds, flops = compile_function(predict, variables, images, image_hw)
     found: Any = None
@@ -170,15 +170,15 @@ def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> TimedPr
     return TimedProgram(compiled, compile_seconds, flops, call, lambda: {"loss": float(metrics["loss/total"])})
 
 
-def random_pictures(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def random_images(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Noise: images uint8 [B, H, W, 3] that fill the canvas, and their sizes int32 [B, 2]."""
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *canvas, 3), dtype=np.uint8)
     return images, np.tile(np.array(canvas, np.int32), (batch_size, 1))
 
 
 def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
-    """Noise pictures, each with a few random ellipses as ground truth."""
-    images, image_hw = random_pictures(canvas, batch_size)
+    """Noise images, each with a few random ellipses as ground truth."""
+    images, image_hw = random_images(canvas, batch_size)
     slots, side = (batch_size, config.data.max_objects), config.data.mask_size
     rng = np.random.default_rng(1)
     corners = rng.uniform(0, 0.7, (*slots, 2))

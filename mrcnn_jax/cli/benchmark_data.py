@@ -1,9 +1,9 @@
-"""How many training pictures this host reads, decodes and prepares in a second; as JSON. No model is run.
+"""How many training images this host reads, decodes and prepares in a second; as JSON. No model is run.
 
 mrcnn benchmark-data mask_rcnn_r50_fpn_1x --data.train data/coco:train --data.num-threads 8
 
-`cpu_ms_per_picture` is the time of all cores together: pictures a second, times that, by 1000 are the cores that a host
-needs. Each process of a run reads its own share of the pictures.
+`cpu_ms_per_image` is the time of all cores together: images a second, times that, by 1000 are the cores that a host
+needs. Each process of a run reads its own share of the images.
 """
 
 import json
@@ -27,7 +27,7 @@ class Arguments:
 
     config: command_line.Inline[Config]
     num_batches: int = 50
-    """Batches of train.batch_size pictures."""
+    """Batches of train.batch_size images."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(config: Config, num_batches: int) -> dict[str, Any]:
-    """What is printed: pictures a second by the clock, and the cores' time for one."""
+    """What is printed: images a second by the clock, and the cores' time for one."""
     batch_size = config.train.batch_size
     batches = training_batches(
         open_data(config)[0],
@@ -52,13 +52,13 @@ def measure(config: Config, num_batches: int) -> dict[str, Any]:
     start, cpu_start = time.perf_counter(), time.process_time()
     canvases = Counter("x".join(map(str, batch.images.shape[1:3])) for batch in batches)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    num_pictures = num_batches * batch_size
+    num_images = num_batches * batch_size
     return {
         "data": Path(config.data.train).name,
-        "pictures": num_pictures,
+        "images": num_images,
         "batches_by_canvas": dict(canvases),
         "num_threads": config.data.num_threads,
         "cores": os.cpu_count(),
-        "pictures_per_second": round(num_pictures / seconds, 2),
-        "cpu_ms_per_picture": round(1000 * cpu_seconds / num_pictures, 2),
+        "images_per_second": round(num_images / seconds, 2),
+        "cpu_ms_per_image": round(1000 * cpu_seconds / num_images, 2),
     }

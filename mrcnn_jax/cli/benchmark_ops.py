@@ -59,7 +59,7 @@ class Arguments:
     canvas: Canvas = command_line.Required
     """Network input."""
     batch_size: int = 1
-    """Pictures."""
+    """Images."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the feature maps."""
     box_rois: int = 1000
@@ -163,7 +163,7 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
 def nms(
     name: str, rng: np.random.Generator, arguments: Arguments, groups: np.ndarray, threshold: float, max_kept: int
 ) -> tuple[str, Callable[..., Any], tuple[Any, ...]]:
-    """NMS of random boxes in these groups, picture by picture."""
+    """NMS of random boxes in these groups, image by image."""
     shape = (arguments.batch_size, len(groups))
     boxes = np.stack([random_boxes(rng, len(groups), arguments.canvas) for _ in range(shape[0])])
     function = jax.vmap(partial(suppress_overlaps, iou_threshold=threshold, max_kept=max_kept))

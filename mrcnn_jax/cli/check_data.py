@@ -40,7 +40,7 @@ class Arguments:
     objects: int = 500
     """Objects drawn at random for mask_target_iou."""
     config: DataConfig = field(default_factory=DataConfig)
-    """Picture and bitmap sizes of training."""
+    """Image and bitmap sizes of training."""
 
 
 def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float]:
@@ -53,7 +53,7 @@ def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float
             "bbox": row["bbox"],
             "segmentation": row["segmentation"],
             "keypoints": row.get("keypoints", []),
-            # Only the best 20 people of a picture count for keypoints: those without any come last.
+            # Only the best 20 people of an image count for keypoints: those without any come last.
             "score": 1.0 if row.get("num_keypoints", 1) else 0.5,
         }
         for row in truth["annotations"]
@@ -79,7 +79,7 @@ def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -
 
 
 def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig) -> dict[str, float]:
-    """Mean IoU of the two kinds of targets over random objects, in pictures of training size."""
+    """Mean IoU of the two kinds of targets over random objects, in images of training size."""
     rng = np.random.default_rng(0)
     objects = [(index, item) for index in range(len(dataset)) for item in dataset[index].objects if not item.is_crowd]
     chosen = rng.permutation(len(objects))[:num_objects]
@@ -90,8 +90,8 @@ def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig)
     )
     ious = []
     for index in chosen:
-        picture, item = objects[index]
-        old_hw = (int(dataset.sizes[picture][0]), int(dataset.sizes[picture][1]))
+        image, item = objects[index]
+        old_hw = (int(dataset.sizes[image][0]), int(dataset.sizes[image][1]))
         new_hw, _ = fit_size(old_hw, max(config.short_sides), config.max_side, config.canvases)
         box = clip_bbox(item.bbox, old_hw)
         bitmap = make_bitmap(item.segmentation, np.asarray(box), old_hw, config.mask_size)
@@ -106,7 +106,7 @@ def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig)
 
 
 def full_size_mask(item: ObjectRecord, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
-    """The object's mask in the resized picture, [H, W] 0 or 1: polygons are scaled, run lengths resampled."""
+    """The object's mask in the resized image, [H, W] 0 or 1: polygons are scaled, run lengths resampled."""
     import cv2
 
     if isinstance(item.segmentation, dict):
@@ -131,7 +131,7 @@ def main() -> None:
     dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
     report = {
         "data": dataset.name,
-        "pictures": len(dataset),
+        "images": len(dataset),
         "ground_truth_ap": score_ground_truth(dataset, arguments.max_detections),
         "mask_target_iou": measure_mask_targets(dataset, arguments.objects, arguments.config),
     }

@@ -53,7 +53,7 @@ def main() -> None:
         return
     print(evaluation.table)
     if evaluation.metrics["skipped"]:
-        print(f"Skipped pictures: {evaluation.metrics['skipped']}")
+        print(f"Skipped images: {evaluation.metrics['skipped']}")
     write_json(arguments.output, evaluation.metrics)
     if arguments.results is not None:
         write_json(arguments.results, evaluation.results)

@@ -53,7 +53,7 @@ class Arguments:
     gpus: int = 1
     """GPUs that train together, on one machine."""
     images_per_gpu: int = 8
-    """Pictures of a batch on each GPU."""
+    """Images of a batch on each GPU."""
     task: Literal["train", "predict", "both"] = "both"
     """The training step, batch inference, or one after the other."""
     memory_fraction: float = 0.75

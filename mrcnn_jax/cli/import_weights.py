@@ -61,7 +61,7 @@ def main() -> None:
     save_weights(arguments.to, variables, model=arguments.model, test=arguments.test, categories=categories)
     print(describe(mapped))
     print(f"Wrote {arguments.to}")
-    print(f"Next: {command_names.typed('predict')} --weights {arguments.to} --output predictions PICTURES")
+    print(f"Next: {command_names.typed('predict')} --weights {arguments.to} --output predictions IMAGES")
 
 
 def peek() -> WeightsFile | None:

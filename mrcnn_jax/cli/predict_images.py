@@ -1,4 +1,4 @@
-"""Finds objects in pictures: writes predictions.json and a copy of each picture with the detections drawn.
+"""Finds objects in images: writes predictions.json and a copy of each image with the detections drawn.
 
 mrcnn predict --weights runs/NAME --output predictions photo.jpg more_photos/
 """
@@ -15,8 +15,8 @@ from mrcnn_jax.cli import command_line
 from mrcnn_jax.cli.weights_option import default_test_config, show_progress
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.inference.postprocessing import PictureDetections
-from mrcnn_jax.inference.predict_files import find_pictures, predict_files
+from mrcnn_jax.inference.postprocessing import ImageDetections
+from mrcnn_jax.inference.predict_files import find_images, predict_files
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.visualization.overlays import draw_detections, save_picture
 from mrcnn_jax.weights.folder import load_weights
@@ -25,7 +25,7 @@ from mrcnn_jax.weights.folder import load_weights
 @dataclass(frozen=True)
 class Arguments:
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")] = ()
-    """Pictures, and folders that are searched for pictures."""
+    """Images, and folders that are searched for images."""
     weights: Path = command_line.Required
     """Weights folder, or the workdir of a run."""
     output: Path = command_line.Required
@@ -33,7 +33,7 @@ class Arguments:
     score: float = 0.5
     """Detections below this score are not drawn; predictions.json holds all above --test.score-threshold."""
     pictures: bool = True
-    """Draw the detections on copies of the pictures."""
+    """Draw the detections on copies of the images."""
     test: TestConfig = field(default_factory=TestConfig)
     """Test settings; the defaults are those of the weights folder."""
 
@@ -41,15 +41,15 @@ class Arguments:
 def main() -> None:
     arguments = command_line.parse(
         Arguments(test=default_test_config()),
-        "Finds objects in pictures: writes predictions.json and a copy of each picture with the detections drawn.",
+        "Finds objects in images: writes predictions.json and a copy of each image with the detections drawn.",
     )
     if not arguments.inputs:
-        raise ConfigError("Name at least one picture or folder of pictures. See --help.")
-    files = find_pictures(arguments.inputs, arguments.output)
+        raise ConfigError("Name at least one image or folder of images. See --help.")
+    files = find_images(arguments.inputs, arguments.output)
     weights = load_weights(arguments.weights)
     predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories)
 
-    def draw(path: Path, image: np.ndarray, detections: PictureDetections) -> None:
+    def draw(path: Path, image: np.ndarray, detections: ImageDetections) -> None:
         picture = draw_detections(
             image,
             detections.boxes,

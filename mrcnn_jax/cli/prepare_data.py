@@ -27,7 +27,7 @@ class Coco:
     """Any data set in COCO format: polygons, compressed or uncompressed RLE, crowds, keypoints. One call per split."""
 
     images: Path
-    """Folder of the pictures."""
+    """Folder of the images."""
     annotations: Path
     """Annotation file, JSON."""
     to: Path
@@ -37,9 +37,9 @@ class Coco:
     overwrite: bool = False
     """Replace a split that was made from something else."""
     max_skip_fraction: float = 0.01
-    """Stop when more than this share of the pictures or of the objects is unusable."""
+    """Stop when more than this share of the images or of the objects is unusable."""
     annotated_only: bool = False
-    """Leave out pictures without objects, or, where categories have keypoints, without any visible one."""
+    """Leave out images without objects, or, where categories have keypoints, without any visible one."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_skip_fraction <= 1.0:
@@ -48,7 +48,7 @@ class Coco:
 
 @dataclass(frozen=True)
 class Cityscapes:
-    """The instances of Cityscapes: leftImg8bit and gtFine, with instance-id pictures or polygons."""
+    """The instances of Cityscapes: leftImg8bit and gtFine, with instance-id images or polygons."""
 
     root: Path
     """Folder that holds leftImg8bit and gtFine."""
@@ -59,7 +59,7 @@ class Cityscapes:
     overwrite: bool = False
     """Replace splits that were made from something else."""
     max_skip_fraction: float = 0.01
-    """Stop when more than this share of the pictures or of the objects is unusable."""
+    """Stop when more than this share of the images or of the objects is unusable."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_skip_fraction <= 1.0:
@@ -68,16 +68,16 @@ class Cityscapes:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Generated pictures of overlapping shapes, in the splits train and val."""
+    """Generated images of overlapping shapes, in the splits train and val."""
 
     to: Path
     """Folder to write into."""
     num_images: int = 1000
-    """Pictures of the split train."""
+    """Images of the split train."""
     num_val_images: int = 100
-    """Pictures of the split val."""
+    """Images of the split val."""
     seed: int = 0
-    """Other seeds give other pictures."""
+    """Other seeds give other images."""
     hard: bool = False
     """Thin parts, classes that look alike and more occlusion: what ablations are measured on."""
     overwrite: bool = False
@@ -124,21 +124,21 @@ def next_command(to: Path, split: str, preset: str) -> str:
 def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> None:
     """Prepares one split with progress, and prints what is there now."""
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task(f"{to / split}", total=source.num_pictures)
+        task = bar.add_task(f"{to / split}", total=source.num_images)
         last_line = time.monotonic()
 
         def show(done: int, total: int) -> None:
             nonlocal last_line
             bar.update(task, completed=done)
             if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                print(f"{to / split}: {done} of {total} pictures", flush=True)
+                print(f"{to / split}: {done} of {total} images", flush=True)
                 last_line = time.monotonic()
 
         prepared = prepare(source, to, split, overwrite=overwrite, max_skip_fraction=max_skip_fraction, progress=show)
     for line in prepared.skipped:
         print(command_line.one_line(line))
     if source.num_left_out:
-        print(f"{source.num_left_out} pictures without annotations left out.")
+        print(f"{source.num_left_out} images without annotations left out.")
     verb = "Reused" if prepared.reused else "Wrote"
-    counts = f"{prepared.num_images} pictures, {prepared.num_objects} objects, {len(source.categories)} classes"
+    counts = f"{prepared.num_images} images, {prepared.num_objects} objects, {len(source.categories)} classes"
     print(f"{verb} {prepared.path}: {counts} from {source.name}.")

@@ -57,7 +57,7 @@ class Arguments:
     topology: str = command_line.Required
     """Kind and shape of the slice: v5e:16x16 is 256 chips; v4, v5e, v5p and v6e are known."""
     images_per_chip: int = 4
-    """Pictures of a batch on each chip."""
+    """Images of a batch on each chip."""
     task: Literal["train", "predict", "both"] = "both"
     """The training step, batch inference, or one after the other."""
     top: int = 20

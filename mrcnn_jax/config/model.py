@@ -54,7 +54,7 @@ class ModelConfig:
     pixel_std: Annotated[tuple[float, float, float], POSITIVE] = (58.395, 57.12, 57.375)
     """RGB, 0..255, divides on the device."""
     size_divisor: Literal[1, 32] = 32
-    """The network sees each picture as if padded to a multiple of this; 1 is no padding (Detectron2's C4 and DC5)."""
+    """The network sees each image as if padded to a multiple of this; 1 is no padding (Detectron2's C4 and DC5)."""
     fpn_channels: Annotated[int, AT_LEAST_1] = 256
     """Channels of P2..P6."""
     anchor_sizes: Annotated[tuple[float, ...], POSITIVE] = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -64,7 +64,7 @@ class ModelConfig:
     anchors_rounded: bool = False
     """Anchor corners around the cell are rounded to whole pixels, half to even (torchvision)."""
     anchor_stride: Literal["nominal", "fitted"] = "nominal"
-    """Pixels between anchors: the map's stride, or the padded picture's side divided by the map's (torchvision): less
+    """Pixels between anchors: the map's stride, or the padded image's side divided by the map's (torchvision): less
     than 64 on P6 where the side is no multiple of 64."""
     rpn_convs: Annotated[int, AT_LEAST_1] = 1
     """3x3 convolutions of the RPN before its two outputs."""

@@ -67,12 +67,12 @@ class TargetsConfig:
 
 @dataclass(frozen=True)
 class TestConfig:
-    """How pictures are prepared and detections chosen at test time."""
+    """How images are prepared and detections chosen at test time."""
 
     __test__ = False  # not a test class of pytest
 
     short_side: Annotated[int, AT_LEAST_1] = 800
-    """Pictures are resized to this short side, in pixels,"""
+    """Images are resized to this short side, in pixels,"""
     max_side: int = 1333
     """unless the long side would exceed this."""
     canvases: tuple[Canvas, ...] = ((800, 1344), (1344, 800))
@@ -83,7 +83,7 @@ class TestConfig:
     size_rounding: Literal["nearest", "floor"] = "nearest"
     """Of the resized sides; floor is torchvision's."""
     batch_size: Annotated[int, AT_LEAST_1] = 1
-    """Pictures per device and call."""
+    """Images per device and call."""
     pre_nms_top_n: Annotated[int, AT_LEAST_1] = 1000
     """Proposals kept per level before NMS."""
     post_nms_top_n: Annotated[int, AT_LEAST_1] = 1000
@@ -113,13 +113,13 @@ class TestConfig:
     """Tolerance of each keypoint in OKS, as a share of the object's size: the spread of careful annotators. Empty: if
     there are 17 keypoints COCO's own, a person's, else 0.05 each."""
     keypoint_flip: tuple[int, ...] = ()
-    """For each keypoint the index of the one that it becomes in a flipped picture; empty: left and right are exchanged
+    """For each keypoint the index of the one that it becomes in a flipped image; empty: left and right are exchanged
     in the names. A training run takes it from data.keypoint_flip."""
     augment_flip: bool = False
-    """Pictures are also seen flipped, at every size: test-time augmentation (paper, appendix B). A training run's own
+    """Images are also seen flipped, at every size: test-time augmentation (paper, appendix B). A training run's own
     evaluations go without any augmentation."""
     augment_short_sides: Annotated[tuple[int, ...], AT_LEAST_1] = ()
-    """Pictures are also seen at these short sides, with max_side and canvases in proportion to short_side's, and two
+    """Images are also seen at these short sides, with max_side and canvases in proportion to short_side's, and two
     more compilations a canvas."""
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class TestConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Training and validation data and how training pictures are prepared."""
+    """Training and validation data and how training images are prepared."""
 
     train: str = ""
     """Prepared folder to train on, DIR or DIR:SPLIT."""
@@ -143,23 +143,23 @@ class DataConfig:
     canvases: tuple[Canvas, ...] = ((800, 1344), (1344, 800))
     """Padded sizes; one compilation each."""
     short_sides: Annotated[tuple[int, ...], AT_LEAST_1] = (800,)
-    """One of these short sides is drawn per picture."""
+    """One of these short sides is drawn per image."""
     max_side: Annotated[int, AT_LEAST_1] = 1333
     """Upper bound of the long side."""
     flip_probability: Annotated[float, UNIT] = 0.5
     """Probability of a horizontal flip."""
     keypoint_flip: tuple[int, ...] = ()
-    """For each keypoint the index, from 0, of the one that it becomes in a flipped picture. Empty: left and right are
+    """For each keypoint the index, from 0, of the one that it becomes in a flipped image. Empty: left and right are
     exchanged in the keypoints' names."""
     scale_jitter: Annotated[tuple[float, float], POSITIVE] = (1.0, 1.0)
-    """Bounds of a factor on the size, drawn per picture; what exceeds the canvas is cropped at a random place."""
+    """Bounds of a factor on the size, drawn per image; what exceeds the canvas is cropped at a random place."""
     copy_paste_probability: Annotated[float, UNIT] = 0.0
-    """Probability of pasting about half of the objects of another picture over a picture."""
+    """Probability of pasting about half of the objects of another image over an image."""
     repeat_threshold: Annotated[float, UNIT] = 0.0
-    """Categories in a smaller share of the pictures than this are shown more often: repeat-factor sampling; 0: none.
+    """Categories in a smaller share of the images than this are shown more often: repeat-factor sampling; 0: none.
     The training data is read once at the start to count them."""
     max_objects: Annotated[int, AT_LEAST_1] = 100
-    """Objects per picture; with more, the largest are kept and the rest is counted."""
+    """Objects per image; with more, the largest are kept and the rest is counted."""
     mask_size: Annotated[int, AT_LEAST_1] = 112
     """Side of the box-relative ground-truth bitmaps."""
     num_threads: Annotated[int, AT_LEAST_0] = 4
@@ -167,7 +167,7 @@ class DataConfig:
     prefetch: Annotated[int, AT_LEAST_0] = 4
     """Batches prepared ahead."""
     max_skip_fraction: Annotated[float, UNIT] = 0.01
-    """A run stops when more than this share of pictures or objects is skipped as bad."""
+    """A run stops when more than this share of images or objects is skipped as bad."""
 
     def __post_init__(self) -> None:
         check_fields("data", self)
@@ -231,7 +231,7 @@ class TrainConfig:
     keep_checkpoints: Annotated[int, AT_LEAST_1] = 2
     """Latest checkpoints kept, beside the best one."""
     num_pictures: Annotated[int, AT_LEAST_0] = 8
-    """Validation pictures drawn beside their ground truth at each evaluation."""
+    """Validation images drawn beside their ground truth at each evaluation."""
     init_from: str = ""
     """Weights to start from: a weights folder, a workdir, a detector's checkpoint, or an ImageNet body."""
 

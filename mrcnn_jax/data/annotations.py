@@ -1,7 +1,7 @@
 """Validation of single COCO annotations, in plain Python, before any of them reaches pycocotools.
 
 pycocotools crashes the interpreter on far-away polygon coordinates and returns uninitialised memory for run lengths
-that do not sum to the picture. A COCO RLE lists run lengths in column-major order, zeros first.
+that do not sum to the image. A COCO RLE lists run lengths in column-major order, zeros first.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ Segmentation = list[list[float]] | dict[str, Any]
 """Polygons [[x, y, x, y, ...], ...] in pixels, or an RLE {"size": [height, width], "counts": text or list}."""
 
 COORDINATE_BOUND = 10
-"""Coordinates may lie outside the picture by this many times its longer side."""
+"""Coordinates may lie outside the image by this many times its longer side."""
 
 MIN_BOX_SIDE = 1e-3
-"""Boxes thinner than this inside the picture, in pixels, count as degenerate."""
+"""Boxes thinner than this inside the image, in pixels, count as degenerate."""
 
 _RLE_MAX_CHARS = 7  # of one run length: 35 bits
 
@@ -53,7 +53,7 @@ def decode_counts(counts: object) -> np.ndarray | None:
 
 
 def clip_bbox(bbox: Sequence[float], image_hw: ImageHW) -> tuple[float, float, float, float]:
-    """Box x0, y0, x1, y1 of a COCO bbox (x, y, width, height), clipped to the picture."""
+    """Box x0, y0, x1, y1 of a COCO bbox (x, y, width, height), clipped to the image."""
     x, y, width, height = bbox
     image_height, image_width = image_hw
     x0, x1 = (min(max(value, 0.0), float(image_width)) for value in (x, x + width))
@@ -73,7 +73,7 @@ def _check_bbox(bbox: object, image_hw: ImageHW) -> str | None:
         return "bbox has no extent"
     x, y, width, height = bbox
     if x >= image_hw[1] or y >= image_hw[0] or x + width <= 0 or y + height <= 0:
-        return "bbox is outside the picture"
+        return "bbox is outside the image"
     x0, y0, x1, y1 = clip_bbox(bbox, image_hw)
     if min(x1 - x0, y1 - y0) < MIN_BOX_SIDE:
         return "bbox has no extent"
@@ -84,7 +84,7 @@ def _check_segmentation(segmentation: object, image_hw: ImageHW) -> str | None:
     if isinstance(segmentation, dict):
         size = segmentation.get("size")
         if size != list(image_hw) or not all(type(side) is int for side in size):
-            return "RLE size differs from the picture"
+            return "RLE size differs from the image"
         counts = decode_counts(segmentation.get("counts"))
         if counts is None or counts.sum() != image_hw[0] * image_hw[1]:
             return "RLE counts do not sum to its size"

@@ -1,7 +1,7 @@
 """Box-relative M x M bitmaps of validated segmentations: how ground-truth masks travel to the device.
 
-Column i of a bitmap covers x0 + (i .. i + 1) * (x1 - x0) / M of the picture, rows likewise; a bitmap therefore does not
-change when the picture is resized, and is mirrored when the picture is. Pixel j of a picture covers j .. j + 1.
+Column i of a bitmap covers x0 + (i .. i + 1) * (x1 - x0) / M of the image, rows likewise; a bitmap therefore does not
+change when the image is resized, and is mirrored when the image is. Pixel j of an image covers j .. j + 1.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def _read_counts(code: dict[str, Any]) -> np.ndarray:
 
 
 def _rasterise(polygons: list[np.ndarray], image_hw: ImageHW) -> np.ndarray:
-    """Run lengths int64 [R] of the union of polygons [K, 2] (x, y) on a picture of this size."""
+    """Run lengths int64 [R] of the union of polygons [K, 2] (x, y) on an image of this size."""
     from pycocotools import mask as coco_mask
 
     codes = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], *image_hw)
@@ -60,7 +60,7 @@ def _crop(counts: np.ndarray, image_hw: ImageHW, box: np.ndarray, mask_size: int
 
 
 def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, mask_size: int) -> np.ndarray:
-    """Bitmap uint8 0 or 1 [M, M] of a validated segmentation relative to `box` (x0, y0, x1, y1, inside the picture).
+    """Bitmap uint8 0 or 1 [M, M] of a validated segmentation relative to `box` (x0, y0, x1, y1, inside the image).
 
     Polygons are rasterised in the bitmap's own frame, so that small objects keep their sub-pixel outline.
     """
@@ -76,9 +76,9 @@ def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, 
 
 
 def decode_mask(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
-    """Mask uint8 0 or 1 [H, W] of a validated segmentation in its picture."""
+    """Mask uint8 0 or 1 [H, W] of a validated segmentation in its image."""
     height, width = image_hw
-    return decode_columns(_picture_counts(segmentation, image_hw), height, 0, width)
+    return decode_columns(_image_counts(segmentation, image_hw), height, 0, width)
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 def mask_area(segmentation: Segmentation, image_hw: ImageHW) -> int:
     """Pixels of a validated segmentation."""
-    return int(_picture_counts(segmentation, image_hw)[1::2].sum())
+    return int(_image_counts(segmentation, image_hw)[1::2].sum())
 
 
-def _picture_counts(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
-    """Run lengths int64 [R] of a validated segmentation in its picture."""
+def _image_counts(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
+    """Run lengths int64 [R] of a validated segmentation in its image."""
     if isinstance(segmentation, dict):
         return _read_counts(segmentation)
     return _rasterise([np.asarray(polygon, np.float64) for polygon in segmentation], image_hw)

@@ -1,6 +1,6 @@
 """Writing a prepared split: one TensorFlow Datasets folder (ArrayRecord; TensorFlow is not needed).
 
-`tfds.builder_from_directory(DIR/SPLIT)` reads it without any of this code. Pictures keep their encoded bytes; each
+`tfds.builder_from_directory(DIR/SPLIT)` reads it without any of this code. Images keep their encoded bytes; each
 object keeps its exact COCO annotation as JSON text beside the usual TFDS columns. What the whole split has in common
 (categories, image ids and sizes, fingerprint of the source) is the TFDS metadata.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.data.annotations import clip_bbox
-from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import StorageError
 
 FORMAT = 1
@@ -40,7 +40,7 @@ def _features() -> Any:
                 {
                     "id": np.int64,
                     "label": tfds.features.Scalar(np.int32, doc="1..C, position among the categories by id."),
-                    "bbox": tfds.features.BBoxFeature(doc="Clipped to the picture, for browsing."),
+                    "bbox": tfds.features.BBoxFeature(doc="Clipped to the image, for browsing."),
                     "is_crowd": np.bool_,
                     "annotation": tfds.features.Text(doc="Exact bbox, area, segmentation, keypoints, as JSON."),
                 }
@@ -49,14 +49,14 @@ def _features() -> Any:
     )
 
 
-def _encode(picture: Picture, labels: dict[int, int]) -> dict[str, Any]:
-    """The picture as the features want it."""
+def _encode(image: SourceImage, labels: dict[int, int]) -> dict[str, Any]:
+    """The image as the features want it."""
     import tensorflow_datasets as tfds
 
-    height, width = picture.image_hw
+    height, width = image.image_hw
     objects = []
-    for annotation in picture.annotations:
-        x0, y0, x1, y1 = clip_bbox(annotation["bbox"], picture.image_hw)
+    for annotation in image.annotations:
+        x0, y0, x1, y1 = clip_bbox(annotation["bbox"], image.image_hw)
         exact = {name: annotation[name] for name in ANNOTATION_FIELDS if name in annotation}
         objects.append(
             {
@@ -68,17 +68,17 @@ def _encode(picture: Picture, labels: dict[int, int]) -> dict[str, Any]:
             }
         )
     return {
-        "image": io.BytesIO(picture.data),
-        "image/id": picture.image_id,
-        "image/filename": picture.file_name,
+        "image": io.BytesIO(image.data),
+        "image/id": image.image_id,
+        "image/filename": image.file_name,
         "image/height": height,
         "image/width": width,
         "objects": objects,
     }
 
 
-def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[Picture]) -> Any:
-    """A TFDS builder that will write one split of these pictures, in their order, somewhere below `folder`."""
+def _make_builder(folder: Path, source: Source, split: str, images: Iterator[SourceImage]) -> Any:
+    """A TFDS builder that will write one split of these images, in their order, somewhere below `folder`."""
     import tensorflow_datasets as tfds
 
     labels = {category.id: label for label, category in enumerate(source.categories, start=1)}
@@ -92,7 +92,7 @@ def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[P
     )
 
     class Instances(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-        """Pictures with instance masks, in the vocabulary of COCO."""
+        """Images with instance masks, in the vocabulary of COCO."""
 
         VERSION = tfds.core.Version("1.0.0")
         url_infos = None  # nothing is downloaded; TFDS would look for check sums beside this module
@@ -100,7 +100,7 @@ def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[P
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"Pictures with instance masks, made from {source.name}.",
+                description=f"Images with instance masks, made from {source.name}.",
                 features=_features(),
                 metadata=metadata,
                 disable_shuffling=True,  # the order is that of image_ids and image_hw; the pipeline shuffles
@@ -115,19 +115,19 @@ def _make_builder(folder: Path, source: Source, split: str, pictures: Iterator[P
         _log_download_done = _log_download_bytes
 
         def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-            for index, picture in enumerate(pictures):
-                metadata["image_ids"].append(picture.image_id)
-                metadata["image_hw"].append(list(picture.image_hw))
-                yield index, _encode(picture, labels)
+            for index, image in enumerate(images):
+                metadata["image_ids"].append(image.image_id)
+                metadata["image_hw"].append(list(image.image_hw))
+                yield index, _encode(image, labels)
 
     return Instances(data_dir=folder, file_format="array_record")
 
 
-def write_split(path: Path, source: Source, pictures: Iterator[Picture], notes: Callable[[], dict[str, Any]]) -> None:
-    """Writes the pictures as the TFDS folder `path`, replacing what is there.
+def write_split(path: Path, source: Source, images: Iterator[SourceImage], notes: Callable[[], dict[str, Any]]) -> None:
+    """Writes the images as the TFDS folder `path`, replacing what is there.
 
     Everything is written into a hidden folder beside it, which is renamed at the end; until then `path` is as before,
-    also when `pictures` or `notes` raise. `notes()` is called after the last picture and goes into `skipped.json`.
+    also when `images` or `notes` raise. `notes()` is called after the last image and goes into `skipped.json`.
     """
     import tensorflow_datasets as tfds
 
@@ -138,7 +138,7 @@ def write_split(path: Path, source: Source, pictures: Iterator[Picture], notes: 
     except OSError as error:
         raise StorageError(f"Cannot write to {path.parent}: {error.strerror}.") from None
     try:
-        builder = _make_builder(temporary, source, path.name, pictures)
+        builder = _make_builder(temporary, source, path.name, images)
         builder.download_and_prepare()
         built = Path(builder.data_path)
         (built / "skipped.json").write_text(json.dumps(notes(), indent=2) + "\n")

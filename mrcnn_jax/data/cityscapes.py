@@ -1,8 +1,8 @@
-"""The official folders of Cityscapes: leftImg8bit/SPLIT/CITY for the pictures, gtFine/SPLIT/CITY for their labels.
+"""The official folders of Cityscapes: leftImg8bit/SPLIT/CITY for the images, gtFine/SPLIT/CITY for their labels.
 
-A label is an instance-id picture, 16 bits a pixel: 1000 * label id + number for an object, the label id alone for a
+A label is an instance-id image, 16 bits a pixel: 1000 * label id + number for an object, the label id alone for a
 region whose objects nobody could tell apart (a group, here a crowd) and for everything that is not counted, such as
-sky. Where that picture is missing it is drawn from the polygons, as the official tools draw it.
+sky. Where that image is missing it is drawn from the polygons, as the official tools draw it.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ import numpy as np
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.annotations import COORDINATE_BOUND
-from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture, locate_picture
-from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, locate_image
+from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import DataError
 
 VERSION = 1
@@ -39,7 +39,7 @@ _CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bi
 CATEGORIES = tuple(Category(_LABEL_IDS[name], name) for name in _CLASSES)
 _CLASS_IDS = frozenset(category.id for category in CATEGORIES)
 
-_PICTURE_END, _IDS_END, _POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png", "_gtFine_polygons.json"
+_IMAGE_END, _IDS_END, _POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png", "_gtFine_polygons.json"
 
 
 def find_splits(root: Path) -> tuple[str, ...]:
@@ -51,21 +51,21 @@ def find_splits(root: Path) -> tuple[str, ...]:
 
 
 def cityscapes_source(root: Path, split: str) -> Source:
-    """The labelled pictures of a split, numbered from 1 in the order of their names. DataError."""
+    """The labelled images of a split, numbered from 1 in the order of their names. DataError."""
     folders = [root / kind / split for kind in ("leftImg8bit", "gtFine")]
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"The folder {folder} does not exist. {_hint(split)}")
     images, labels = (Path(os.path.realpath(folder)) for folder in folders)
-    names = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/*{_PICTURE_END}"))
+    names = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/*{_IMAGE_END}"))
     if not names:
-        raise DataError(f"{folders[0]} has no pictures CITY/*{_PICTURE_END}.")
+        raise DataError(f"{folders[0]} has no images CITY/*{_IMAGE_END}.")
 
-    def load(index: int) -> Picture:
-        data = _read(images, names[index], "picture")
-        height, width = decode_picture(data, None).shape[:2]
+    def load(index: int) -> SourceImage:
+        data = _read(images, names[index], "image")
+        height, width = decode_image(data, None).shape[:2]
         ids = _read_ids(labels, names[index], (height, width))
-        return Picture(index + 1, names[index], data, (height, width), tuple(_annotate(ids, index)))
+        return SourceImage(index + 1, names[index], data, (height, width), tuple(_annotate(ids, index)))
 
     def describe(index: int) -> str:
         return f"image {index + 1} {names[index][:200]!r}"
@@ -77,24 +77,24 @@ def cityscapes_source(root: Path, split: str) -> Source:
 
 def _hint(split: str) -> str:
     if split == "test":
-        return "The labels of Cityscapes' test pictures are not published; prepare train and val."
+        return "The labels of Cityscapes' test images are not published; prepare train and val."
     return "Expected leftImg8bit/SPLIT and gtFine/SPLIT, as the archives of Cityscapes unpack."
 
 
 def _may_have_objects(labels: Path, name: str) -> bool:
-    """False for a picture without labels, and for the published labels of the test split, which name no object."""
+    """False for an image without labels, and for the published labels of the test split, which name no object."""
     ids, polygons = _label_names(name)
     try:
         if os.path.lexists(labels / polygons):  # smaller
             entries = _parse_polygons(_read(labels, polygons, "label"))["objects"]
             return any(_read_label(entry.get("label"))[0] in _CLASS_IDS for entry in entries)
         return any(_regions(_decode_ids(_read(labels, ids, "label"))))
-    except PictureError as error:
-        return error.reason != "label is missing"  # what else is wrong is told with the picture
+    except ImageError as error:
+        return error.reason != "label is missing"  # what else is wrong is told with the image
 
 
 def _fingerprint(images: Path, labels: Path, names: list[str]) -> str:
-    """SHA-256 over the names and sizes of the pictures and of their labels (their bytes are not read)."""
+    """SHA-256 over the names and sizes of the images and of their labels (their bytes are not read)."""
     digest = hashlib.sha256(f"cityscapes {VERSION}\n".encode())
     for name in names:
         for path in (images / name, *(labels / label for label in _label_names(name))):
@@ -107,22 +107,22 @@ def _fingerprint(images: Path, labels: Path, names: list[str]) -> str:
 
 
 def _label_names(name: str) -> tuple[str, str]:
-    """Instance-id picture and polygons of a picture, by the name that is relative to its split."""
-    stem = name.removesuffix(_PICTURE_END)
+    """Instance-id image and polygons of an image, by the name that is relative to its split."""
+    stem = name.removesuffix(_IMAGE_END)
     return stem + _IDS_END, stem + _POLYGONS_END
 
 
 def _read(root: Path, name: str, what: str) -> bytes:
     try:
-        return locate_picture(root, name).read_bytes()
+        return locate_image(root, name).read_bytes()
     except OSError:
-        raise PictureError(f"{what} cannot be opened") from None
-    except PictureError as error:
-        raise PictureError(error.reason.replace("picture", what, 1)) from None
+        raise ImageError(f"{what} cannot be opened") from None
+    except ImageError as error:
+        raise ImageError(error.reason.replace("image", what, 1)) from None
 
 
 def _read_ids(labels: Path, name: str, image_hw: ImageHW) -> np.ndarray:
-    """Instance ids [H, W], integers, of a picture of the size `image_hw`. PictureError."""
+    """Instance ids [H, W], integers, of an image of the size `image_hw`. ImageError."""
     ids_name, polygons_name = _label_names(name)
     if not os.path.lexists(labels / ids_name):
         content = _parse_polygons(_read(labels, polygons_name, "label"))
@@ -135,7 +135,7 @@ def _read_ids(labels: Path, name: str, image_hw: ImageHW) -> np.ndarray:
 
 def _check_size(label_hw: tuple[int, ...], image_hw: ImageHW) -> None:
     if label_hw != image_hw:
-        raise PictureError("size of the label differs from the picture")
+        raise ImageError("size of the label differs from the image")
 
 
 def _decode_ids(data: bytes) -> np.ndarray:
@@ -146,9 +146,9 @@ def _decode_ids(data: bytes) -> np.ndarray:
     except cv2.error:
         ids = None
     if ids is None:
-        raise PictureError("label cannot be decoded")
+        raise ImageError("label cannot be decoded")
     if ids.dtype != np.uint16 or ids.ndim != 2:
-        raise PictureError("label is not a grey picture of 16 bits")
+        raise ImageError("label is not a grey image of 16 bits")
     return np.asarray(ids)
 
 
@@ -156,12 +156,12 @@ def _parse_polygons(data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
-        raise PictureError("label is not valid JSON") from None
+        raise ImageError("label is not valid JSON") from None
     entries = content.get("objects") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise PictureError("label has no list of objects")
+        raise ImageError("label has no list of objects")
     if not all(type(content.get(key)) is int for key in ("imgHeight", "imgWidth")):
-        raise PictureError("label has no imgHeight and imgWidth")
+        raise ImageError("label has no imgHeight and imgWidth")
     return content
 
 
@@ -169,8 +169,8 @@ def _draw_ids(entries: list[dict[str, Any]], image_hw: ImageHW) -> np.ndarray:
     """Instance ids int32 [H, W] of the objects of a polygon file: from back to front, each covers those before it."""
     from PIL import Image, ImageDraw
 
-    picture = Image.new("I", image_hw[::-1], _LABEL_IDS["unlabeled"])
-    drawer = ImageDraw.Draw(picture)
+    image = Image.new("I", image_hw[::-1], _LABEL_IDS["unlabeled"])
+    drawer = ImageDraw.Draw(image)
     counts: Counter[int] = Counter()
     for entry in entries:
         if entry.get("deleted"):
@@ -183,9 +183,9 @@ def _draw_ids(entries: list[dict[str, Any]], image_hw: ImageHW) -> np.ndarray:
             value = label_id * INSTANCE_FACTOR + counts[label_id]
             counts[label_id] += 1
             if counts[label_id] > INSTANCE_FACTOR:
-                raise PictureError("more than 1000 objects of a class")
+                raise ImageError("more than 1000 objects of a class")
         drawer.polygon(_read_polygon(entry.get("polygon"), COORDINATE_BOUND * max(image_hw)), fill=value)
-    return np.asarray(picture, np.int32)
+    return np.asarray(image, np.int32)
 
 
 def _read_label(label: Any) -> tuple[int, bool]:
@@ -195,17 +195,17 @@ def _read_label(label: Any) -> tuple[int, bool]:
             return _LABEL_IDS[label], False
         if label.endswith("group") and label.removesuffix("group") in _LABEL_IDS:
             return _LABEL_IDS[label.removesuffix("group")], True
-    raise PictureError("label names an unknown class")
+    raise ImageError("label names an unknown class")
 
 
 def _read_polygon(polygon: Any, bound: int) -> list[tuple[float, float]]:
     if not isinstance(polygon, list) or len(polygon) < 3:
-        raise PictureError("polygon has fewer than 3 points")
+        raise ImageError("polygon has fewer than 3 points")
     for point in polygon:
         if not isinstance(point, list) or len(point) != 2:
-            raise PictureError("point of a polygon is not x, y")
+            raise ImageError("point of a polygon is not x, y")
         if not all(type(value) in (int, float) and -bound <= value <= bound for value in point):
-            raise PictureError("polygon coordinate is not finite or far outside")
+            raise ImageError("polygon coordinate is not finite or far outside")
     return [(x, y) for x, y in polygon]
 
 
@@ -219,7 +219,7 @@ def _regions(ids: np.ndarray) -> Iterator[tuple[int, int, bool]]:
 
 
 def _annotate(ids: np.ndarray, index: int) -> Iterator[dict[str, Any]]:
-    """COCO annotations of the picture at a position; an annotation's id is position * 65536 + value of its pixels."""
+    """COCO annotations of the image at a position; an annotation's id is position * 65536 + value of its pixels."""
     from pycocotools import mask as coco_mask
 
     ids = np.asfortranarray(ids)

@@ -1,4 +1,4 @@
-"""A COCO annotation file and its image folder: structure, ids, categories and which picture belongs to what.
+"""A COCO annotation file and its image folder: structure, ids, categories and which image belongs to what.
 
 Single annotations are checked in annotations.py.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_jax.categories import Category
-from mrcnn_jax.data.images import ImageHW, PictureError, decode_picture, locate_picture
-from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, locate_image
+from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import DataError
 
 _MAX_ID = 2**63
@@ -21,7 +21,7 @@ _MAX_ID = 2**63
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One picture of an annotation file with its annotations as they stand there."""
+    """One image of an annotation file with its annotations as they stand there."""
 
     image_id: int
     file_name: str
@@ -31,7 +31,7 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A whole annotation file; categories in ascending order of id, pictures in the file's order."""
+    """A whole annotation file; categories in ascending order of id, images in the file's order."""
 
     path: Path
     sha256: str
@@ -131,7 +131,7 @@ def _read_annotations(path: Path, content: dict[str, Any], category_ids: set[int
 def _read_images(
     path: Path, content: dict[str, Any], annotations: dict[int, list[dict[str, Any]]]
 ) -> Iterator[CocoImage]:
-    """The pictures with their annotations, which are taken out of `annotations`."""
+    """The images with their annotations, which are taken out of `annotations`."""
     for image_id, entry in _entries(path, content, "images"):
         file_name = entry.get("file_name")
         if not isinstance(file_name, str) or not file_name:
@@ -147,7 +147,7 @@ def _read_images(
 
 
 def coco_source(images: str | Path, annotations: str | Path, *, annotated_only: bool = False) -> Source:
-    """The pictures of the folder `images` that the file `annotations` lists. DataError.
+    """The images of the folder `images` that the file `annotations` lists. DataError.
 
     With `annotated_only` those without objects are left out, and, where categories have keypoints, those without a
     visible one: the paper's human pose is trained on the others (section 5).
@@ -164,14 +164,14 @@ def coco_source(images: str | Path, annotations: str | Path, *, annotated_only: 
     if not coco.images:
         raise DataError(f"{annotations} lists no images{' with annotations' * annotated_only}.")
 
-    def load(index: int) -> Picture:
+    def load(index: int) -> SourceImage:
         image = coco.images[index]
         try:
-            data = locate_picture(root, image.file_name).read_bytes()
+            data = locate_image(root, image.file_name).read_bytes()
         except OSError:
-            raise PictureError("picture cannot be opened") from None
-        height, width = decode_picture(data, image.image_hw).shape[:2]
-        return Picture(image.image_id, image.file_name, data, (height, width), image.annotations)
+            raise ImageError("image cannot be opened") from None
+        height, width = decode_image(data, image.image_hw).shape[:2]
+        return SourceImage(image.image_id, image.file_name, data, (height, width), image.annotations)
 
     def describe(index: int) -> str:
         image = coco.images[index]
@@ -190,7 +190,7 @@ def _is_annotated(image: CocoImage, of_points: bool) -> bool:
 
 
 def _fingerprint(root: Path, coco: CocoFile) -> str:
-    """SHA-256 over the annotation file and the names and sizes of its pictures (their bytes are not read)."""
+    """SHA-256 over the annotation file and the names and sizes of its images (their bytes are not read)."""
     digest = hashlib.sha256(coco.sha256.encode())
     for image in coco.images:
         try:

@@ -1,7 +1,7 @@
-"""Copy-paste (arXiv 2012.07177, the simple form): objects of another picture are put over this one, before its resize.
+"""Copy-paste (arXiv 2012.07177, the simple form): objects of another image are put over this one, before its resize.
 
-The other picture keeps its size and lies at a random place: inside this one, or around it, along each side. Its objects
-replace pixels as they are, without blending. Masks are [H, W] bool in pixels of this picture.
+The other image keeps its size and lies at a random place: inside this one, or around it, along each side. Its objects
+replace pixels as they are, without blending. Masks are [H, W] bool in pixels of this image.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.errors import DataError
 
 PASTE_SHARE = 0.5
-"""Probability of each object of the other picture to be pasted."""
+"""Probability of each object of the other image to be pasted."""
 
 MIN_PIXELS = 10
 """Objects with fewer visible pixels than this,"""
@@ -65,7 +65,7 @@ def _draw_offset(room: int, rng: np.random.Generator) -> int:
 
 
 def _place(pixels: np.ndarray, image_hw: ImageHW, top: int, left: int) -> np.ndarray:
-    """What of `pixels` [h, w, ...], its corner at (top, left), lies in a picture of this size; zeros elsewhere."""
+    """What of `pixels` [h, w, ...], its corner at (top, left), lies in an image of this size; zeros elsewhere."""
     placed = np.zeros((*image_hw, *pixels.shape[2:]), pixels.dtype)
     inner = pixels[max(-top, 0) : image_hw[0] - top, max(-left, 0) : image_hw[1] - left]
     y, x = max(top, 0), max(left, 0)
@@ -96,7 +96,7 @@ def _cover(item: ObjectRecord, covered: np.ndarray) -> ObjectRecord | None:
 
 
 def _move_keypoints(item: ObjectRecord, image_hw: ImageHW, top: int, left: int) -> ObjectRecord:
-    """The object with its keypoints in pixels of the picture; zeros for those outside."""
+    """The object with its keypoints in pixels of the image; zeros for those outside."""
     points = np.reshape(np.asarray(item.keypoints, np.float64), (-1, 3))
     moved = points + np.array([left, top, 0])
     inside = (points[:, 2] > 0) & (moved[:, :2] >= 0).all(axis=1) & (moved[:, :2] < image_hw[::-1]).all(axis=1)

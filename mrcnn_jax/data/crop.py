@@ -1,6 +1,6 @@
 """Large-scale jitter (arXiv 2012.07177, section 3): a random size, and a random window where it exceeds the canvas.
 
-An object in a window is the part of it that the window shows, still in pixels of the whole picture: its bitmap comes
+An object in a window is the part of it that the window shows, still in pixels of the whole image: its bitmap comes
 from the same segmentation, relative to the clipped box. Shapes: G objects; K keypoints.
 """
 
@@ -21,7 +21,7 @@ MIN_SIDE = 1.0
 
 @dataclass(frozen=True)
 class CropWindow:
-    """What is kept of a resized picture, in its pixels."""
+    """What is kept of a resized image, in its pixels."""
 
     top: int
     left: int
@@ -29,7 +29,7 @@ class CropWindow:
 
 
 def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> CropWindow:
-    """A window of the canvas's size at a random place; along sides that fit all of the picture, and nothing drawn."""
+    """A window of the canvas's size at a random place; along sides that fit all of the image, and nothing drawn."""
     top, left = (
         int(rng.integers(side - limit + 1)) if side > limit else 0 for side, limit in zip(image_hw, canvas, strict=True)
     )
@@ -37,7 +37,7 @@ def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> 
 
 
 def crop_image(image: np.ndarray, window: CropWindow) -> np.ndarray:
-    """The window of a picture [H, W, 3]."""
+    """The window of an image [H, W, 3]."""
     height, width = window.hw
     return image[window.top : window.top + height, window.left : window.left + width]
 
@@ -56,13 +56,13 @@ def move_keypoints(keypoints: np.ndarray, window: CropWindow) -> np.ndarray:
 def crop_objects(
     objects: Iterable[ObjectRecord], window: CropWindow, old_hw: ImageHW, new_hw: ImageHW, mask_size: int
 ) -> list[ObjectRecord]:
-    """The objects that the window of a picture, resized from `old_hw` to `new_hw`, shows.
+    """The objects that the window of an image, resized from `old_hw` to `new_hw`, shows.
 
     Boxes are clipped, areas are those of the visible part, keypoints outside are not visible. Objects of which less
     than MIN_SIDE or no pixel of the bitmap is left are dropped.
     """
     scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
-    # Products first: exactly the picture's borders where the window ends there.
+    # Products first: exactly the image's borders where the window ends there.
     left, right = (x * old_hw[1] / new_hw[1] for x in (window.left, window.left + window.hw[1]))
     top, bottom = (y * old_hw[0] / new_hw[0] for y in (window.top, window.top + window.hw[0]))
     kept = []

@@ -1,4 +1,4 @@
-"""Prepared data sets: random access to decoded pictures with their exact COCO annotations."""
+"""Prepared data sets: random access to decoded images with their exact COCO annotations."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mrcnn_jax import command_names
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.builder import FORMAT
-from mrcnn_jax.data.images import PictureError, decode_picture
+from mrcnn_jax.data.images import ImageError, decode_image
 from mrcnn_jax.errors import ConfigError, DataError
 
 
@@ -25,7 +25,7 @@ class ObjectRecord:
 
     id: int
     label: int  # 1..C
-    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels, may reach out of the picture
+    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels, may reach out of the image
     area: float
     is_crowd: bool
     segmentation: Segmentation
@@ -34,7 +34,7 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """One picture with all of its objects."""
+    """One image with all of its objects."""
 
     image_id: int
     file_name: str
@@ -74,22 +74,22 @@ class Dataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Record:
-        """The record with its picture decoded. DataError names a record that cannot be read or decoded."""
+        """The record with its image decoded. DataError names a record that cannot be read or decoded."""
         stored = self._read(index)
         image_hw = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         try:
-            image = decode_picture(stored["image"], image_hw)
-        except PictureError as error:
+            image = decode_image(stored["image"], image_hw)
+        except ImageError as error:
             raise DataError(f"{self.path}, image {self.image_ids[index]}: {error.reason}.") from None
         file_name = stored["image/filename"].decode()
         return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
 
     def describe(self, index: int) -> str:
-        """The record's file name, id and data set, for messages. Reads the record without decoding its picture."""
+        """The record's file name, id and data set, for messages. Reads the record without decoding its image."""
         return f"{self._read(index)['image/filename'].decode()} (id {self.image_ids[index]} of {self.name})"
 
     def coco_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """The whole split as a COCO annotation dict with the data set's own ids, without decoding pictures."""
+        """The whole split as a COCO annotation dict with the data set's own ids, without decoding images."""
         images, annotations = [], []
         for index, (height, width) in enumerate(self.sizes.tolist()):
             stored = self._read(index)
@@ -103,7 +103,7 @@ class Dataset:
     def labels(self) -> list[np.ndarray]:
         """Labels of each record's objects, crowds left out, int64 [G]; none for a record that cannot be read.
 
-        Reads the whole split, but decodes no picture.
+        Reads the whole split, but decodes no image.
         """
         return [self._labels(index) for index in range(len(self))]
 

@@ -102,7 +102,7 @@ def _stack(rows: list[_Row]) -> tuple[Batch, int]:
 class TrainingBatches(Iterator[Batch]):
     """An iterator of batches that counts, over the batches it has given out, what they leave out.
 
-    DataError when more pictures than `max_skip_fraction` of the data set could not be read.
+    DataError when more images than `max_skip_fraction` of the data set could not be read.
     """
 
     def __init__(self, rows: _Rows, dataset: Dataset, config: DataConfig, batch_size: int) -> None:
@@ -113,7 +113,7 @@ class TrainingBatches(Iterator[Batch]):
         self._unreadable: set[int] = set()
 
         self.dropped_objects = 0
-        """Objects beyond `max_objects` of their picture."""
+        """Objects beyond `max_objects` of their image."""
         options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
         stream = grain.MapDataset.source(rows).batch(batch_size, batch_fn=_stack).to_iter_dataset(options)
         self._batches = iter(stream)
@@ -124,7 +124,7 @@ class TrainingBatches(Iterator[Batch]):
         self._unreadable.update(batch.image_id[~batch.valid].tolist())
         if len(self._unreadable) > self._max_unreadable:
             raise DataError(
-                f"{self._dataset.path}: {len(self._unreadable)} of {len(self._dataset)} pictures cannot be read, more "
+                f"{self._dataset.path}: {len(self._unreadable)} of {len(self._dataset)} images cannot be read, more "
                 f"than data.max_skip_fraction allows; image ids {sorted(self._unreadable)[:10]}. Prepare them again."
             )
         return batch
@@ -144,7 +144,7 @@ def training_batches(
     """Batches of the steps start_step .. num_steps - 1, with NumPy leaves.
 
     `batch_size` is global; this process gets rows process_index * b .. (process_index + 1) * b of it, b = batch_size /
-    process_count. A picture takes the canvas that fits it at the largest short side; all pictures of a batch share it.
+    process_count. An image takes the canvas that fits it at the largest short side; all images of a batch share it.
     With `repeat_threshold`, the plan orders a list in which some records stand more than once.
     """
     if batch_size % process_count != 0:

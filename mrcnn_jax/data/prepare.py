@@ -1,4 +1,4 @@
-"""From a source of pictures and COCO annotations to a prepared folder DIR/SPLIT: check everything, then write."""
+"""From a source of images and COCO annotations to a prepared folder DIR/SPLIT: check everything, then write."""
 
 import json
 import re
@@ -11,16 +11,16 @@ from typing import Any
 from mrcnn_jax.data.annotations import clip_bbox, find_fault
 from mrcnn_jax.data.bitmaps import mask_area
 from mrcnn_jax.data.builder import FORMAT, write_split
-from mrcnn_jax.data.images import ImageHW, PictureError
+from mrcnn_jax.data.images import ImageError, ImageHW
 from mrcnn_jax.data.skips import Skips
-from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import ConfigError
 
 Progress = Callable[[int, int], None]
-"""Called with the number of pictures done and their total."""
+"""Called with the number of images done and their total."""
 
 _NUM_THREADS = 8
-_CHUNK = 64  # pictures in memory at a time
+_CHUNK = 64  # images in memory at a time
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def prepare(
     """Writes `to`/`split`, or reuses it if it was made from the same source.
 
     ConfigError if something else is there and `overwrite` is not set; DataError if more than `max_skip_fraction` of
-    the pictures or of the objects is unusable; StorageError. In all three cases the disk is as before.
+    the images or of the objects is unusable; StorageError. In all three cases the disk is as before.
     """
     if not re.fullmatch(r"\w[\w-]*", split, re.ASCII):
         raise ConfigError(f"A split name consists of letters, digits, _ and -, got {split!r}.")
@@ -54,8 +54,8 @@ def prepare(
     if path.exists() and not overwrite:
         return _reuse(path, source)
     skips = Skips()
-    pictures = _checked_pictures(source, skips, max_skip_fraction, progress)
-    write_split(path, source, pictures, skips.summary)
+    images = _checked_images(source, skips, max_skip_fraction, progress)
+    write_split(path, source, images, skips.summary)
     return _summarise(path, skips.describe(), reused=False)
 
 
@@ -78,45 +78,45 @@ def _summarise(path: Path, skipped: list[str], *, reused: bool) -> PreparedSplit
     return PreparedSplit(path, counts[0], counts[1], skipped, reused)
 
 
-def _checked_pictures(
+def _checked_images(
     source: Source, skips: Skips, max_skip_fraction: float, progress: Progress | None
-) -> Iterator[Picture]:
-    """The usable pictures with their usable annotations, in order; the rest goes to `skips`."""
-    for index, picture in _load_ahead(source):
+) -> Iterator[SourceImage]:
+    """The usable images with their usable annotations, in order; the rest goes to `skips`."""
+    for index, image in _load_ahead(source):
         skips.num_images += 1
-        if isinstance(picture, PictureError):
-            skips.skip_image(picture.reason, source.describe(index))
+        if isinstance(image, ImageError):
+            skips.skip_image(image.reason, source.describe(index))
         else:
-            yield replace(picture, annotations=_checked_annotations(picture, source, skips))
+            yield replace(image, annotations=_checked_annotations(image, source, skips))
         if progress is not None:
-            progress(index + 1, source.num_pictures)
+            progress(index + 1, source.num_images)
     skips.check(max_skip_fraction, source.name)
 
 
-def _load_ahead(source: Source) -> Iterator[tuple[int, Picture | PictureError]]:
-    """Every picture, or why it cannot be had, in order; read and decoded by several threads."""
+def _load_ahead(source: Source) -> Iterator[tuple[int, SourceImage | ImageError]]:
+    """Every image, or why it cannot be had, in order; read and decoded by several threads."""
 
-    def load(index: int) -> tuple[int, Picture | PictureError]:
+    def load(index: int) -> tuple[int, SourceImage | ImageError]:
         try:
             return index, source.load(index)
-        except PictureError as error:
+        except ImageError as error:
             return index, error
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for start in range(0, source.num_pictures, _CHUNK):
-            yield from pool.map(load, range(start, min(start + _CHUNK, source.num_pictures)))
+        for start in range(0, source.num_images, _CHUNK):
+            yield from pool.map(load, range(start, min(start + _CHUNK, source.num_images)))
 
 
-def _checked_annotations(picture: Picture, source: Source, skips: Skips) -> tuple[dict[str, Any], ...]:
+def _checked_annotations(image: SourceImage, source: Source, skips: Skips) -> tuple[dict[str, Any], ...]:
     num_keypoints = {category.id: len(category.keypoints) for category in source.categories}
     kept = []
-    for annotation in picture.annotations:
+    for annotation in image.annotations:
         skips.num_objects += 1
-        fault = find_fault(annotation, picture.image_hw, num_keypoints[annotation["category_id"]])
+        fault = find_fault(annotation, image.image_hw, num_keypoints[annotation["category_id"]])
         if fault:
-            skips.skip_object(fault, f"annotation {annotation['id']} of image {picture.image_id}")
+            skips.skip_object(fault, f"annotation {annotation['id']} of image {image.image_id}")
         else:
-            kept.append(_complete(annotation, picture.image_hw))
+            kept.append(_complete(annotation, image.image_hw))
     return tuple(kept)
 
 

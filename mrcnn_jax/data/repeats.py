@@ -1,4 +1,4 @@
-"""Repeat-factor sampling (LVIS, arXiv 1908.03195, appendix B): pictures of rare categories come up more often."""
+"""Repeat-factor sampling (LVIS, arXiv 1908.03195, appendix B): images of rare categories come up more often."""
 
 from collections.abc import Sequence
 

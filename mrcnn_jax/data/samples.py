@@ -1,4 +1,4 @@
-"""One record becomes one training sample: augmented picture on its canvas, ground truth in fixed slots.
+"""One record becomes one training sample: augmented image on its canvas, ground truth in fixed slots.
 
 Shapes: H, W canvas; G ground-truth slots; M bitmap side; K keypoints.
 """
@@ -28,10 +28,10 @@ from mrcnn_jax.structures import GroundTruth
 
 @dataclass(frozen=True)
 class Sample:
-    """One training picture."""
+    """One training image."""
 
     image: np.ndarray  # [H, W, 3] uint8, the canvas
-    image_hw: ImageHW  # (0, 0) where the picture could not be read
+    image_hw: ImageHW  # (0, 0) where the image could not be read
     ground_truth: GroundTruth
     num_dropped: int  # objects beyond the slots
 
@@ -69,7 +69,7 @@ def make_sample(
 
 
 def make_invalid_sample(canvas: Canvas, config: DataConfig, num_keypoints: int = 0) -> Sample:
-    """What stands in for a picture that could not be read."""
+    """What stands in for an image that could not be read."""
     return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(config, num_keypoints), 0)
 
 

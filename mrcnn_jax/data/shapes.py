@@ -1,8 +1,8 @@
-"""Generated pictures of overlapping shapes with exact masks, for trying everything out without a data set.
+"""Generated images of overlapping shapes with exact masks, for trying everything out without a data set.
 
-A picture is a pure function of (seed, stream, index). Its shapes differ in class, colour, texture, size, rotation and
+An image is a pure function of (seed, stream, index). Its shapes differ in class, colour, texture, size, rotation and
 stretch and hide each other in drawing order; a mask is the visible part of its shape.
-Shapes: H, W picture; N objects; h, w window around one object.
+Shapes: H, W image; N objects; h, w window around one object.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ import numpy as np
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.data.source import Picture, Source
+from mrcnn_jax.data.source import Source, SourceImage
 
 VERSION = 1
-"""Part of the fingerprint; goes up when the pictures change."""
+"""Part of the fingerprint; goes up when the images change."""
 
 SHORT_SIDES = (128, 160)  # pixels, both included
 MAX_SIDE = 192
@@ -85,13 +85,13 @@ THIN_OUTLINES: Outlines = {"star": _star, "hoop": _hoop, "hook": _hook, "bars": 
 
 @dataclass(frozen=True)
 class Style:
-    """What makes pictures easy or hard."""
+    """What makes images easy or hard."""
 
     name: str
     outlines: Outlines
     max_objects: int
     radii: tuple[float, float]  # pixels
-    min_visible: float  # of the pixels that a shape has inside the picture
+    min_visible: float  # of the pixels that a shape has inside the image
     min_colour_distance: float  # RGB, between a shape and what it may touch
 
     @property
@@ -109,7 +109,7 @@ HARD = Style(
 
 @dataclass(frozen=True)
 class Scene:
-    """One generated picture."""
+    """One generated image."""
 
     image: np.ndarray  # [H, W, 3] uint8 RGB
     masks: np.ndarray  # [N, H, W] bool, disjoint
@@ -186,7 +186,7 @@ def _place(image_hw: ImageHW, rng: np.random.Generator, style: Style) -> tuple[l
 
 
 def draw_scene(seed: int, stream: int, index: int, style: Style = EASY) -> Scene:
-    """Picture `index` of a stream; streams (train 0, val 1) of one seed share nothing."""
+    """Image `index` of a stream; streams (train 0, val 1) of one seed share nothing."""
     rng = np.random.default_rng((seed, stream, index))
     short = int(rng.integers(SHORT_SIDES[0], SHORT_SIDES[1] + 1))
     long = int(rng.integers(short, MAX_SIDE + 1))
@@ -224,10 +224,10 @@ def _annotate(mask: np.ndarray, label: int, annotation_id: int, image_id: int) -
 
 
 def shapes_source(num_images: int, *, seed: int, stream: int, style: Style = EASY) -> Source:
-    """The first pictures of a stream, as PNG, with their COCO annotations."""
+    """The first images of a stream, as PNG, with their COCO annotations."""
     import cv2
 
-    def load(index: int) -> Picture:
+    def load(index: int) -> SourceImage:
         scene = draw_scene(seed, stream, index, style)
         image_id = index + 1
         annotations = tuple(
@@ -236,7 +236,7 @@ def shapes_source(num_images: int, *, seed: int, stream: int, style: Style = EAS
         )
         _, encoded = cv2.imencode(".png", scene.image[..., ::-1])
         height, width = scene.image.shape[:2]
-        return Picture(image_id, f"{image_id:06d}.png", encoded.tobytes(), (height, width), annotations)
+        return SourceImage(image_id, f"{image_id:06d}.png", encoded.tobytes(), (height, width), annotations)
 
     fingerprint = hashlib.sha256(f"{style.name} {VERSION} {seed} {stream} {num_images}".encode()).hexdigest()
     return Source(style.name, fingerprint, style.categories, num_images, load, lambda index: f"image {index + 1}")

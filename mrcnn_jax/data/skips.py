@@ -19,11 +19,11 @@ class Skips:
     objects: dict[str, list[str]] = field(default_factory=dict)
 
     def skip_image(self, reason: str, which: str) -> None:
-        """Counts a picture that is left out."""
+        """Counts an image that is left out."""
         self.images.setdefault(reason, []).append(which)
 
     def skip_object(self, reason: str, which: str) -> None:
-        """Counts an object that is left out of a picture that is kept."""
+        """Counts an object that is left out of an image that is kept."""
         self.objects.setdefault(reason, []).append(which)
 
     def summary(self) -> dict[str, Any]:
@@ -40,16 +40,16 @@ class Skips:
         return [
             f"{len(which)} {kind} skipped: {reason} ({', '.join(which[:_NUM_EXAMPLES])}"
             f"{', ...' if len(which) > _NUM_EXAMPLES else ''})"
-            for kind, skipped in (("pictures", self.images), ("objects", self.objects))
+            for kind, skipped in (("images", self.images), ("objects", self.objects))
             for reason, which in skipped.items()
         ]
 
     def check(self, max_fraction: float, name: str) -> None:
-        """DataError when more than this share of the pictures or of the objects was left out, or all pictures."""
+        """DataError when more than this share of the images or of the objects was left out, or all images."""
         for total, skipped in ((self.num_images, self.images), (self.num_objects, self.objects)):
             count = sum(map(len, skipped.values()))
             if count > max_fraction * total or (skipped is self.images and count == total):
                 raise DataError(
                     f"{name}: too much is unusable (allowed: {max_fraction:.1%}, --max-skip-fraction). "
-                    f"Of {self.num_images} pictures and {self.num_objects} objects: {'; '.join(self.describe())}."
+                    f"Of {self.num_images} images and {self.num_objects} objects: {'; '.join(self.describe())}."
                 )

@@ -1,4 +1,4 @@
-"""What a prepared split is made from: pictures as encoded bytes with their COCO annotations."""
+"""What a prepared split is made from: images as encoded bytes with their COCO annotations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from mrcnn_jax.data.images import ImageHW
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture as its source gives it; annotations are COCO dicts with at least `id` and `category_id`."""
+class SourceImage:
+    """One image as its source gives it; annotations are COCO dicts with at least `id` and `category_id`."""
 
     image_id: int
     file_name: str
@@ -21,12 +21,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """A sequence of pictures. Equal fingerprints mean equal pictures and annotations."""
+    """A sequence of images. Equal fingerprints mean equal images and annotations."""
 
     name: str
     fingerprint: str
     categories: tuple[Category, ...]  # ascending id
-    num_pictures: int
-    load: Callable[[int], Picture]  # by position, from any thread; raises images.PictureError
-    describe: Callable[[int], str]  # which picture, for messages
-    num_left_out: int = 0  # pictures that were not asked for
+    num_images: int
+    load: Callable[[int], SourceImage]  # by position, from any thread; raises images.ImageError
+    describe: Callable[[int], str]  # which image, for messages
+    num_left_out: int = 0  # images that were not asked for

@@ -1,6 +1,6 @@
-"""Resizing recipe, padding to a canvas and horizontal flip, for pictures and their boxes.
+"""Resizing recipe, padding to a canvas and horizontal flip, for images and their boxes.
 
-Shapes: H, W picture; G objects; M bitmap side. Sizes are (height, width), boxes x0, y0, x1, y1 in pixels.
+Shapes: H, W image; G objects; M bitmap side. Sizes are (height, width), boxes x0, y0, x1, y1 in pixels.
 """
 
 import re
@@ -26,10 +26,10 @@ def scale_size(image_hw: ImageHW, scale: float, rounding: Rounding = "nearest") 
 def fit_size(
     image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas], rounding: Rounding = "nearest"
 ) -> tuple[ImageHW, Canvas]:
-    """The size that a picture is resized to and the canvas that it goes into.
+    """The size that an image is resized to and the canvas that it goes into.
 
     The recipe: the short side becomes `short_side` unless the long one would exceed `max_side`. Of the canvases that
-    hold this size the one with the smallest area is taken. Where none does, the picture is scaled down into the one
+    hold this size the one with the smallest area is taken. Where none does, the image is scaled down into the one
     where it stays largest. The first canvas wins ties.
     """
     height, width = image_hw
@@ -44,9 +44,9 @@ def fit_size(
 
 
 def resize_image(image: np.ndarray, new_hw: ImageHW, method: Resize = "opencv") -> np.ndarray:
-    """The picture [H, W, 3] uint8 at the size `new_hw`, bilinear; uint8, or float32 for "float".
+    """The image [H, W, 3] uint8 at the size `new_hw`, bilinear; uint8, or float32 for "float".
 
-    "opencv" takes area averages where the picture shrinks by more than 2, "pillow" antialiases, "float" does neither.
+    "opencv" takes area averages where the image shrinks by more than 2, "pillow" antialiases, "float" does neither.
     """
     import cv2
 
@@ -64,7 +64,7 @@ def resize_image(image: np.ndarray, new_hw: ImageHW, method: Resize = "opencv") 
 
 
 def _resize_float(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
-    """The float32 picture at the size `new_hw`, with PyTorch's rounding of the positions: OpenCV's float weights differ
+    """The float32 image at the size `new_hw`, with PyTorch's rounding of the positions: OpenCV's float weights differ
     enough to swap detections of almost equal score."""
     for axis, length in ((1, new_hw[1]), (0, new_hw[0])):
         size = image.shape[axis]
@@ -78,29 +78,29 @@ def _resize_float(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
 
 
 def pad_to_canvas(image: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """The picture [H, W, 3] uint8 in the top left corner of a canvas of zeros. ValueError if it does not fit."""
+    """The image [H, W, 3] uint8 in the top left corner of a canvas of zeros. ValueError if it does not fit."""
     height, width = image.shape[:2]
     if height > canvas[0] or width > canvas[1]:
-        raise ValueError(f"Expected a picture of at most {canvas[0]}x{canvas[1]}, got {height}x{width}.")
+        raise ValueError(f"Expected an image of at most {canvas[0]}x{canvas[1]}, got {height}x{width}.")
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[:height, :width] = image
     return padded
 
 
 def resize_boxes(boxes: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) -> np.ndarray:
-    """Boxes [G, 4] of a picture of size `old_hw` after its resize to `new_hw`, float32."""
+    """Boxes [G, 4] of an image of size `old_hw` after its resize to `new_hw`, float32."""
     scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
     return (np.asarray(boxes, np.float64) * (scale_x, scale_y, scale_x, scale_y)).astype(np.float32)
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [G, 4] of a picture of this width after its horizontal flip."""
+    """Boxes [G, 4] of an image of this width after its horizontal flip."""
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
     return np.stack([width - x1, y0, width - x0, y1], axis=-1)
 
 
 def resize_keypoints(keypoints: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) -> np.ndarray:
-    """Keypoints [K, 3], x, y, visibility, of a picture of size `old_hw` after its resize to `new_hw`, float32.
+    """Keypoints [K, 3], x, y, visibility, of an image of size `old_hw` after its resize to `new_hw`, float32.
 
     A COCO keypoint names a pixel, whose centre is half a pixel further in the continuous frame that boxes have.
     """
@@ -111,13 +111,13 @@ def resize_keypoints(keypoints: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) ->
 
 
 def flip_keypoints(keypoints: np.ndarray, width: int, mirrored: Sequence[int]) -> np.ndarray:
-    """Keypoints [K, 3] of a picture of this width after its horizontal flip: a left eye becomes a right one."""
+    """Keypoints [K, 3] of an image of this width after its horizontal flip: a left eye becomes a right one."""
     x, y, visibility = np.moveaxis(keypoints[list(mirrored)], -1, 0)
     return np.stack([np.where(visibility > 0, width - x, 0.0), y, visibility], axis=-1).astype(np.float32)
 
 
 def flip_map(given: Sequence[int], categories: Sequence[Category], num_keypoints: int) -> tuple[int, ...]:
-    """For each of a model's keypoints the one that it becomes in a flipped picture: as `given`, or by the names."""
+    """For each of a model's keypoints the one that it becomes in a flipped image: as `given`, or by the names."""
     if not num_keypoints:
         return ()
     return tuple(given) or mirrored_keypoints(keypoint_names(categories))

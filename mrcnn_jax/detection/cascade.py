@@ -60,7 +60,7 @@ def classify_in_cascade(
     model: nn.Module,
     config: TestConfig,
 ) -> Detections:
-    """Returns each picture's detections without masks and keypoints: the last head's boxes, the heads' mean scores."""
+    """Returns each image's detections without masks and keypoints: the last head's boxes, the heads' mean scores."""
     num_stages, boxes = model.config.box_head_stages, proposals.boxes
     scores, not_finite = [], proposals.not_finite
     for stage in range(num_stages):

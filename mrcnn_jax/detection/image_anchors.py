@@ -1,4 +1,4 @@
-"""The anchors of one picture on its canvas, and which of them lie in the picture's own extent."""
+"""The anchors of one image on its canvas, and which of them lie in the image's own extent."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class LevelAnchors(NamedTuple):
 
 @jax.named_scope("make_anchors")
 def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
-    """Returns the anchors of each map for one picture of size `image_hw` [2]; those in its own extent are valid."""
+    """Returns the anchors of each map for one image of size `image_hw` [2]; those in its own extent are valid."""
     levels = []
     padded_hw = count_cells(image_hw, 1, config.size_divisor)
     for stride, sizes in zip(config.map_strides, config.anchor_sizes_by_map, strict=True):

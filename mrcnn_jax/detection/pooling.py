@@ -25,7 +25,7 @@ def pool_rois(
 ) -> list[Float[Array, "_ _ _ D"]]:
     """Returns the features [B * N, S, S, D] of each set of RoIs [B, N, 4], image by image, in its own output size.
 
-    `image_hw` are the sizes in pixels of the pictures on their canvas. Sets that are pooled together share the array
+    `image_hw` are the sizes in pixels of the images on their canvas. Sets that are pooled together share the array
     that their gradients are added to.
     """
     strides = config.roi_strides

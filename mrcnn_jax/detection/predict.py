@@ -28,9 +28,9 @@ def predict(
     model: nn.Module,
     config: TestConfig,
 ) -> Detections:
-    """Returns the detections of each picture, in pixels of the network input; none for pictures of size (0, 0).
+    """Returns the detections of each image, in pixels of the network input; none for images of size (0, 0).
 
-    A picture for which the network computed NaN or infinity may have none either: `not_finite` names the parts.
+    An image for which the network computed NaN or infinity may have none either: `not_finite` names the parts.
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
     maps = model.apply(variables, images, image_hw, method=model.extract_features)
@@ -99,7 +99,7 @@ def propose_batch(
     model: nn.Module,
     config: TestConfig,
 ) -> Proposals:
-    """Returns the best `config.post_nms_top_n` proposals of each picture, maps and RPN marked if not finite."""
+    """Returns the best `config.post_nms_top_n` proposals of each image, maps and RPN marked if not finite."""
     logits, deltas = model.apply(variables, maps, image_hw, method=model.score_anchors)
     # P6 is cells of P5, and what RoIs do not see is in the RPN's outputs.
     part = "the backbone or the FPN" if model.config.neck == "fpn" else "the backbone"
@@ -131,7 +131,7 @@ def classify_proposals(
     model: nn.Module,
     config: TestConfig,
 ) -> Detections:
-    """Returns each picture's detections without masks and keypoints."""
+    """Returns each image's detections without masks and keypoints."""
     pool_size = model.config.box_pool_size
     (features,) = pool_rois(maps, [proposals.boxes], image_hw, output_sizes=[pool_size], config=model.config)
     logits, deltas = model.apply(variables, features, method=model.classify_rois)

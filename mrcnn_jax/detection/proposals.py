@@ -33,7 +33,7 @@ def propose(
 ) -> Proposals:
     """Returns the `post_nms_top_n` best proposals of all levels.
 
-    Per level the `pre_nms_top_n` highest logits are decoded, clipped to the picture, and suppressed among themselves.
+    Per level the `pre_nms_top_n` highest logits are decoded, clipped to the image, and suppressed among themselves.
     Boxes with a side of 0 or below `min_side` pixels are dropped. Levels are merged by `score`: probabilities that
     round to the same float32 are ties, and the finer level wins. Proposals carry no gradient.
     """

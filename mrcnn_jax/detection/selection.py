@@ -1,4 +1,4 @@
-"""Which scored boxes are a picture's detections. Shapes: P proposals, K candidates, C classes with background."""
+"""Which scored boxes are an image's detections. Shapes: P proposals, K candidates, C classes with background."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def select_detections(
     model_config: ModelConfig,
     config: TestConfig,
 ) -> Detections:
-    """Returns the detections of one picture from what the box head says of its proposals."""
+    """Returns the detections of one image from what the box head says of its proposals."""
 
     def decode(proposal: Array, label: Array) -> Array:
         return decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
@@ -39,7 +39,7 @@ def select_boxes(
     *,
     config: TestConfig,
 ) -> Detections:
-    """Returns the detections of one picture: score above threshold, NMS within each class, best `max_detections`.
+    """Returns the detections of one image: score above threshold, NMS within each class, best `max_detections`.
 
     `decode` turns proposals [K] and labels [K], indices, into boxes [K, 4]. Only the `config.max_candidates` best
     (proposal, class) pairs enter NMS. That is exact as long as `max_detections` of them are kept or no more pairs than

@@ -7,7 +7,7 @@ of the ground truth), on objects that do not count, or on void: pixels of labels
 the car that carries the camera. Prepared data sets do not keep void. Without it a prediction there counts as wrong, so
 that scores are the same or a little lower than the server's.
 
-Shapes: P predictions, R regions (objects and the group region) of one class in one picture; E predictions that count.
+Shapes: P predictions, R regions (objects and the group region) of one class in one image; E predictions that count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ Code = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Overlaps:
-    """How the predictions of one class in one picture lie on the ground truth."""
+    """How the predictions of one class in one image lie on the ground truth."""
 
     scores: np.ndarray  # [P]
     ious: np.ndarray  # [P, R]
@@ -45,7 +45,7 @@ def score_cityscapes(ground_truth: Mapping[str, Any], results: Sequence[Mapping[
 
     Args:
         ground_truth: data set in COCO annotation format; crowds are group regions. An entry of `images` may hold the
-            void of its picture as a compressed run-length code under "void".
+            void of its image as a compressed run-length code under "void".
         results: COCO results whose segmentation is a compressed run-length code.
 
     Raises:
@@ -95,14 +95,14 @@ def _by_place(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[M
 def _compare(
     image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
 ) -> _Overlaps:
-    """How predictions of one class lie on the objects of that class in the same picture; empty ones are left out."""
+    """How predictions of one class lie on the objects of that class in the same image; empty ones are left out."""
     from pycocotools import mask as coco_mask
 
     image_hw = (image["height"], image["width"])
     regions = [_encode(row["segmentation"], image_hw) for row in objects if not row["iscrowd"]]
     groups = [_encode(row["segmentation"], image_hw) for row in objects if row["iscrowd"]]
     if groups:
-        regions.append(coco_mask.merge(groups))  # one region, as in the official label pictures
+        regions.append(coco_mask.merge(groups))  # one region, as in the official label images
     is_group = np.arange(len(regions)) >= len(regions) - bool(groups)  # [R]
     codes = [row["segmentation"] for row in predictions]
     areas, region_areas = _areas(codes), _areas(regions)
@@ -147,20 +147,20 @@ def _intersect(codes: Sequence[Code], regions: Sequence[Code], areas: np.ndarray
 
 
 def _score_class(overlaps: Sequence[_Overlaps], threshold: float) -> float | None:
-    """Average precision of one class at one IoU, from all pictures; None where no object counts."""
-    num_objects = sum(int(picture.counts.sum()) for picture in overlaps)
+    """Average precision of one class at one IoU, from all images; None where no object counts."""
+    num_objects = sum(int(image.counts.sum()) for image in overlaps)
     if num_objects == 0:
         return None
     right: list[float] = []
     wrong: list[float] = []
-    for picture in overlaps:
-        fits = picture.ious > threshold  # [P, R]
-        for found in fits[:, picture.counts].T:
-            scores = sorted(picture.scores[found].tolist())
+    for image in overlaps:
+        fits = image.ious > threshold  # [P, R]
+        for found in fits[:, image.counts].T:
+            scores = sorted(image.scores[found].tolist())
             right += scores[-1:]
             wrong += scores[:-1]
-        is_wrong = ~fits.any(axis=1) & (picture.ignorable <= threshold)  # [P]
-        wrong += picture.scores[is_wrong].tolist()
+        is_wrong = ~fits.any(axis=1) & (image.ignorable <= threshold)  # [P]
+        wrong += image.scores[is_wrong].tolist()
     return _average_precision(np.array(right), np.array(wrong), num_objects)
 
 

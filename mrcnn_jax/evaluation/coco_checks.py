@@ -50,7 +50,7 @@ def count_keypoints(ground_truth: Mapping[str, Any]) -> dict[int, int]:
 def check_results(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_types: Sequence[str] = ("bbox", "segm")
 ) -> None:
-    """Raises DataError, naming the first of the COCO results that is malformed or of no picture or category here."""
+    """Raises DataError, naming the first of the COCO results that is malformed or of no image or category here."""
     sizes, category_ids = _known(ground_truth)
     keypoint_counts = count_keypoints(ground_truth) if "keypoints" in iou_types else {}
     for index, result in enumerate(results):
@@ -93,11 +93,11 @@ def _are_keypoints(values: Any, count: int) -> bool:
 
 
 def _fault_of_code(code: Any, image_hw: tuple[int, int]) -> str | None:
-    """Why a result's segmentation is not a compressed run-length code of its picture; None if it is one."""
+    """Why a result's segmentation is not a compressed run-length code of its image; None if it is one."""
     if not isinstance(code, Mapping) or not isinstance(code.get("counts"), str):
         return "expected a compressed run-length code as segmentation"
     if _as_list(code.get("size")) != list(image_hw):
-        return f"the run-length code has the size {code.get('size')!r}, its picture {list(image_hw)}"
+        return f"the run-length code has the size {code.get('size')!r}, its image {list(image_hw)}"
     runs = decode_counts(code["counts"])
     if runs is None or runs.sum() != image_hw[0] * image_hw[1]:
         return "the runs of the run-length code do not sum to its size"

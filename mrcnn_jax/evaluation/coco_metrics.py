@@ -1,4 +1,4 @@
-"""COCO box, mask and keypoint scores of a list of results, for any number of detections per picture.
+"""COCO box, mask and keypoint scores of a list of results, for any number of detections per image.
 
 The library faster_coco_eval matches and accumulates (it equals pycocotools, and is faster); what is summarised from its
 arrays is stated here, because its own summary is made for 100 detections. Everything is checked before it reaches the
@@ -19,7 +19,7 @@ COCO_MAX_DETECTIONS = (1, 10, 100)
 AREA_RANGES = ("all", "small", "medium", "large")
 KEYPOINT_AREA_RANGES = ("all", "medium", "large")
 KEYPOINT_MAX_DETECTIONS = 20
-"""COCO's rule for keypoints: only so many people of a picture count, and no small ones are annotated."""
+"""COCO's rule for keypoints: only so many people of an image count, and no small ones are annotated."""
 COCO_SIGMAS = (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)
 """COCO's tolerances of a person's 17 keypoints, in thousandths of the person's size; a default for all else is"""
 DEFAULT_SIGMA = 0.05
@@ -38,11 +38,11 @@ def score_results(
 ) -> dict[str, Any]:
     """COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
 
-    AP and the recalls by size count up to max(100, max_detections) detections per picture and category, the last of
+    AP and the recalls by size count up to max(100, max_detections) detections per image and category, the last of
     the AR numbers (AR1, AR10, AR100 and, beyond 100, AR<max_detections>).
 
     Args:
-        ground_truth: data set in COCO annotation format; objects of pictures that were not evaluated must not be
+        ground_truth: data set in COCO annotation format; objects of images that were not evaluated must not be
             in it, they would count as missed.
         results: COCO results with image_id, category_id, bbox [x, y, width, height], score and segmentation, a
             compressed run-length code, and for iou_types "keypoints" x, y, score of each of its category's keypoints.

@@ -11,7 +11,7 @@ from typing import Any, Self
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.evaluation.coco_metrics import choose_sigmas
 from mrcnn_jax.inference.batches import (
@@ -20,9 +20,9 @@ from mrcnn_jax.inference.batches import (
     PredictFn,
     assemble_batch,
     plan_batches,
-    predict_pictures,
+    predict_images,
 )
-from mrcnn_jax.inference.postprocessing import PictureDetections, restore_detections
+from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
 
 NUM_READERS = 4
 """Threads that read, decode and resize, each one batch."""
@@ -30,12 +30,12 @@ NUM_READERS = 4
 
 @dataclass(frozen=True)
 class Predicted:
-    """The detections in some pictures of a data set."""
+    """The detections in some images of a data set."""
 
     results: dict[int, list[dict[str, Any]]]
-    """COCO results of each picture, by its index in the data set, best first."""
+    """COCO results of each image, by its index in the data set, best first."""
     skipped: dict[str, int]
-    """Pictures that could not be decoded, counted by reason."""
+    """Images that could not be decoded, counted by reason."""
     iou_types: list[str]
     """What can be scored, as pycocotools names it."""
 
@@ -45,7 +45,7 @@ class Predicted:
 
     @classmethod
     def merge(cls, encoded: Sequence[bytes]) -> Self:
-        """The detections of several, each in other pictures."""
+        """The detections of several, each in other images."""
         parts = [json.loads(part) for part in encoded]
         results = {int(index): rows for part in parts for index, rows in part["results"].items()}
         reasons = sorted({reason for part in parts for reason in part["skipped"]})
@@ -63,14 +63,14 @@ def predict_part(
     categories: tuple[Category, ...],
     progress: Callable[[int, int], None] | None = None,
 ) -> Predicted:
-    """Predicts the pictures that the reader gives and puts the detections into the pictures' own pixels.
+    """Predicts the images that the reader gives and puts the detections into the images' own pixels.
 
     Label k of the model is categories[k - 1]; detections of categories that the data set does not have are left out.
     """
     dataset, test = reader.dataset, reader.test
     known_ids = {category.id for category in dataset.categories}
     predicted = Predicted({}, reader.skipped, ["bbox"])
-    for index, resized_hw, detections in predict_pictures(predict_fn, reader.batches()):
+    for index, resized_hw, detections in predict_images(predict_fn, reader.batches()):
         height, width = dataset.sizes[index].tolist()
         restored = restore_detections(
             detections,
@@ -84,7 +84,7 @@ def predict_part(
         predicted.results[index] = [row for row in found if row["category_id"] in known_ids]
         predicted.iou_types[:] = iou_types_of(restored, dataset.categories)
         if progress is not None:
-            progress(len(predicted.results) + sum(reader.skipped.values()), reader.num_pictures)
+            progress(len(predicted.results) + sum(reader.skipped.values()), reader.num_images)
     return predicted
 
 
@@ -92,7 +92,7 @@ def _describe(dataset: Dataset, index: int) -> str:
     return dataset.describe(index)
 
 
-def iou_types_of(detections: PictureDetections, categories: Sequence[Category]) -> list[str]:
+def iou_types_of(detections: ImageDetections, categories: Sequence[Category]) -> list[str]:
     """What can be scored: boxes, and masks and keypoints where the model has them, the latter as many as the data.
 
     Raises ConfigError for another number of test.keypoint_sigmas.
@@ -100,12 +100,12 @@ def iou_types_of(detections: PictureDetections, categories: Sequence[Category]) 
     masks, num_keypoints = bool(detections.mask_probabilities.shape[-1]), detections.keypoints.shape[1]
     has_keypoints = {len(c.keypoints) for c in categories if c.keypoints} == {num_keypoints}
     if has_keypoints:
-        choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # refused before all pictures are predicted
+        choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # refused before all images are predicted
     return ["bbox", *["segm"] * masks, *["keypoints"] * has_keypoints]
 
 
 class PartReader:
-    """Reads a data set in batches, ahead of their use, and counts by reason the pictures that cannot be decoded.
+    """Reads a data set in batches, ahead of their use, and counts by reason the images that cannot be decoded.
 
     Part (i, n) has every nth batch from the ith on; `before_batch` is called equally often in all parts.
     """
@@ -130,10 +130,10 @@ class PartReader:
         batches = plan_batches(dataset.sizes, test, batch_size)
         self._batches = batches[index::count]
         self._num_rounds = -(-len(batches) // count)
-        self.num_pictures = sum(len(batch.indices) for batch in self._batches)
+        self.num_images = sum(len(batch.indices) for batch in self._batches)
 
     def batches(self) -> Iterator[InputBatch]:
-        """Every batch that has a picture; DataError as soon as too many pictures were skipped."""
+        """Every batch that has an image; DataError as soon as too many images were skipped."""
         under_way: deque[Future[tuple[InputBatch, list[str]]]] = deque()
         with ThreadPoolExecutor(NUM_READERS) as pool:
             for number in range(self._num_rounds):
@@ -147,17 +147,17 @@ class PartReader:
                 yield from self._counted(*under_way.popleft().result())
 
     def _read(self, planned: PlannedBatch) -> tuple[InputBatch, list[str]]:
-        """The batch, without the pictures that cannot be decoded, and why each of those cannot."""
-        indices, pictures, reasons = [], [], []
+        """The batch, without the images that cannot be decoded, and why each of those cannot."""
+        indices, images, reasons = [], [], []
         for index in planned.indices:
             try:
-                pictures.append(self.dataset[index].image)
+                images.append(self.dataset[index].image)
                 indices.append(index)
             except DataError as error:
-                if not isinstance(error.__context__, PictureError):
+                if not isinstance(error.__context__, ImageError):
                     raise  # the record itself is damaged, and so is its ground truth
                 reasons.append(error.__context__.reason)
-        return assemble_batch(indices, pictures, planned.canvas, self.test, self._batch_size), reasons
+        return assemble_batch(indices, images, planned.canvas, self.test, self._batch_size), reasons
 
     def _counted(self, batch: InputBatch, reasons: list[str]) -> Iterator[InputBatch]:
         for reason in reasons:
@@ -167,11 +167,11 @@ class PartReader:
             yield batch
 
     def check_skipped(self, skipped: Mapping[str, int]) -> None:
-        """DataError if so many pictures of the data set were skipped that a score would say little."""
+        """DataError if so many images of the data set were skipped that a score would say little."""
         count, total = sum(skipped.values()), len(self.dataset)
         if count > self._max_skip_fraction * total:
             listed = ", ".join(f"{number} x {reason}" for reason, number in skipped.items())
             raise DataError(
-                f"{self.dataset.name}: too many of the {total} pictures cannot be used ({listed}; allowed: "
+                f"{self.dataset.name}: too many of the {total} images cannot be used ({listed}; allowed: "
                 f"{self._max_skip_fraction:.1%}). Prepare the data set again."
             )

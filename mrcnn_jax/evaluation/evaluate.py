@@ -24,7 +24,7 @@ class Evaluation:
     metrics: dict[str, Any]
     """{"bbox": {"AP": ...}, "segm": {...}, "categories": [...], "num_images": N, "skipped": {reason: count}}"""
     results: list[dict[str, Any]]
-    """COCO results in the order of the data set, best first in each picture."""
+    """COCO results in the order of the data set, best first in each image."""
     table: str
     """The scores in COCO's printable form."""
 
@@ -41,7 +41,7 @@ def evaluate(
     cityscapes: bool = False,
     before_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """Predicts every picture of the data set and scores the detections in the pictures' own pixels.
+    """Predicts every image of the data set and scores the detections in the images' own pixels.
 
     The result depends neither on the batch size, which is `test.batch_size * num_devices`, nor on the number of
     processes that have joined: each predicts its part of the batches on its own devices, and all score everything.
@@ -50,14 +50,14 @@ def evaluate(
     Args:
         predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each. It has to
             be one with augmentation if `test` asks for it, as `make_predict_fn` makes.
-        progress: called with the number of pictures done and their total, of this process, after each picture.
-        max_skip_fraction: more undecodable pictures than this raise DataError; fewer are counted and not scored.
+        progress: called with the number of images done and their total, of this process, after each image.
+        max_skip_fraction: more undecodable images than this raise DataError; fewer are counted and not scored.
         categories: the model's; the data set's by default. Detections of others than the data set's are not scored.
         cityscapes: masks are also scored as by Cityscapes, under "cityscapes"; the model needs a mask head.
         before_batch: called before each batch is read, equally often in all processes; may raise to end it all.
     """
     if len(dataset) == 0:
-        raise DataError(f"{dataset.name}: no pictures to evaluate on. Choose another split.")
+        raise DataError(f"{dataset.name}: no images to evaluate on. Choose another split.")
     reader = PartReader(
         dataset,
         test,

@@ -1,9 +1,9 @@
-"""Test-time augmentation: pictures are also seen flipped and at other sizes (paper, appendix B).
+"""Test-time augmentation: images are also seen flipped and at other sizes (paper, appendix B).
 
-Boxes are found in every variant of a picture and merged by NMS in the frame of the first variant, the network input
+Boxes are found in every variant of an image and merged by NMS in the frame of the first variant, the network input
 without augmentation. The other heads then see these boxes in every variant, and what they say is averaged: mask
 probabilities and keypoint logits, which are relative to their box and so need no scaling.
-Shapes: B pictures, D detections, n candidates, m mask side, K keypoints, h heat-map side.
+Shapes: B images, D detections, n candidates, m mask side, K keypoints, h heat-map side.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from mrcnn_jax.structures import Detections
 
 @dataclass(frozen=True)
 class Variant:
-    """A batch of pictures at one size, as they are or flipped."""
+    """A batch of images at one size, as they are or flipped."""
 
     images: np.ndarray  # [B, H, W, 3]
     image_hw: np.ndarray  # [B, 2] int32, 0 for filler
@@ -34,12 +34,12 @@ def is_augmented(test: TestConfig) -> bool:
 
 
 def without_augmentation(test: TestConfig) -> TestConfig:
-    """The same config for a network that sees each picture once."""
+    """The same config for a network that sees each image once."""
     return dataclasses.replace(test, augment_flip=False, augment_short_sides=())
 
 
 def further_recipes(test: TestConfig, canvas: Canvas) -> list[TestConfig]:
-    """How pictures on this canvas are resized for each further short side: all of them fit the recipe's one canvas."""
+    """How images on this canvas are resized for each further short side: all of them fit the recipe's one canvas."""
 
     def scale(side: int, short_side: int, divisor: int = 1) -> int:
         return -(-side * short_side // (test.short_side * divisor)) * divisor
@@ -94,14 +94,14 @@ def check_mirrored(test: TestConfig, num_keypoints: int, mirrored: Sequence[int]
 
 
 def make_variants(sizes: Sequence[tuple[np.ndarray, np.ndarray]], *, flip: bool) -> list[Variant]:
-    """The pictures (images, image_hw) of every size, and after all of these the same flipped."""
+    """The images (images, image_hw) of every size, and after all of these the same flipped."""
     plain = [Variant(images, image_hw, is_flipped=False) for images, image_hw in sizes]
     flipped = [Variant(flip_images(*size), size[1], is_flipped=True) for size in sizes if flip]
     return plain + flipped
 
 
 def flip_images(images: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
-    """Pictures [B, H, W, 3] flipped horizontally, each inside its own size, so that they stay top left."""
+    """Images [B, H, W, 3] flipped horizontally, each inside its own size, so that they stay top left."""
     flipped = np.zeros_like(images)
     for slot, (height, width) in enumerate(image_hw.tolist()):
         flipped[slot, :height, :width] = images[slot, :height, :width][:, ::-1]
@@ -114,7 +114,7 @@ def flip_heat_maps(heat_maps: np.ndarray, mirrored: Sequence[int]) -> np.ndarray
 
 
 def to_reference(detections: Detections, variant: Variant, reference_hw: np.ndarray) -> Detections:
-    """A variant's detections, boxes alone, as they lie in the plain pictures of the sizes [B, 2]."""
+    """A variant's detections, boxes alone, as they lie in the plain images of the sizes [B, 2]."""
     boxes = []
     for found, old_hw, new_hw in zip(detections.boxes, *_positive(variant.image_hw, reference_hw), strict=True):
         boxes.append(resize_boxes(flip_boxes(found, old_hw[1]) if variant.is_flipped else found, old_hw, new_hw))

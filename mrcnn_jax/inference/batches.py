@@ -1,6 +1,6 @@
-"""Pictures of any size become batches of one canvas each, and batches become detections on the host.
+"""Images of any size become batches of one canvas each, and batches become detections on the host.
 
-Shapes: B pictures of a batch, H W canvas.
+Shapes: B images of a batch, H W canvas.
 """
 
 import operator
@@ -23,7 +23,7 @@ config add further arguments, a pair (images, image_hw) each."""
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """Which pictures go together, by their index, and onto which canvas."""
+    """Which images go together, by their index, and onto which canvas."""
 
     canvas: Canvas
     indices: tuple[int, ...]
@@ -31,7 +31,7 @@ class PlannedBatch:
 
 @dataclass(frozen=True)
 class InputBatch:
-    """Network input for the pictures of these indices, in the first slots; the slots after them are filler."""
+    """Network input for the images of these indices, in the first slots; the slots after them are filler."""
 
     indices: tuple[int, ...]
     images: np.ndarray  # [B, H, W, 3] uint8, float32 with the resize "float"
@@ -40,7 +40,7 @@ class InputBatch:
 
 
 def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_size: int) -> list[PlannedBatch]:
-    """Batches of up to `batch_size` pictures that share a canvas, in the order in which their first pictures come."""
+    """Batches of up to `batch_size` images that share a canvas, in the order in which their first images come."""
     by_canvas: dict[Canvas, list[int]] = {}
     for index, (height, width) in enumerate(sizes):
         _, canvas = fit_size(
@@ -56,28 +56,28 @@ def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_
 
 
 def assemble_batch(
-    indices: Sequence[int], pictures: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
+    indices: Sequence[int], images: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
 ) -> InputBatch:
-    """Pictures, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`.
+    """Images, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`.
 
     The same for every further short side of the recipe.
     """
-    images = np.zeros((batch_size, *canvas, 3), np.float32 if test.resize == "float" else np.uint8)
+    padded = np.zeros((batch_size, *canvas, 3), np.float32 if test.resize == "float" else np.uint8)
     image_hw = np.zeros((batch_size, 2), np.int32)
-    for slot, picture in enumerate(pictures):
-        height, width = picture.shape[:2]
+    for slot, image in enumerate(images):
+        height, width = image.shape[:2]
         new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases, test.size_rounding)
-        images[slot, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw, test.resize)
+        padded[slot, : new_hw[0], : new_hw[1]] = resize_image(image, new_hw, test.resize)
         image_hw[slot] = new_hw
     scaled = [
-        assemble_batch(indices, pictures, recipe.canvases[0], recipe, batch_size)
+        assemble_batch(indices, images, recipe.canvases[0], recipe, batch_size)
         for recipe in further_recipes(test, canvas)
     ]
-    return InputBatch(tuple(indices), images, image_hw, tuple((batch.images, batch.image_hw) for batch in scaled))
+    return InputBatch(tuple(indices), padded, image_hw, tuple((batch.images, batch.image_hw) for batch in scaled))
 
 
-def predict_pictures(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[int, ImageHW, Detections]]:
-    """Each picture's index, its size in the network input, and its detections as NumPy arrays.
+def predict_images(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[int, ImageHW, Detections]]:
+    """Each image's index, its size in the network input, and its detections as NumPy arrays.
 
     One batch is under way on the device while the caller works on the one before; no more than that is held.
     """

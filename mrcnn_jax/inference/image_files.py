@@ -1,4 +1,4 @@
-"""Picture files of unknown origin become uint8 RGB arrays, upright as a viewer shows them."""
+"""Image files of unknown origin become uint8 RGB arrays, upright as a viewer shows them."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 """Decoders that may see a file, whatever its name: others, such as PostScript's, run programs."""
 MAX_PIXELS = 50_000_000
-"""Larger pictures are refused from their header: a small file can claim gigabytes."""
+"""Larger images are refused from their header: a small file can claim gigabytes."""
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """Pixels [H, W, 3] uint8 RGB in the displayed frame: the EXIF orientation is applied.
 
     Grey is repeated, alpha dropped, CMYK converted; 16-bit values lose their low byte, float values of 0..1 are scaled.
@@ -24,20 +24,20 @@ def read_picture(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path} is missing or not a regular file.")
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
                 raise DataError(
-                    f"{path} has {picture.width} x {picture.height} pixels, allowed are {MAX_PIXELS // 10**6} million. "
+                    f"{path} has {image.width} x {image.height} pixels, allowed are {MAX_PIXELS // 10**6} million. "
                     "Scale it down."
                 )
-            picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} claims too many pixels. Scale it down.") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path} is no picture, or not in a format of {', '.join(FORMATS)}.") from error
+        raise DataError(f"{path} is no image, or not in a format of {', '.join(FORMATS)}.") from error
     except MemoryError:
         raise
     except Exception as error:  # what decoders raise on damaged files is theirs to choose
@@ -45,21 +45,21 @@ def read_picture(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be decoded ({reason}).") from error
 
 
-def to_rgb(picture: Image.Image) -> np.ndarray:
-    """A decoded Pillow picture of any mode as uint8 RGB [H, W, 3]; ValueError where the range of its values is unclear.
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A decoded Pillow image of any mode as uint8 RGB [H, W, 3]; ValueError where the range of its values is unclear.
 
-    Pillow's own conversion turns every pixel of 16-bit, integer and float pictures white.
+    Pillow's own conversion turns every pixel of 16-bit, integer and float images white.
     """
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if picture.mode == "F":
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if image.mode == "F":
             if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
-                raise ValueError("float values beyond 0..1: store the picture with 8 or 16 bits")
+                raise ValueError("float values beyond 0..1: store the image with 8 or 16 bits")
             grey = np.round(values * 255.0).astype(np.uint8)
         elif values.min() >= 0 and values.max() < 2**16:
             grey = (values >> 8).astype(np.uint8)
         else:
-            raise ValueError("integer values beyond 16 bits: store the picture with 8 or 16 bits")
+            raise ValueError("integer values beyond 16 bits: store the image with 8 or 16 bits")
         return np.repeat(grey[:, :, None], 3, axis=2)
-    picture.info.pop("transparency", None)  # Pillow warns when it drops a palette's
-    return np.asarray(picture.convert("RGB"))
+    image.info.pop("transparency", None)  # Pillow warns when it drops a palette's
+    return np.asarray(image.convert("RGB"))

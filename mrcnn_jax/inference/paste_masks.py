@@ -1,12 +1,12 @@
-"""Box-relative mask probabilities become masks of the picture (NumPy float32).
+"""Box-relative mask probabilities become masks of the image (NumPy float32).
 
 "grid": the grid of m x m probabilities spans its box; a pixel takes the bilinear value at its centre, zero beyond the
 grid, and belongs to the object from the threshold on, as in Detectron2. "integer_box": the grid with a border of zeros
 is resized to the box in whole pixels, and a pixel belongs to the object above the threshold, as in torchvision.
 Interpolation is separable, so one mask is two small matrix products over the box's window of pixels. One detection at
-a time: a run-length code never needs a whole mask of the picture.
+a time: a run-length code never needs a whole mask of the image.
 
-Shapes: n detections, m mask side, H W picture, h w window.
+Shapes: n detections, m mask side, H W image, h w window.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 Method = Literal["grid", "integer_box"]
 Window = tuple[int, int, int, int]
-"""Rows y0 to y1 and columns x0 to x1 of a picture, half-open: (y0, y1, x0, x1)."""
+"""Rows y0 to y1 and columns x0 to x1 of an image, half-open: (y0, y1, x0, x1)."""
 
 
 def interpolation_matrix(start: float, stop: float, size: int, first: int, last: int) -> np.ndarray:
@@ -34,9 +34,9 @@ def interpolation_matrix(start: float, stop: float, size: int, first: int, last:
 def paste_window(
     mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> tuple[np.ndarray, Window]:
-    """The object's pixels, bool [h, w], in the window of pixels that the box touches, clipped to the picture.
+    """The object's pixels, bool [h, w], in the window of pixels that the box touches, clipped to the image.
 
-    mask: [m, m] probabilities; box: x0, y0, x1, y1 in pixels of the picture. An empty box gives an empty window.
+    mask: [m, m] probabilities; box: x0, y0, x1, y1 in pixels of the image. An empty box gives an empty window.
     """
     paste = _paste_grid if method == "grid" else _paste_integer_box
     return paste(mask.astype(np.float32), box, image_hw, threshold)
@@ -87,7 +87,7 @@ def _resize_matrix(length: int, size: int, first: int, last: int) -> np.ndarray:
 def paste_masks(
     masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> np.ndarray:
-    """Masks of the picture, bool [n, H, W], from [n, m, m] probabilities and [n, 4] boxes in pixels of the picture."""
+    """Masks of the image, bool [n, H, W], from [n, m, m] probabilities and [n, 4] boxes in pixels of the image."""
     pasted = np.zeros((len(boxes), *image_hw), dtype=bool)
     for canvas, mask, box in zip(pasted, masks, boxes, strict=True):
         window, (y0, y1, x0, x1) = paste_window(mask, box, image_hw, threshold, method)
@@ -106,10 +106,10 @@ def encode_masks(
 
 
 def encode_window(window: np.ndarray, place: Window, image_hw: tuple[int, int]) -> dict[str, Any]:
-    """Compressed COCO run-length code of a picture that is zero outside one window.
+    """Compressed COCO run-length code of an image that is zero outside one window.
 
     Runs go down the columns, so only the columns of the window are laid out: ten times faster for a usual object than
-    encoding the whole picture.
+    encoding the whole image.
     """
     from pycocotools import mask as coco_mask
 

@@ -1,6 +1,6 @@
-"""Detections in pixels of the network input become detections in pixels of the picture as it was.
+"""Detections in pixels of the network input become detections in pixels of the image as it was.
 
-Shapes: D slots of the device's detections, n of them kept, m mask side, H W picture, K keypoints.
+Shapes: D slots of the device's detections, n of them kept, m mask side, H W image, K keypoints.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from mrcnn_jax.structures import Detections
 
 
 @dataclass(frozen=True, eq=False)
-class PictureDetections:
-    """Detections of one picture on the host, best first, in its own pixels and its data set's category ids."""
+class ImageDetections:
+    """Detections of one image on the host, best first, in its own pixels and its data set's category ids."""
 
     boxes: np.ndarray
-    """[n, 4] float32: x0, y0, x1, y1 in pixels of the picture."""
+    """[n, 4] float32: x0, y0, x1, y1 in pixels of the image."""
     scores: np.ndarray
     """[n] float32."""
     labels: np.ndarray
@@ -33,7 +33,7 @@ class PictureDetections:
     mask_probabilities: np.ndarray
     """[n, m, m] float32, each spread over its box; m is 0 if the model has no mask head."""
     keypoints: np.ndarray
-    """[n, K, 3] float32: x, y in pixels of the picture, score; K is 0 if the model has no keypoint head."""
+    """[n, K, 3] float32: x, y in pixels of the image, score; K is 0 if the model has no keypoint head."""
     image_hw: ImageHW
     test: TestConfig
     categories: tuple[Category, ...]
@@ -58,13 +58,13 @@ class PictureDetections:
         names = {category.id: category.name for category in self.categories}
         return [names[label] for label in self.labels.tolist()]
 
-    def select(self, keep: np.ndarray) -> "PictureDetections":
+    def select(self, keep: np.ndarray) -> "ImageDetections":
         """The detections where `keep`, bool [n] or indices, says so."""
         fields = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
         return replace(self, **{name: getattr(self, name)[keep] for name in fields})
 
-    def resized(self, image_hw: ImageHW) -> "PictureDetections":
-        """The same detections for the picture resized to `image_hw`."""
+    def resized(self, image_hw: ImageHW) -> "ImageDetections":
+        """The same detections for the image resized to `image_hw`."""
         scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
         scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         keypoints = self.keypoints * np.array([scale_x, scale_y, 1.0], np.float32)
@@ -100,8 +100,8 @@ def restore_detections(
     categories: tuple[Category, ...],
     test: TestConfig,
     name: Callable[[], str] = str,
-) -> PictureDetections:
-    """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the picture.
+) -> ImageDetections:
+    """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the image.
 
     Boxes that are empty after this are dropped. Raises NumericalError with the image's name and the part of the network
     that computed values that are not finite, whether or not there are detections.
@@ -121,7 +121,7 @@ def restore_detections(
     boxes = np.clip(boxes, 0.0, [image_hw[1], image_hw[0], image_hw[1], image_hw[0]]).astype(np.float32)
     x0, y0, x1, y1 = boxes.T
     category_ids = np.array([0, *(category.id for category in categories)], np.int64)
-    found = PictureDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test, categories)
+    found = ImageDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test, categories)
     return found.select((x1 > x0) & (y1 > y0))
 
 

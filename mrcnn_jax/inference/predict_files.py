@@ -1,4 +1,4 @@
-"""Files and folders of pictures become predictions.json and, where wanted, pictures with the detections drawn."""
+"""Files and folders of images become predictions.json and, where wanted, images with the detections drawn."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -10,34 +10,34 @@ import numpy as np
 
 from mrcnn_jax.data.transforms import resize_image
 from mrcnn_jax.errors import DataError, StorageError
-from mrcnn_jax.inference.image_files import MAX_PIXELS, SUFFIXES, read_picture
-from mrcnn_jax.inference.postprocessing import PictureDetections
+from mrcnn_jax.inference.image_files import MAX_PIXELS, SUFFIXES, read_image
+from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
 
-DrawFn = Callable[[Path, np.ndarray, PictureDetections], None]
-"""Writes one picture with its detections to a path that ends in .jpg; its folder may not exist yet."""
+DrawFn = Callable[[Path, np.ndarray, ImageDetections], None]
+"""Writes one image with its detections to a path that ends in .jpg; its folder may not exist yet."""
 
 MAX_MASK_BYTES = 10**9
-"""Pictures with more full-size masks than this are drawn smaller."""
+"""Images with more full-size masks than this are drawn smaller."""
 
 BATCHES_HELD = 4
-"""Pictures read before they are predicted, in batches: those of one canvas go together."""
+"""Images read before they are predicted, in batches: those of one canvas go together."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A picture to predict."""
+    """An image to predict."""
 
     path: Path
     name: str
     """Path relative to the named folder, or the file's own name; with / between folders."""
 
 
-def find_pictures(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
-    """The named files, and all picture files in the named folders and below, sorted within each.
+def find_images(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
+    """The named files, and all image files in the named folders and below, sorted within each.
 
     A named file is taken whatever its suffix; hidden files and those under `output`, drawn earlier, are not searched.
-    DataError for an input that does not exist, or if there is no picture.
+    DataError for an input that does not exist, or if there is no image.
     """
     found: dict[Path, InputFile] = {}
     for given in map(Path, inputs):
@@ -52,7 +52,7 @@ def find_pictures(inputs: Sequence[str | Path], output: Path) -> list[InputFile]
         for file in files:
             found.setdefault(file.path.resolve(), file)
     if not found:
-        raise DataError(f"No pictures in {', '.join(map(str, inputs))}. Suffixes are {', '.join(sorted(SUFFIXES))}.")
+        raise DataError(f"No images in {', '.join(map(str, inputs))}. Suffixes are {', '.join(sorted(SUFFIXES))}.")
     return list(found.values())
 
 
@@ -65,11 +65,11 @@ def predict_files(
     draw_score: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, str]:
-    """Writes output/predictions.json and, with `draw`, a picture of each file under output/pictures.
+    """Writes output/predictions.json and, with `draw`, an image of each file under output/images.
 
     Detections with a score of `draw_score` or more are drawn; predictions.json holds all of them.
     A file that cannot be read is recorded and the others are done. predictions.json holds "images" (id, file name,
-    size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
+    size, drawn image), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
 
     Returns: error by file, {} if all went well. Raises StorageError if something cannot be written, and NumericalError,
     without predictions.json, if the network computes NaN or infinity for a file.
@@ -103,24 +103,24 @@ def predict_files(
 
 
 def _read_groups(
-    files: Sequence[InputFile], max_pictures: int, errors: dict[InputFile, str]
+    files: Sequence[InputFile], max_images: int, errors: dict[InputFile, str]
 ) -> Iterator[list[tuple[InputFile, np.ndarray]]]:
-    """Decoded pictures in groups of bounded number and size; files that cannot be read go to `errors`."""
+    """Decoded images in groups of bounded number and size; files that cannot be read go to `errors`."""
     group: list[tuple[InputFile, np.ndarray]] = []
     for file in files:
         try:
-            group.append((file, read_picture(file.path)))
+            group.append((file, read_image(file.path)))
         except DataError as error:
             errors[file] = str(error)
         pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
-        if len(group) >= max_pictures or pixels > 2 * MAX_PIXELS:
+        if len(group) >= max_images or pixels > 2 * MAX_PIXELS:
             yield group
             group = []
     yield group
 
 
-def _fit_for_drawing(image: np.ndarray, found: PictureDetections, score: float) -> tuple[np.ndarray, PictureDetections]:
-    """The detections to draw, and the picture: scaled down where their full-size masks would not fit into memory."""
+def _fit_for_drawing(image: np.ndarray, found: ImageDetections, score: float) -> tuple[np.ndarray, ImageDetections]:
+    """The detections to draw, and the image: scaled down where their full-size masks would not fit into memory."""
     found = found.select(found.scores >= score)
     height, width = found.image_hw
     excess = len(found) * height * width / MAX_MASK_BYTES
@@ -131,7 +131,7 @@ def _fit_for_drawing(image: np.ndarray, found: PictureDetections, score: float) 
 
 
 def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
-    """A path under the pictures folder for each file: its name with the suffix .jpg, numbered where two would clash."""
+    """A path under the images folder for each file: its name with the suffix .jpg, numbered where two would clash."""
     taken: set[str] = set()
     targets = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""A weights folder becomes a function from pictures to detections in the pictures' own pixels."""
+"""A weights folder becomes a function from images to detections in the images' own pixels."""
 
 import difflib
 import functools
@@ -15,19 +15,19 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.data.transforms import flip_map
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.inference.batches import assemble_batch, plan_batches, predict_pictures
-from mrcnn_jax.inference.postprocessing import PictureDetections, restore_detections
+from mrcnn_jax.inference.batches import assemble_batch, plan_batches, predict_images
+from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
 from mrcnn_jax.inference.prediction_program import make_predict_fn
 from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.weights.folder import load_weights
 
 
 class Predictor:
-    """Finds the objects in pictures of any size: `predictor(images)`.
+    """Finds the objects in images of any size: `predictor(images)`.
 
     Runs on one device and compiles once per canvas of the test config (with augmentation, twice per canvas of each
-    short side), at the first picture that needs it or in `warm_up`; after that nothing is compiled, whatever the
-    pictures' sizes and number.
+    short side), at the first image that needs it or in `warm_up`; after that nothing is compiled, whatever the
+    images' sizes and number.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Predictor:
             variables: the model's collections, as in `Weights.variables`.
             categories: label k of the model is categories[k - 1].
             device: where to run; JAX's first device by default.
-            mirrored: for each keypoint the index of the one that it becomes in a flipped picture, which augmentation
+            mirrored: for each keypoint the index of the one that it becomes in a flipped image, which augmentation
                 by flips needs; by default `test_config.keypoint_flip`, or by left and right in the keypoints' names.
         """
         self.model_config = model_config
@@ -68,8 +68,8 @@ class Predictor:
         test = override_test(weights.test, test_overrides)
         return cls(weights.variables, weights.model, test, weights.categories)
 
-    def __call__(self, images: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[PictureDetections]:
-        """The detections in each picture, in the order of the pictures.
+    def __call__(self, images: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[ImageDetections]:
+        """The detections in each image, in the order of the images.
 
         Args:
             images: uint8 RGB arrays [H, W, 3] of any sizes, in a list.
@@ -79,13 +79,13 @@ class Predictor:
             ValueError: the first image that is not of this type and shape.
             NumericalError: an image for which the network computed NaN or infinity.
         """
-        pictures = [check_image(image, index) for index, image in enumerate(_as_sequence(images))]
-        called = dict(enumerate(names or [f"images[{index}]" for index in range(len(pictures))]))
-        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        images = [check_image(image, index) for index, image in enumerate(_as_sequence(images))]
+        called = dict(enumerate(names or [f"images[{index}]" for index in range(len(images))]))
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
         batch_size = self.test_config.batch_size
         batches = (
             assemble_batch(
-                plan.indices, [pictures[index] for index in plan.indices], plan.canvas, self.test_config, batch_size
+                plan.indices, [images[index] for index in plan.indices], plan.canvas, self.test_config, batch_size
             )
             for plan in plan_batches(sizes, self.test_config, batch_size)
         )
@@ -98,9 +98,9 @@ class Predictor:
                 test=self.test_config,
                 name=functools.partial(called.__getitem__, index),
             )
-            for index, resized_hw, detections in predict_pictures(self._predict, batches)
+            for index, resized_hw, detections in predict_images(self._predict, batches)
         }
-        return [found[index] for index in range(len(pictures))]
+        return [found[index] for index in range(len(images))]
 
     def warm_up(self) -> None:
         """Compiles for every canvas, so that no later call has to wait for it."""
@@ -127,7 +127,7 @@ def check_image(image: Any, index: int) -> np.ndarray:
 
 
 def _as_sequence(images: Any) -> Sequence[Any]:
-    """The images; ValueError for a single picture, which would be taken for a list of its rows."""
+    """The images; ValueError for a single image, which would be taken for a list of its rows."""
     if isinstance(images, np.ndarray) and images.ndim != 4:
         raise ValueError(f"Expected a list of images, got one array of shape {images.shape}. Pass [image].")
     if not isinstance(images, (Sequence, np.ndarray)) or isinstance(images, (str, bytes)):

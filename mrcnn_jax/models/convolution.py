@@ -1,4 +1,4 @@
-"""Convolutions: one definition, two forms that fill a TPU's tiles if pictures or channels are few, gradients for CPUs.
+"""Convolutions: one definition, two forms that fill a TPU's tiles if images or channels are few, gradients for CPUs.
 
 Shapes: B images, H x W map, D channels, F features; maps NHWC, kernels [h, w, D / groups, F].
 """
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-TILE_PICTURES = 8
-"""Pictures of a batch that fill the tiles of a TPU."""
+TILE_IMAGES = 8
+"""Images of a batch that fill the tiles of a TPU."""
 TILE_CHANNELS = 128
 """Channels that fill them."""
 
@@ -152,7 +152,7 @@ def differentiate_kernel(x: Array, gradient: Array, window: ConvWindow) -> Array
         image, row = part // (height // rows) * images, part % (height // rows) * rows
         inputs = _take(padded, (image, row * stride, 0, 0), (images, *seen, x.shape[3]))
         outputs = _take(gradient, (image, row, 0, 0), (images, rows, width, features))
-        # A convolution of a picture for each channel, whose own channels are images, with the gradient as its kernel.
+        # A convolution of an image for each channel, whose own channels are images, with the gradient as its kernel.
         # Written so, since in a loop XLA does not bring another order of axes into the one that its library takes.
         inputs = inputs.reshape(images, *seen, groups, depth).transpose(4, 1, 2, 3, 0)
         of_part = jax.lax.conv_general_dilated(
@@ -251,13 +251,13 @@ def choose_tpu_form(x: Array, kernel: Array, window: ConvWindow) -> Callable[...
 
 def count_strips(batch: int, height: int) -> int:
     """Into how many strips of rows a TPU cuts each map: as many as together fill a tile, and divide the height."""
-    return max((n for n in range(1, TILE_PICTURES // max(batch, 1) + 1) if height % n == 0), default=1)
+    return max((n for n in range(1, TILE_IMAGES // max(batch, 1) + 1) if height % n == 0), default=1)
 
 
 def convolve_strips(plain: Callable[..., Array], strips: int, padding: int, x: Array, kernel: Array) -> Array:
     """Returns the convolution of stride 1 of x [B, H, W, D], made of `strips` parts of each map as of a larger batch.
 
-    A TPU lays out what a convolution reads in tiles of eight pictures. To fill them with fewer, the compiler itself
+    A TPU lays out what a convolution reads in tiles of eight images. To fill them with fewer, the compiler itself
     would cut maps between their columns, which moves every tile of them several times.
     """
     batch, height, width, channels = x.shape

@@ -1,6 +1,6 @@
 """Building blocks: convolutions, normalisation, and the mask that keeps padding out of features.
 
-Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the picture's
+Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the image's
 own size rounded up as `size_divisor` says: outside of it a map is zero wherever a window or a RoI reads it, as if the
 canvas were that small.
 """

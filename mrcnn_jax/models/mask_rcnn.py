@@ -46,7 +46,7 @@ class MaskRCNN(nn.Module):
             self.keypoint_head = KeypointHead(config)
 
     def normalise(self, images: Array, image_hw: Array) -> Array:
-        """Returns the network's input [B, H, W, 3] float32: pixels minus mean over std, zero outside the pictures.
+        """Returns the network's input [B, H, W, 3] float32: pixels minus mean over std, zero outside the images.
 
         `images` [B, H, W, 3] uint8 or float32 RGB in 0..255, `image_hw` [B, 2] int32.
         """
@@ -57,14 +57,14 @@ class MaskRCNN(nn.Module):
         return jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0)
 
     def extract_body(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
-        """Returns C2..C5 (with C4 as neck C2..C4), each zero outside the picture's own extent."""
+        """Returns C2..C5 (with C4 as neck C2..C4), each zero outside the image's own extent."""
         pixels = self.normalise(images, image_hw).astype(compute_dtype(self.config))
         return self.backbone(pixels, image_hw, train)
 
     def extract_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
         """Returns the maps that RPN and RoIs see, each [B, H / stride, W / stride, D]: P2..P6, or the last of the body.
 
-        They are zero outside the picture's own extent. `images` [B, H, W, 3] uint8 or float32 RGB, `image_hw` [B, 2]
+        They are zero outside the image's own extent. `images` [B, H, W, 3] uint8 or float32 RGB, `image_hw` [B, 2]
         int32. With `train` sync_bn uses the batch's statistics.
         """
         body_maps = self.extract_body(images, image_hw, train)

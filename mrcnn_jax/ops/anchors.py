@@ -26,7 +26,7 @@ def make_level_anchors(
 ) -> Float[Array, "a 4"]:
     """Returns the [h * w * R, 4] anchors of one map, in the order row, column, cell anchor [R, 4].
 
-    The anchors of cell (0, 0) are centred on the picture's corner (0, 0), as in torchvision and Detectron2.
+    The anchors of cell (0, 0) are centred on the image's corner (0, 0), as in torchvision and Detectron2.
     """
     feature_h, feature_w = feature_hw
     y, x = jnp.arange(feature_h) * stride_yx[0], jnp.arange(feature_w) * stride_yx[1]

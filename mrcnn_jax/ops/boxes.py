@@ -95,7 +95,7 @@ def decode_boxes(
 
 
 def clip_boxes(boxes: Float[Array, "*n 4"], image_hw: Int[Array, "2"]) -> Float[Array, "*n 4"]:
-    """Returns the boxes cut off at the borders of the picture."""
+    """Returns the boxes cut off at the borders of the image."""
     height, width = image_hw[0].astype(jnp.float32), image_hw[1].astype(jnp.float32)
     x0, y0, x1, y1 = split_boxes(boxes)
     x0, x1 = jnp.clip(x0, 0.0, width), jnp.clip(x1, 0.0, width)

@@ -1,7 +1,7 @@
 """RoIAlign over a feature pyramid (paper section 3) and the pyramid level of each RoI (FPN, equation 1).
 
 Every bin is the exact average of bilinear samples, as in torchvision and Detectron2: samples more than one cell outside
-the map count as 0, others are clamped to it. The map ends where the picture's own extent does: what lies beyond is
+the map count as 0, others are clamped to it. The map ends where the image's own extent does: what lies beyond is
 padding. RoIs carry no gradient. Shapes: n RoIs, S output side, C channels, l levels, H x W the map of one level. Sizes
 in cells are pixels divided by the level's stride.
 """
@@ -54,7 +54,7 @@ def align_rois(
 ) -> Float[Array, "n S S C"]:
     """Returns the pooled features of each RoI from its own level, in the features' dtype.
 
-    `extents` are the rows and columns of each level that belong to the picture; all by default.
+    `extents` are the rows and columns of each level that belong to the image; all by default.
 
     `sampling_ratio` samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI and axis.
     `aligned` shifts by half a cell so that pixel centres lie at +0.5; without it sides below one cell count as one.

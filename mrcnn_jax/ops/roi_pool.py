@@ -67,7 +67,7 @@ def pool_whole_cells(
 ) -> Float[Array, "n S S C"]:
     """Returns RoIPool's features of each RoI from its own level, in the features' dtype; bins without cells are 0.
 
-    `extents` are the rows and columns of each level that belong to the picture. RoIs are not longer than the map.
+    `extents` are the rows and columns of each level that belong to the image. RoIs are not longer than the map.
     """
     stride = jnp.asarray(np.asarray(strides, np.float32))[levels]  # [n]
     x0, y0, x1, y1 = ((side / stride).astype(jnp.int32) for side in split_boxes(quantise_rois(rois, levels, strides)))

@@ -191,12 +191,12 @@ class TrainingRun:
         yield from ahead
 
     def check_left_out(self, num_left_out: int, step: int) -> None:
-        """DataError when more than data.max_skip_fraction of the pictures so far, or of an epoch, could not be read."""
+        """DataError when more than data.max_skip_fraction of the images so far, or of an epoch, could not be read."""
         fraction = self.config.data.max_skip_fraction
         total = max(step * self.config.train.batch_size, len(self.train_data))
         if num_left_out > fraction * total:
             raise DataError(
-                f"{self.config.data.train}: {num_left_out} of {total} pictures could not be read, more than "
+                f"{self.config.data.train}: {num_left_out} of {total} images could not be read, more than "
                 f"{fraction:.1%} (--data.max-skip-fraction). Prepare the data again."
             )
 
@@ -210,14 +210,14 @@ class TrainingRun:
         num_dropped = sum(int(number) for number in gather_bytes(str(self.dropped_objects).encode()))
         if num_left_out or num_dropped:
             self.line.say(
-                f"Left out: {num_left_out} pictures that could not be read, "
+                f"Left out: {num_left_out} images that could not be read, "
                 f"{num_dropped} objects beyond --data.max-objects {self.config.data.max_objects}."
             )
         self.line.say(f"Trained to step {step}. Weights: {self.workdir}/weights, curves: {self.workdir}/metrics.jsonl")
         if self.val_data is not None:
             self.line.say(f"Scores: {self.workdir}/evaluation.json, pictures: {self.workdir}/pictures/")
         predict = command_names.typed("predict")
-        self.line.say(f"Next: {predict} --weights {self.workdir} --output {self.workdir}/predictions PICTURES")
+        self.line.say(f"Next: {predict} --weights {self.workdir} --output {self.workdir}/predictions IMAGES")
 
 
 def open_data(config: Config) -> tuple[Dataset, Dataset | None]:

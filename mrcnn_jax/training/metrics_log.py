@@ -145,7 +145,7 @@ class ProgressLine:
             self.say(f"step {step}/{self.num_steps}  {'  '.join(facts)}")
 
     def show_evaluation(self, done: int, total: int) -> None:
-        """Shows how many pictures are evaluated; on a terminal only."""
+        """Shows how many images are evaluated; on a terminal only."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"evaluating {done}/{total}")
 

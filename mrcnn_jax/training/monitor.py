@@ -69,7 +69,7 @@ class StepMonitor:
     ) -> None:
         self.watch = Stopwatch()
         self.num_left_out = 0
-        """Pictures that could not be read, on all devices, in the steps that were read."""
+        """Images that could not be read, on all devices, in the steps that were read."""
         self._log, self._line = log, line
         self._num_steps, self._log_every, self._batch_size = num_steps, log_every, batch_size
         self._num_records, self._learning_rate = num_records, learning_rate

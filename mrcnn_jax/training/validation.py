@@ -1,4 +1,4 @@
-"""Evaluations during a run: scores, pictures and weights of the newest state.
+"""Evaluations during a run: scores, images and weights of the newest state.
 
 workdir/evaluation.json   newest scores                      workdir/weights/   newest evaluated weights
 workdir/pictures/         predictions beside ground truth
@@ -64,7 +64,7 @@ class Validation:
         metrics: dict[str, Any] = {}
         score = None
         if self.data is not None:
-            self.line.say(f"Evaluating step {step} on {len(self.data)} pictures of {self.data.name}.")
+            self.line.say(f"Evaluating step {step} on {len(self.data)} images of {self.data.name}.")
             try:
                 evaluation = evaluate(
                     self.data,
@@ -105,7 +105,7 @@ class Validation:
             raise _EvaluationStopped
 
     def draw_pictures(self, dataset: Dataset, evaluation: Evaluation) -> None:
-        """Draws the first pictures of the validation data with predictions beside ground truth."""
+        """Draws the first images of the validation data with predictions beside ground truth."""
         annotations = dataset.coco_dict()["annotations"]
         for index in range(min(self.config.train.num_pictures, len(dataset))):
             try:

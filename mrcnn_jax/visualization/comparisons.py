@@ -1,4 +1,4 @@
-"""Pictures of predictions beside their ground truth, both given as COCO dicts."""
+"""Images of predictions beside their ground truth, both given as COCO dicts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.visualization.overlays import draw_detections, draw_side_by_side
 
 SCORE_THRESHOLD = 0.5
-"""Predictions are drawn from this score on: the many weak ones that AP needs would hide the picture."""
+"""Predictions are drawn from this score on: the many weak ones that AP needs would hide the image."""
 
 CocoObject = Mapping[str, Any]
 """bbox (x, y, w, h), category_id, segmentation (polygons or RLE), score for predictions."""

@@ -1,7 +1,7 @@
-"""Pictures of detections and of ground truth: masks, contours, boxes and labels drawn on the photograph.
+"""Images of detections and of ground truth: masks, contours, boxes and labels drawn on the photograph.
 
-Everything is sized by the picture, so that a label reads as well on 128 as on 4000 pixels: small pictures are enlarged
-by a whole factor first. n objects, H x W the picture, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
+Everything is sized by the image, so that a label reads as well on 128 as on 4000 pixels: small images are enlarged
+by a whole factor first. n objects, H x W the image, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.errors import StorageError
 
 MIN_SHORT_SIDE = 480
-"""Smaller pictures are enlarged to about this,"""
+"""Smaller images are enlarged to about this,"""
 MAX_ENLARGED_SIDE = 2400
 """unless the long side would exceed this."""
 FILL_OPACITY = 0.4
 MAX_NAME_LENGTH = 24
 MANY_OBJECTS = 25
-"""From so many objects on, labels wider than their object are left out: they would hide the picture."""
+"""From so many objects on, labels wider than their object are left out: they would hide the image."""
 KEYPOINT_SCORE = 0.05
 """Keypoints with a lower score are left out: softmax scores of hidden ones are lower, and logits below zero."""
 
@@ -44,16 +44,16 @@ def draw_detections(
     categories: Sequence[Category],
     keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The picture with its objects drawn on it, uint8 RGB [k H, k W, 3] with k >= 1 the enlargement of small pictures.
+    """The image with its objects drawn on it, uint8 RGB [k H, k W, 3] with k >= 1 the enlargement of small images.
 
     Args:
         image: uint8 RGB [H, W, 3].
-        boxes: [n, 4] in pixels of the picture.
+        boxes: [n, 4] in pixels of the image.
         scores: [n], or None for ground truth.
         labels: [n] data-set category ids.
         masks: bool [n, H, W], or None.
         categories: names of the ids, and the skeletons; an id that is missing is shown as a number.
-        keypoints: [n, K, 3] x, y in pixels of the picture, score; or None.
+        keypoints: [n, K, 3] x, y in pixels of the image, score; or None.
 
     The best object is drawn last and keeps its label where labels collide. Colours go by rank, so that they are stable.
     """
@@ -85,32 +85,32 @@ def draw_detections(
 
 
 def draw_side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
-    """Two uint8 RGB pictures beside each other under their titles, uint8 RGB; the shorter one is padded below."""
+    """Two uint8 RGB images beside each other under their titles, uint8 RGB; the shorter one is padded below."""
     height = max(left.shape[0], right.shape[0])
     text_height = _text_height(left.shape)
     bar, gap = 2 * text_height, max(4, text_height // 3)
     width = left.shape[1] + gap + right.shape[1]
     canvas = np.full((bar + height, width, 3), 255, np.uint8)
-    for picture, title, x0 in ((left, titles[0], 0), (right, titles[1], left.shape[1] + gap)):
-        canvas[bar : bar + picture.shape[0], x0 : x0 + picture.shape[1]] = picture
-        strip = np.ascontiguousarray(canvas[:bar, x0 : x0 + picture.shape[1]])
-        title = safe_name(title, max_length=round(picture.shape[1] / (0.6 * text_height)))
+    for image, title, x0 in ((left, titles[0], 0), (right, titles[1], left.shape[1] + gap)):
+        canvas[bar : bar + image.shape[0], x0 : x0 + image.shape[1]] = image
+        strip = np.ascontiguousarray(canvas[:bar, x0 : x0 + image.shape[1]])
+        title = safe_name(title, max_length=round(image.shape[1] / (0.6 * text_height)))
         _put_text(strip, title, text_height // 2, bar - text_height * 2 // 3, (0, 0, 0), text_height)
-        canvas[:bar, x0 : x0 + picture.shape[1]] = strip
+        canvas[:bar, x0 : x0 + image.shape[1]] = strip
     return canvas
 
 
 def save_picture(path: str | Path, image: np.ndarray) -> None:
-    """Writes a uint8 RGB picture in the format of the suffix, .png or .jpg; makes the folder. Raises StorageError."""
+    """Writes a uint8 RGB image in the format of the suffix, .png or .jpg; makes the folder. Raises StorageError."""
     path = Path(path)
     encoded_ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not encoded_ok:
-        raise ValueError(f"Expected a picture file name ending in .png or .jpg, got {path.name}.")
+        raise ValueError(f"Expected an image file name ending in .png or .jpg, got {path.name}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise StorageError(f"Cannot write the picture {path}: {error.strerror}. Choose another folder.") from error
+        raise StorageError(f"Cannot write the image {path}: {error.strerror}. Choose another folder.") from error
 
 
 def instance_color(rank: int) -> Color:
@@ -145,7 +145,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _rectangle(box: np.ndarray, factor: int, shape: tuple[int, ...]) -> _Rectangle:
-    """Corner pixels of a box on the canvas, inclusive and inside the picture."""
+    """Corner pixels of a box on the canvas, inclusive and inside the image."""
     x0, y0, x1, y1 = (float(side) * factor for side in box)
     height, width = shape[:2]
     return _Rectangle(
@@ -196,7 +196,7 @@ def _draw_skeleton(
 
 
 def _text_height(shape: tuple[int, ...]) -> int:
-    """Height in pixels of label text: a fixed share of the picture, since pictures are looked at in one window size."""
+    """Height in pixels of label text: a fixed share of the image, since images are looked at in one window size."""
     return max(13, round(min(shape[:2]) / 32))
 
 

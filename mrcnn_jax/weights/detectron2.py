@@ -1,6 +1,6 @@
 """Detectron2's names: its model zoo's FPN, C4 and DC5 models, with masks or keypoints.
 
-The file does not say how pictures are normalised or where bottlenecks stride; both follow from the body: MSRA's ResNets
+The file does not say how images are normalised or where bottlenecks stride; both follow from the body: MSRA's ResNets
 see BGR minus mean and stride in the 1x1 convolution, FAIR's ResNeXts see BGR in units of the deviation and stride in
 the 3x3. BGR becomes RGB in the first kernel. Background, the last class there, becomes the first.
 """

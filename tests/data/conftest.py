@@ -33,7 +33,7 @@ class CocoFolder:
         return self.root / "small.json"
 
     def add_image(self, image_id: int, image_hw: tuple[int, int], suffix: str = "png") -> None:
-        """A picture of noise and its entry."""
+        """An image of noise and its entry."""
         noise = np.random.default_rng(image_id).integers(0, 256, (*image_hw, 3), np.uint8)
         name = f"{image_id}.{suffix}"
         assert cv2.imwrite(str(self.images / name), noise)
@@ -67,7 +67,7 @@ class CocoFolder:
 
 @pytest.fixture
 def empty_coco(tmp_path: Path) -> CocoFolder:
-    """Two categories with a gap between their ids, out of order; no pictures."""
+    """Two categories with a gap between their ids, out of order; no images."""
     (tmp_path / "images").mkdir()
     categories = [{"id": 90, "name": "ant"}, {"id": 7, "name": "zebra", "supercategory": "animal"}]
     return CocoFolder(tmp_path, {"images": [], "annotations": [], "categories": categories})
@@ -75,7 +75,7 @@ def empty_coco(tmp_path: Path) -> CocoFolder:
 
 @pytest.fixture
 def small_coco(empty_coco: CocoFolder) -> CocoFolder:
-    """Landscape, portrait and a picture without objects; a polygon, both kinds of RLE and a crowd."""
+    """Landscape, portrait and an image without objects; a polygon, both kinds of RLE and a crowd."""
     for image_id, image_hw, suffix in ((42, (24, 32), "png"), (5, (40, 30), "jpg"), (6, (24, 32), "png")):
         empty_coco.add_image(image_id, image_hw, suffix)
     empty_coco.add_object(1, 42, bbox=[4.25, 6.0, 10.0, 10.1])
@@ -87,7 +87,7 @@ def small_coco(empty_coco: CocoFolder) -> CocoFolder:
 
 @pytest.fixture
 def one_object() -> Callable[..., dict[str, Any]]:
-    """A valid annotation of a picture of 24 x 32 pixels, with changes."""
+    """A valid annotation of an image of 24 x 32 pixels, with changes."""
 
     def make(**changes: Any) -> dict[str, Any]:
         return {"id": 1, "category_id": 7, "bbox": [4.0, 6.0, 10.0, 10.0], "segmentation": SQUARE} | changes

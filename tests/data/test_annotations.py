@@ -14,7 +14,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 def test_decode_counts_by_hand() -> None:
-    # A 2 x 3 picture whose middle column is set: two zeros, two ones, two zeros.
+    # A 2 x 3 image whose middle column is set: two zeros, two ones, two zeros.
     code = coco_mask.encode(np.asfortranarray([[0, 1, 0], [0, 1, 0]], np.uint8))
     np.testing.assert_array_equal(decode_counts(code["counts"].decode()), [2, 2, 2])
     np.testing.assert_array_equal(decode_counts([2, 2, 2]), [2, 2, 2])

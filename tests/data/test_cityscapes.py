@@ -18,7 +18,7 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from mrcnn_jax.data.bitmaps import decode_mask
 from mrcnn_jax.data.cityscapes import CATEGORIES, cityscapes_source, find_splits
 from mrcnn_jax.data.dataset import open_dataset
-from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import DataError
 
@@ -61,7 +61,7 @@ class Folder:
         return path
 
     def add(self, name: str, objects: Any, *, split: str = "train", form: str = "polygons") -> None:
-        """A picture of noise and its label in one of the two forms, the picture as the official code draws it."""
+        """An image of noise and its label in one of the two forms, the image as the official code draws it."""
         noise = np.random.default_rng(len(name)).integers(0, 256, (*IMAGE_HW, 3), np.uint8)
         assert cv2.imwrite(str(self.path("leftImg8bit", name, "_leftImg8bit.png", split)), noise)
         text = json.dumps({"imgHeight": IMAGE_HW[0], "imgWidth": IMAGE_HW[1], "objects": objects})
@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def random_objects(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Objects of every label and its group form, with corners outside the picture, fractions and crossing edges."""
+    """Objects of every label and its group form, with corners outside the image, fractions and crossing edges."""
     names = [label.name for label in official_labels]
     names += [f"{name}group" for name in names if name != "pole"] + ["car", "person"] * 10
     objects = []
@@ -102,7 +102,7 @@ def random_objects(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 def load_all(folder: Folder, split: str = "train") -> list[Any]:
     source = cityscapes_source(folder.root, split)
-    return [source.load(index) for index in range(source.num_pictures)]
+    return [source.load(index) for index in range(source.num_images)]
 
 
 def test_labels_are_the_official_ones() -> None:
@@ -118,9 +118,9 @@ def test_polygons_give_the_official_instances(tmp_path: Path) -> None:
         drawn.add(f"ulm/ulm_{number:06d}_000019", objects)
         given.add(f"ulm/ulm_{number:06d}_000019", objects, form="ids")
     assert not list(drawn.root.rglob("*instanceIds*")) and not list(given.root.rglob("*.json"))
-    pictures = load_all(drawn)
-    assert pictures == load_all(given)
-    annotations = [annotation for picture in pictures for annotation in picture.annotations]
+    images = load_all(drawn)
+    assert images == load_all(given)
+    annotations = [annotation for image in images for annotation in image.annotations]
     assert len({annotation["id"] for annotation in annotations}) == len(annotations)
     assert {(annotation["category_id"], annotation["iscrowd"]) for annotation in annotations} == {
         (category.id, is_crowd) for category in CATEGORIES for is_crowd in (0, 1)
@@ -131,20 +131,20 @@ def test_polygons_give_the_official_instances(tmp_path: Path) -> None:
 def test_groups_are_crowds_and_what_is_hidden_is_cut_off(folder: Folder, form: str) -> None:
     for name in NAMES:
         folder.add(name, SCENE, form=form)
-    pictures = load_all(folder)
-    assert [picture.image_id for picture in pictures] == [1, 2, 3]
-    assert [picture.file_name for picture in pictures] == [f"{name}_leftImg8bit.png" for name in sorted(NAMES)]
-    for picture in pictures:
-        found = [(row["category_id"], row["iscrowd"], row["area"]) for row in picture.annotations]
-        assert found == EXPECTED and picture.image_hw == IMAGE_HW
-        assert all(row["image_id"] == picture.image_id for row in picture.annotations)
-        crowd, person, car, _ = (decode_mask(row["segmentation"], IMAGE_HW) for row in picture.annotations)
+    images = load_all(folder)
+    assert [image.image_id for image in images] == [1, 2, 3]
+    assert [image.file_name for image in images] == [f"{name}_leftImg8bit.png" for name in sorted(NAMES)]
+    for image in images:
+        found = [(row["category_id"], row["iscrowd"], row["area"]) for row in image.annotations]
+        assert found == EXPECTED and image.image_hw == IMAGE_HW
+        assert all(row["image_id"] == image.image_id for row in image.annotations)
+        crowd, person, car, _ = (decode_mask(row["segmentation"], IMAGE_HW) for row in image.annotations)
         assert crowd[40:50, 40:60].all() and crowd[40:50, 70:80].all() and person[5:35, 35:45].all()
         assert car[10:20, 10:35].all() and not car[20:25, 10:15].any()
-        assert picture.annotations[1]["bbox"] == [35.0, 5.0, 10.0, 30.0]
+        assert image.annotations[1]["bbox"] == [35.0, 5.0, 10.0, 30.0]
 
 
-def test_the_id_picture_wins(folder: Folder) -> None:
+def test_the_id_image_wins(folder: Folder) -> None:
     folder.add(NAMES[0], [box("bus", 0, 0, 10, 10)])
     folder.add(NAMES[0], SCENE, form="ids")
     assert len(load_all(folder)[0].annotations) == len(EXPECTED)
@@ -153,12 +153,12 @@ def test_the_id_picture_wins(folder: Folder) -> None:
 def test_from_the_folders_to_a_data_set_and_back(folder: Folder, tmp_path: Path) -> None:
     for name in NAMES:
         folder.add(name, SCENE)
-    folder.add(NAMES[0], [box("sky", 0, 0, 60, 90)])  # a picture without objects
+    folder.add(NAMES[0], [box("sky", 0, 0, 60, 90)])  # an image without objects
     source = cityscapes_source(folder.root, "train")
     assert prepare(source, tmp_path / "prepared", "train", max_skip_fraction=0.0).num_objects == 2 * len(EXPECTED)
     dataset = open_dataset(f"{tmp_path / 'prepared'}:train")
-    pictures = load_all(folder)
-    expected = [annotation for picture in pictures for annotation in picture.annotations]
+    images = load_all(folder)
+    expected = [annotation for image in images for annotation in image.annotations]
     assert dataset.coco_dict()["annotations"] == expected
     assert dataset.categories == CATEGORIES
     assert [len(dataset[index].objects) for index in range(3)] == [4, 0, 4]
@@ -181,7 +181,7 @@ BAD_POLYGONS: list[tuple[str, bytes, str]] = [
     ("no objects", b'{"imgHeight": 60, "imgWidth": 90}', "label has no list of objects"),
     ("object as number", json.dumps(LABEL | {"objects": [3]}).encode(), "label has no list of objects"),
     ("no size", json.dumps(LABEL | {"imgWidth": None}).encode(), "label has no imgHeight and imgWidth"),
-    ("other size", json.dumps(LABEL | {"imgWidth": 10**9}).encode(), "size of the label differs from the picture"),
+    ("other size", json.dumps(LABEL | {"imgWidth": 10**9}).encode(), "size of the label differs from the image"),
     ("unknown label", with_object(label="unicorn"), "label names an unknown class"),
     ("unknown group", with_object(label="unicorngroup"), "label names an unknown class"),
     ("no label", with_object(label=None), "label names an unknown class"),
@@ -207,7 +207,7 @@ def test_bad_polygons_are_named(folder: Folder, data: bytes, reason: str) -> Non
     folder.polygons(NAMES[1]).write_bytes(data)
     source = cityscapes_source(folder.root, "train")
     assert len(source.load(0).annotations) == len(EXPECTED)
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         source.load(1)
     assert caught.value.reason == reason
     assert source.describe(1) == f"image 2 '{NAMES[1]}_leftImg8bit.png'"
@@ -215,9 +215,9 @@ def test_bad_polygons_are_named(folder: Folder, data: bytes, reason: str) -> Non
 
 BAD_IDS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("empty", lambda path: path.write_bytes(b""), "label cannot be decoded"),
-    ("no picture", lambda path: path.write_bytes(b"text"), "label cannot be decoded"),
-    ("8 bits", lambda path: cv2.imwrite(str(path), np.zeros(IMAGE_HW, np.uint8)), "label is not a grey picture of"),
-    ("colour", lambda path: cv2.imwrite(str(path), np.zeros((*IMAGE_HW, 3), np.uint16)), "label is not a grey picture"),
+    ("no image", lambda path: path.write_bytes(b"text"), "label cannot be decoded"),
+    ("8 bits", lambda path: cv2.imwrite(str(path), np.zeros(IMAGE_HW, np.uint8)), "label is not a grey image of"),
+    ("colour", lambda path: cv2.imwrite(str(path), np.zeros((*IMAGE_HW, 3), np.uint16)), "label is not a grey image"),
     ("other size", lambda path: cv2.imwrite(str(path), np.zeros((9, 9), np.uint16)), "size of the label differs from"),
     ("a folder", lambda path: path.mkdir(), "label is not a regular file"),
     ("dangling", lambda path: path.symlink_to("none"), "label is missing"),
@@ -226,21 +226,21 @@ BAD_IDS: list[tuple[str, Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.parametrize(("write", "reason"), [row[1:] for row in BAD_IDS], ids=[row[0] for row in BAD_IDS])
-def test_bad_id_pictures_are_named(folder: Folder, write: Callable[[Path], Any], reason: str) -> None:
+def test_bad_id_images_are_named(folder: Folder, write: Callable[[Path], Any], reason: str) -> None:
     folder.add(NAMES[0], SCENE)
     write(folder.ids(NAMES[0]))
-    with pytest.raises(PictureError, match=reason):
+    with pytest.raises(ImageError, match=reason):
         cityscapes_source(folder.root, "train").load(0)
 
 
-def test_bad_pictures_are_named(folder: Folder) -> None:
+def test_bad_images_are_named(folder: Folder) -> None:
     for name in NAMES:
         folder.add(name, SCENE)
     folder.path("leftImg8bit", NAMES[0], "_leftImg8bit.png").write_bytes(b"")
     folder.polygons(NAMES[1]).unlink()
     source = cityscapes_source(folder.root, "train")
-    for index, reason in ((1, "picture cannot be decoded"), (2, "label is missing")):
-        with pytest.raises(PictureError, match=reason):
+    for index, reason in ((1, "image cannot be decoded"), (2, "label is missing")):
+        with pytest.raises(ImageError, match=reason):
             source.load(index)
     source.load(0)
 
@@ -252,10 +252,10 @@ def test_missing_folders_and_labels_are_one_line(folder: Folder) -> None:
         find_splits(folder.root)
     folder.add(NAMES[0], SCENE, split="test")
     folder.polygons(NAMES[0], "test").unlink()
-    hint = "labels no object of any class. The labels of Cityscapes' test pictures are not published"
+    hint = "labels no object of any class. The labels of Cityscapes' test images are not published"
     with pytest.raises(DataError, match=hint):
         cityscapes_source(folder.root, "test")
-    for form in ("polygons", "ids"):  # what the archive has for the test pictures
+    for form in ("polygons", "ids"):  # what the archive has for the test images
         folder.add(NAMES[0], [box("ego vehicle", 0, 0, 60, 90)], split="test", form=form)
         with pytest.raises(DataError, match=hint):
             cityscapes_source(folder.root, "test")
@@ -264,7 +264,7 @@ def test_missing_folders_and_labels_are_one_line(folder: Folder) -> None:
     (folder.root / "leftImg8bit" / "val").mkdir()
     (folder.root / "gtFine" / "val").mkdir()
     assert find_splits(folder.root) == ("val",)
-    with pytest.raises(DataError, match="has no pictures"):
+    with pytest.raises(DataError, match="has no images"):
         cityscapes_source(folder.root, "val")
 
 
@@ -293,8 +293,8 @@ def test_the_script_prepares_the_splits_that_are_there(folder: Folder, tmp_path:
     done = run_script("--root", folder.root, "--to", to)
     assert done.returncode == 0, done.stderr
     for split in ("train", "val"):
-        assert f"Wrote {to / split}: 1 pictures, 4 objects, 8 classes from cityscapes {split}." in done.stdout
+        assert f"Wrote {to / split}: 1 images, 4 objects, 8 classes from cityscapes {split}." in done.stdout
     assert f"--data.train {to}:train --data.val {to}:val" in done.stdout
     done = run_script("--root", folder.root, "--to", to, "--split", "val", "test")
     assert done.returncode == DataError.exit_code and f"Reused {to / 'val'}" in done.stdout
-    assert len(done.stderr.splitlines()) == 1 and "test pictures are not published" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "test images are not published" in done.stderr

@@ -12,7 +12,7 @@ from mrcnn_jax.data.coco import coco_source, read_coco
 from mrcnn_jax.errors import DataError
 
 
-def test_categories_ascend_by_id_and_objects_join_their_picture(small_coco: Any) -> None:
+def test_categories_ascend_by_id_and_objects_join_their_image(small_coco: Any) -> None:
     small_coco.write()
     coco = read_coco(small_coco.annotations)
     assert coco.categories == (Category(7, "zebra"), Category(90, "ant"))
@@ -29,12 +29,12 @@ def test_keypoints_of_categories(small_coco: Any) -> None:
     assert read_coco(small_coco.annotations).categories[1] == Category(90, "ant", ("nose", "tail"), ((1, 2),))
 
 
-def test_pictures_without_annotations_can_be_left_out(small_coco: Any) -> None:
+def test_images_without_annotations_can_be_left_out(small_coco: Any) -> None:
     small_coco.write()
     folder = small_coco.images
     whole = coco_source(folder, small_coco.annotations)
     objects = coco_source(folder, small_coco.annotations, annotated_only=True)
-    assert (whole.num_pictures, objects.num_pictures) == (3, 2)
+    assert (whole.num_images, objects.num_images) == (3, 2)
     assert (whole.num_left_out, objects.num_left_out) == (0, 1)
     assert whole.fingerprint != objects.fingerprint
     small_coco.content["categories"][0] |= {"keypoints": ["nose", "tail"], "skeleton": []}
@@ -43,7 +43,7 @@ def test_pictures_without_annotations_can_be_left_out(small_coco: Any) -> None:
     others[-1]["keypoints"] = [0] * 6
     small_coco.write()
     visible = coco_source(folder, small_coco.annotations, annotated_only=True)
-    assert [visible.describe(index) for index in range(visible.num_pictures)] == [whole.describe(0)]
+    assert [visible.describe(index) for index in range(visible.num_images)] == [whole.describe(0)]
 
 
 @pytest.mark.parametrize(

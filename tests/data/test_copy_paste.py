@@ -1,4 +1,4 @@
-"""Copy-paste: pixels, masks, boxes and areas of the pasted picture agree, against full-size masks."""
+"""Copy-paste: pixels, masks, boxes and areas of the pasted image agree, against full-size masks."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from mrcnn_jax.data.dataset import ObjectRecord, Record
 from mrcnn_jax.errors import DataError
 
 BASE = 50
-"""Brightness of the picture below; the other one is brighter, and different everywhere."""
+"""Brightness of the image below; the other one is brighter, and different everywhere."""
 
 
 def make_object(object_id: int, mask: np.ndarray, **changes: Any) -> ObjectRecord:

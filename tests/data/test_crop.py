@@ -1,4 +1,4 @@
-"""Large-scale jitter: what a cropped sample says about its objects, against masks of the whole picture."""
+"""Large-scale jitter: what a cropped sample says about its objects, against masks of the whole image."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def sample_of(record: Record, seed: int, flip: bool = False, **changes: Any) -> 
 
 
 def find_place(whole: np.ndarray, part: np.ndarray) -> tuple[int, int]:
-    """The only top and left at which the whole picture shows the part."""
+    """The only top and left at which the whole image shows the part."""
     (height, width), room = part.shape[:2], np.subtract(whole.shape[:2], part.shape[:2]) + 1
     found = [
         (top, left)
@@ -75,7 +75,7 @@ def expected_bitmap(
     """A clipped triangle at the centres of the bitmap's cells, and where rounding cannot have changed it.
 
     Outlines are rounded to cells, or to original pixels: those of an RLE, and where so little of a polygon is left that
-    it is rasterised in the picture. There the box's corners are rounded, too.
+    it is rasterised in the image. There the box's corners are rounded, too.
     """
     cells, sides = (np.arange(28) + 0.5) / 28, box[2:] - box[:2]
     x, y = np.meshgrid((box[0] + cells * sides[0] + place[1]) / 6, (box[1] + cells * sides[1] + place[0]) / 6)
@@ -90,7 +90,7 @@ def expected_bitmap(
 
 @pytest.mark.parametrize("as_rle", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_cropped_sample_agrees_with_the_whole_picture(as_rle: bool, flip: bool) -> None:
+def test_a_cropped_sample_agrees_with_the_whole_image(as_rle: bool, flip: bool) -> None:
     record = make_record(as_rle)
     whole = cv2.resize(record.image, (180, 120), interpolation=cv2.INTER_LINEAR)  # 60 x 90, doubled: 6 times as large
     num_seen, num_hidden, certain = 0, 0, []
@@ -133,7 +133,7 @@ def check_keypoints(found: np.ndarray, item: ObjectRecord, place: tuple[int, int
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_a_smaller_picture_is_whole() -> None:
+def test_a_smaller_image_is_whole() -> None:
     sample = sample_of(make_record(), 0, scale_jitter=(0.5, 0.5))
     assert sample.image_hw == (30, 45) and sample.image[30:].max() == 0 and sample.image[:, 45:].max() == 0
     plain = sample_of(make_record(), 0)

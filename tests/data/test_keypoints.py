@@ -35,7 +35,7 @@ def test_a_flip_map_exchanges_pairs(flip: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("flip", "expected"), [((), [8.5, 2.5, 1.5, 0]), ((3, 1, 2, 0), [0, 1.5, 2.5, 8.5])])
 def test_the_stream_flips_by_the_config_or_by_name(small_coco, flip: tuple[int, ...], expected: list[float]) -> None:
     small_coco.content["categories"][1]["keypoints"] = list(NAMES)
-    points = [23.0, 8, 2, 30.0, 8, 2, 29.0, 9, 1, 0, 0, 0]  # in a picture 32 wide
+    points = [23.0, 8, 2, 30.0, 8, 2, 29.0, 9, 1, 0, 0, 0]  # in an image 32 wide
     small_coco.content["annotations"][0]["keypoints"] = points
     dataset = small_coco.prepare()
     config = replace(CONFIG, short_sides=(24,), flip_probability=1.0, keypoint_flip=flip)

@@ -18,7 +18,7 @@ CONFIG = DataConfig(
 
 @pytest.fixture
 def dataset(empty_coco: Any) -> Dataset:
-    """Nine pictures, six landscape and three portrait, with up to three objects."""
+    """Nine images, six landscape and three portrait, with up to three objects."""
     for index in range(9):
         image_hw = (24, 32) if index % 3 else (32, 24)
         empty_coco.add_image(100 + index, image_hw)
@@ -56,7 +56,7 @@ def test_shapes_and_types(dataset: Dataset) -> None:
         np.testing.assert_array_equal(batch.image_id, 100 + batch.sample_index % 9)
 
 
-def test_an_epoch_shows_every_picture_once(dataset: Dataset) -> None:
+def test_an_epoch_shows_every_image_once(dataset: Dataset) -> None:
     one_canvas = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),)}))
     ids = np.concatenate([batch.image_id for batch in stream(dataset, config=one_canvas, batch_size=3, num_steps=6)])
     assert sorted(ids[:9]) == sorted(ids[9:]) == list(range(100, 109)) and ids[:9].tolist() != ids[9:].tolist()
@@ -93,7 +93,7 @@ def test_seeds_change_order_and_augmentation(dataset: Dataset) -> None:
     assert len(sizes) > 2  # both short sides, in different rows
 
 
-def test_a_picture_is_augmented_anew_in_every_epoch(empty_coco: Any) -> None:
+def test_a_image_is_augmented_anew_in_every_epoch(empty_coco: Any) -> None:
     empty_coco.add_image(1, (24, 32))
     batches = list(stream(empty_coco.prepare(), batch_size=8, num_steps=2))
     outcomes = {image.tobytes() for batch in batches for image in batch.images}
@@ -104,12 +104,12 @@ def test_dropped_objects_are_counted(dataset: Dataset) -> None:
     one_canvas = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),)}))
     batches = stream(dataset, config=one_canvas, batch_size=9, num_steps=2)
     next(batches)
-    assert batches.dropped_objects == 2  # two pictures have three objects for two slots
+    assert batches.dropped_objects == 2  # two images have three objects for two slots
     next(batches)
     assert batches.dropped_objects == 4
 
 
-def test_unreadable_pictures_become_invalid_images(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_images_become_invalid_images(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail_for_104(self: Dataset, index: int) -> Any:
         if self.image_ids[index] == 104:
             raise DataError("record is damaged")
@@ -126,7 +126,7 @@ def test_unreadable_pictures_become_invalid_images(dataset: Dataset, monkeypatch
         assert not batch.ground_truth.valid[row].any()
     assert num_batches == 2
     strict = DataConfig(**(vars(tolerant) | {"max_skip_fraction": 0.01}))
-    with pytest.raises(DataError, match=r"1 of 9 pictures cannot be read.*\[104\]"):
+    with pytest.raises(DataError, match=r"1 of 9 images cannot be read.*\[104\]"):
         list(stream(dataset, config=strict, batch_size=9))
 
 

@@ -85,8 +85,8 @@ def test_bad_parts_are_skipped_and_counted(small_coco: Any) -> None:
     skipped = json.loads((dataset.path / "skipped.json").read_text())
     assert skipped["num_images"] == 4 and skipped["num_objects"] == 6
     assert skipped["images"] == {
-        "picture is missing": {"count": 1, "which": ["image 5 '5.jpg'"]},
-        "picture cannot be decoded": {"count": 1, "which": ["image 11 '11.png'"]},
+        "image is missing": {"count": 1, "which": ["image 5 '5.jpg'"]},
+        "image cannot be decoded": {"count": 1, "which": ["image 11 '11.png'"]},
     }
     assert {reason: row["count"] for reason, row in skipped["objects"].items()} == {
         "bbox has no extent": 1,
@@ -99,17 +99,17 @@ def test_bad_parts_are_skipped_and_counted(small_coco: Any) -> None:
 def test_too_much_skipped_is_an_error_that_leaves_nothing(small_coco: Any) -> None:
     small_coco.add_object(13, 6, bbox=[0, 0, 0, 0])
     with pytest.raises(
-        DataError, match=r"3 pictures and 5 objects: 1 objects skipped: bbox has no extent \(annotation 13"
+        DataError, match=r"3 images and 5 objects: 1 objects skipped: bbox has no extent \(annotation 13"
     ):
         small_coco.prepare()
     assert list((small_coco.root / "prepared").iterdir()) == []
     assert len(small_coco.prepare(max_skip_fraction=0.2)) == 3
 
 
-def test_no_usable_picture_is_an_error(small_coco: Any) -> None:
+def test_no_usable_image_is_an_error(small_coco: Any) -> None:
     for path in small_coco.images.iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="3 pictures skipped: picture is missing"):
+    with pytest.raises(DataError, match="3 images skipped: image is missing"):
         small_coco.prepare(max_skip_fraction=1.0)
 
 
@@ -163,16 +163,16 @@ def test_the_script_ends_with_the_documented_exit_codes(small_coco: Any, tmp_pat
     inputs = ("coco", "--images", small_coco.images, "--annotations", small_coco.annotations)
     done = run_script(*inputs, "--to", tmp_path / "a", "--split", "val")
     assert done.returncode == 0, done.stderr
-    assert f"Wrote {tmp_path / 'a' / 'val'}: 3 pictures, 4 objects, 2 classes" in done.stdout
+    assert f"Wrote {tmp_path / 'a' / 'val'}: 3 images, 4 objects, 2 classes" in done.stdout
     assert "Next: python scripts/train.py" in done.stdout
     (small_coco.images / "6.png").write_bytes(b"")
     done = run_script(*inputs, "--to", tmp_path / "b")
-    assert done.returncode == 3 and done.stderr.startswith("error: ") and "picture cannot be decoded" in done.stderr
+    assert done.returncode == 3 and done.stderr.startswith("error: ") and "image cannot be decoded" in done.stderr
     done = run_script(*inputs, "--to", tmp_path / "a", "--split", "val")
     assert done.returncode == 2 and "--overwrite" in done.stderr
 
 
-def test_decoded_pictures_equal_the_files(small_coco: Any) -> None:
+def test_decoded_images_equal_the_files(small_coco: Any) -> None:
     import cv2
 
     record = small_coco.prepare()[0]

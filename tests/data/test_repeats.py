@@ -1,4 +1,4 @@
-"""Repeat-factor sampling, and the stream with everything that changes pictures switched on."""
+"""Repeat-factor sampling, and the stream with everything that changes images switched on."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ ALL = {"scale_jitter": (0.5, 2.0), "copy_paste_probability": 0.7, "repeat_thresh
 
 @pytest.fixture
 def dataset(empty_coco: Any) -> Dataset:
-    """Eight pictures: seven show category 7, one category 90 as well; a crowd of 90 in another counts for nothing."""
+    """Eight images: seven show category 7, one category 90 as well; a crowd of 90 in another counts for nothing."""
     for index in range(8):
         empty_coco.add_image(100 + index, (24, 32))
         empty_coco.add_object(index + 1, 100 + index, **({"category_id": 90} if index == 3 else {}))
@@ -38,7 +38,7 @@ def stream(dataset: Dataset, changes: dict[str, Any], **options: Any) -> list[An
 
 
 def test_factors_golden() -> None:
-    # Category 1 in all of four pictures, 2 in one of them (twice there), 4 in two; none in the last.
+    # Category 1 in all of four images, 2 in one of them (twice there), 4 in two; none in the last.
     labels = [np.array(row, np.int64) for row in ([1, 2, 2], [1], [1, 4], [1, 4], [])]
     expected = [np.sqrt(0.9 / 0.2), np.sqrt(0.9 / 0.8), np.sqrt(0.9 / 0.4), np.sqrt(0.9 / 0.4), 1]
     np.testing.assert_allclose(repeat_factors(labels, 0.9), expected)
@@ -69,7 +69,7 @@ def test_labels_of_the_data_set(dataset: Dataset, monkeypatch: pytest.MonkeyPatc
     assert dataset.labels()[3].tolist() == []
 
 
-def test_rare_pictures_come_up_more_often(dataset: Dataset) -> None:
+def test_rare_images_come_up_more_often(dataset: Dataset) -> None:
     # The rare category's factor is sqrt(0.5 / (1 / 8)) = 2: nine entries in an epoch.
     changes = {"repeat_threshold": 0.5, "scale_jitter": (0.4, 1.0)}
     batches = stream(dataset, changes, batch_size=9, num_steps=4)

@@ -22,7 +22,7 @@ def make_object(object_id: int, box: tuple[float, float, float, float], **change
 
 
 def make_record(*objects: ObjectRecord) -> Record:
-    """A picture of 20 x 30 pixels that is brighter to the right."""
+    """An image of 20 x 30 pixels that is brighter to the right."""
     image = np.broadcast_to(np.linspace(0, 232, 30)[:, None], (20, 30, 3)).astype(np.uint8)
     return Record(1, "a.png", np.ascontiguousarray(image), objects)
 

@@ -1,4 +1,4 @@
-"""Generated pictures: reproducible, masks are the visible parts, and nothing visible is unlabelled."""
+"""Generated images: reproducible, masks are the visible parts, and nothing visible is unlabelled."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def test_outlines(name: str, inside: list, outside: list, area: float) -> None:
     assert abs(test(*GRID).mean() * 2.41**2 - area) < 0.03
 
 
-def test_a_picture_is_a_function_of_seed_stream_and_index() -> None:
+def test_a_image_is_a_function_of_seed_stream_and_index() -> None:
     again = draw_scene(0, 0, 3)
     np.testing.assert_array_equal(again.image, SCENES[3].image)
     np.testing.assert_array_equal(again.masks, SCENES[3].masks)
@@ -58,7 +58,7 @@ def test_a_mask_is_what_lies_in_front_and_covers_half_of_the_pixel(monkeypatch: 
 
 
 def _tile(row: Any, image_hw: tuple[int, ...]) -> np.ndarray:
-    """The row [1, w] repeated down and to the right, cut to the picture's size."""
+    """The row [1, w] repeated down and to the right, cut to the image's size."""
     return np.tile(row, (image_hw[0], 40))[:, : image_hw[1]]
 
 
@@ -116,7 +116,7 @@ def test_fingerprints_tell_sources_apart() -> None:
     assert len({source.fingerprint for source in sources}) == 4
 
 
-def test_hard_pictures_have_thin_and_hidden_shapes() -> None:
+def test_hard_images_have_thin_and_hidden_shapes() -> None:
     scenes = [draw_scene(0, 0, index, HARD) for index in range(12)]
     assert {label for scene in scenes for label in scene.labels} == {1, 2, 3, 4, 5}
 

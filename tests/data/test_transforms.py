@@ -30,7 +30,7 @@ def test_the_smallest_canvas_that_fits() -> None:
     assert fit_size((100, 150), 250, 400, canvases) == ((250, 375), (512, 512))
 
 
-def test_without_a_fitting_canvas_the_picture_is_scaled_down() -> None:
+def test_without_a_fitting_canvas_the_image_is_scaled_down() -> None:
     canvases = ((128, 256), (160, 160))
     assert fit_size((100, 400), 300, 1200, canvases) == ((64, 256), (128, 256))
     assert fit_size((400, 100), 300, 1200, canvases) == ((160, 40), (160, 160))
@@ -44,7 +44,7 @@ def test_sizes_always_fit_their_canvas_and_stay_positive() -> None:
         assert 1 <= new_height <= canvas[0] and 1 <= new_width <= canvas[1]
 
 
-def test_resize_keeps_constant_pictures_and_averages_when_it_shrinks() -> None:
+def test_resize_keeps_constant_images_and_averages_when_it_shrinks() -> None:
     image = np.full((40, 30, 3), 77, np.uint8)
     for new_hw in ((40, 30), (80, 61), (13, 9), (1, 1)):
         resized = resize_image(image, new_hw)
@@ -54,7 +54,7 @@ def test_resize_keeps_constant_pictures_and_averages_when_it_shrinks() -> None:
     assert np.unique(resize_image(stripes, (10, 10))).tolist() == [50]
 
 
-def test_pad_puts_the_picture_into_the_top_left_corner() -> None:
+def test_pad_puts_the_image_into_the_top_left_corner() -> None:
     padded = pad_to_canvas(np.ones((2, 3, 3), np.uint8), (4, 5))
     expected = np.zeros((4, 5, 3), np.uint8)
     expected[:2, :3] = 1
@@ -63,7 +63,7 @@ def test_pad_puts_the_picture_into_the_top_left_corner() -> None:
         pad_to_canvas(np.ones((5, 5, 3), np.uint8), (4, 5))
 
 
-def test_boxes_follow_their_picture() -> None:
+def test_boxes_follow_their_image() -> None:
     boxes = np.array([[1.0, 2.0, 5.0, 8.0], [0.0, 0.0, 10.0, 20.0]])
     np.testing.assert_array_equal(resize_boxes(boxes, (20, 10), (40, 30)), [[3, 4, 15, 16], [0, 0, 30, 40]])
     flipped = flip_boxes(boxes, 10)

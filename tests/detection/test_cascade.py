@@ -53,7 +53,7 @@ def seen_rois(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def make_tables(seed: int = 0) -> dict[str, Any]:
-    """Outputs of three heads for two images; of the deltas some are large enough to throw a RoI out of the picture."""
+    """Outputs of three heads for two images; of the deltas some are large enough to throw a RoI out of the image."""
     rng = np.random.default_rng(seed)
     deltas = rng.normal(0, 0.8, (3, 2, NUM, 1, 4))
     deltas[0, :, 0, 0, 0] = 100.0  # ten widths to the right
@@ -137,7 +137,7 @@ def test_losses_rois_and_gradients_equal_the_loop(seen_rois: list[Any]) -> None:
     assert sorted(found) == sorted(losses)
     for name, loss in losses.items():
         np.testing.assert_allclose(found[name], loss, rtol=1e-4, err_msg=name)
-    assert len(rois) == 3 and rois[0][:, 0].any() and not rois[1][:, 0].any()  # row 0 left the picture
+    assert len(rois) == 3 and rois[0][:, 0].any() and not rois[1][:, 0].any()  # row 0 left the image
     for stage, expected in enumerate(rois):
         np.testing.assert_allclose(seen_rois[stage], expected, atol=1e-4)
     # The heads' own gradients are those of their own losses: boxes carry none. The maps receive a third of the sum.

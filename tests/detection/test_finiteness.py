@@ -1,4 +1,4 @@
-"""Parts of the network that compute NaN or infinity are marked, for their picture alone; the first one is named."""
+"""Parts of the network that compute NaN or infinity are marked, for their image alone; the first one is named."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +36,7 @@ def program(name: str) -> Callable[..., Detections]:
 
 @cache
 def variables_of(name: str) -> dict:
-    """With small last layers, so that boxes stay in the picture."""
+    """With small last layers, so that boxes stay in the image."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * (0.01 if path[-2].key in ("objectness", "deltas", "logits") else 1.0),
         tiny.make_variables(MODELS[name]),
@@ -44,7 +44,7 @@ def variables_of(name: str) -> dict:
 
 
 def make_images(name: str) -> np.ndarray:
-    """A picture, a filler with garbage in it, and another picture."""
+    """An image, a filler with garbage in it, and another image."""
     images = np.full((3, 64, 96, 3), 77, INPUT_TYPES.get(name, np.uint8))
     for slot, seed in ((0, 1), (2, 2)):
         images[slot, :60, :80] = tiny.make_batch(1, (60, 80), seed=seed).images[0]
@@ -52,7 +52,7 @@ def make_images(name: str) -> np.ndarray:
 
 
 def run(name: str, variables: dict, images: np.ndarray | None = None) -> tuple[list[str], Detections]:
-    """The first part that is not finite in each picture, filler left out, and the detections."""
+    """The first part that is not finite in each image, filler left out, and the detections."""
     images = make_images(name) if images is None else images
     found = jax.device_get(program(name)(variables, images, SIZES))
     assert found.not_finite.shape == (3,) and found.not_finite.dtype == np.int32
@@ -127,11 +127,11 @@ def test_cascades_and_other_necks_name_theirs(name: str, leaf: str, part: str) -
     assert run(name, plant(name, leaf, np.nan))[0] == [part, part]
 
 
-def test_only_the_picture_that_is_not_finite_is_marked() -> None:
+def test_only_the_image_that_is_not_finite_is_marked() -> None:
     _, expected = run("dc5", variables_of("dc5"))
     images = make_images("dc5")
     images[2, 30, 40, 1] = np.nan
-    images[0, 60:] = images[:, :, 80:] = images[1] = np.nan  # outside of the pictures
+    images[0, 60:] = images[:, :, 80:] = images[1] = np.nan  # outside of the images
     parts, found = run("dc5", variables_of("dc5"), images)
     assert parts == ["", "the backbone"]
     jax.tree.map(lambda leaf, other: np.testing.assert_array_equal(leaf[0], other[0]), found, expected)

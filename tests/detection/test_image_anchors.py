@@ -1,4 +1,4 @@
-"""Anchors of one picture on its canvas: all levels, and valid only inside the picture's own extent."""
+"""Anchors of one image on its canvas: all levels, and valid only inside the image's own extent."""
 
 import jax
 import jax.numpy as jnp
@@ -36,5 +36,5 @@ def test_only_the_extent_is_valid():
         np.testing.assert_array_equal(level.valid, expected.ravel())
 
 
-def test_a_picture_of_size_zero_has_none():
+def test_a_image_of_size_zero_has_none():
     assert not any(level.valid.any() for level in jitted_anchors((96, 64), jnp.array([0, 0]), CONFIG))

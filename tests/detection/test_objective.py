@@ -159,7 +159,7 @@ def test_order_of_images_does_not_matter(objective):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5 * scale), turned_gradients, gradients)
 
 
-def test_pictures_without_objects(objective):
+def test_images_without_objects(objective):
     truth = jax.tree.map(jnp.zeros_like, BATCH.ground_truth)
     sums, gradients = objective(BATCH.replace(ground_truth=truth))
     assert sums["loss/rpn_box"] == sums["loss/box"] == sums["loss/mask"] == sums["foreground_rois"] == 0

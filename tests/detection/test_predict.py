@@ -1,4 +1,4 @@
-"""Prediction: the same picture alone, among others and on another canvas; fillers; ranges and types."""
+"""Prediction: the same image alone, among others and on another canvas; fillers; ranges and types."""
 
 from dataclasses import replace
 from functools import cache
@@ -23,23 +23,23 @@ def run(variables, images, image_hw) -> Detections:
     return predict(variables, images, image_hw, model=MODEL, config=CONFIG)
 
 
-def put(picture: np.ndarray, canvas: tuple[int, int], fill: int = 0) -> np.ndarray:
+def put(image: np.ndarray, canvas: tuple[int, int], fill: int = 0) -> np.ndarray:
     padded = np.full((*canvas, 3), fill, np.uint8)
-    padded[: picture.shape[0], : picture.shape[1]] = picture
+    padded[: image.shape[0], : image.shape[1]] = image
     return padded
 
 
 @cache
 def results() -> tuple[Detections, Detections, Detections]:
-    """One picture alone on its canvas; on a larger canvas first and then last of three, the second a filler."""
+    """One image alone on its canvas; on a larger canvas first and then last of three, the second a filler."""
     variables = tiny.make_variables(tiny.MODEL)
-    picture, other = (np.asarray(tiny.make_batch(1, (60, 80), seed=s).images[0]) for s in (1, 2))
-    alone = run(variables, jnp.asarray(put(picture, (64, 96)))[None], jnp.array([[60, 80]]))
+    image, other = (np.asarray(tiny.make_batch(1, (60, 80), seed=s).images[0]) for s in (1, 2))
+    alone = run(variables, jnp.asarray(put(image, (64, 96)))[None], jnp.array([[60, 80]]))
     large = (128, 128)
-    pictures = [put(picture, large, 77), put(other, large, 255), put(other, large)]
+    images = [put(image, large, 77), put(other, large, 255), put(other, large)]
     sizes = jnp.array([[60, 80], [0, 0], [60, 80]])
-    first = run(variables, jnp.asarray(np.stack(pictures)), sizes)
-    last = run(variables, jnp.asarray(np.stack(pictures[::-1])), sizes[::-1])
+    first = run(variables, jnp.asarray(np.stack(images)), sizes)
+    last = run(variables, jnp.asarray(np.stack(images[::-1])), sizes[::-1])
     return jax.device_get((alone, first, last))
 
 
@@ -47,7 +47,7 @@ def pick(detections: Detections, index: int) -> Detections:
     return jax.tree.map(lambda leaf: leaf[index], detections)
 
 
-def test_the_picture_has_detections():
+def test_the_image_has_detections():
     alone = pick(results()[0], 0)
     assert alone.valid.sum() >= 3
     assert (np.diff(alone.scores[alone.valid]) <= 0).all() and alone.scores[alone.valid].min() > 0.2

@@ -1,4 +1,4 @@
-"""Proposals of one picture against a loop: top n per level, decode, clip, NMS per level, the best of all."""
+"""Proposals of one image against a loop: top n per level, decode, clip, NMS per level, the best of all."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def zero_deltas(*levels):
 
 
 def test_golden():
-    # Level 0: the second box overlaps the first and goes; the third lies apart; the fourth leaves the picture.
+    # Level 0: the second box overlaps the first and goes; the third lies apart; the fourth leaves the image.
     # Level 1: the same box as the best of level 0 stays, levels do not suppress each other.
     fine = make_level([[0, 0, 10, 10], [1, 0, 11, 10], [40, 40, 60, 60], [90, 90, 130, 130], [120, 0, 140, 20]])
     coarse = make_level([[0, 0, 10, 10]])

@@ -122,7 +122,7 @@ def test_outputs_that_are_not_finite_are_no_detections():
     assert all(np.isfinite(leaf).all() for leaf in (detections.boxes, detections.scores))
 
 
-def test_nothing_found_in_a_picture_of_size_zero_or_below_the_threshold():
+def test_nothing_found_in_a_image_of_size_zero_or_below_the_threshold():
     logits, deltas, boxes, valid = random_case(5)
     assert not select(logits, deltas, make_proposals(boxes, valid), image_hw=(0, 0)).valid.any()
     assert not select(

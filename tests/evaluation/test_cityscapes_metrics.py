@@ -1,4 +1,4 @@
-"""Cityscapes' average precision: equal to the official code on generated pictures, and small cases by hand."""
+"""Cityscapes' average precision: equal to the official code on generated images, and small cases by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from mrcnn_jax.errors import DataError
 from mrcnn_jax.evaluation.cityscapes_metrics import score_cityscapes
 
 IMAGE_HW = (80, 112)
-NUM_PICTURES = 26
+NUM_IMAGES = 26
 LABELS = (24, 26, 33)
 NAMES = {category.id: category.name for category in CATEGORIES}
 ROAD, STATIC, UNLABELED = 7, 4, 0
@@ -33,10 +33,10 @@ def annotate(mask: np.ndarray, category_id: int, image_id: int = 1, **more: Any)
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": code} | more
 
 
-def ground_truth_dict(pictures: list[np.ndarray]) -> dict[str, Any]:
-    """The COCO form of instance-id pictures."""
+def ground_truth_dict(images: list[np.ndarray]) -> dict[str, Any]:
+    """The COCO form of instance-id images."""
     images, annotations = [], []
-    for image_id, ids in enumerate(pictures, start=1):
+    for image_id, ids in enumerate(images, start=1):
         void = encode(np.isin(ids, VOID))
         images.append({"id": image_id, "height": ids.shape[0], "width": ids.shape[1], "void": void})
         for value in np.unique(ids).tolist():
@@ -101,11 +101,11 @@ def official_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def official_scores(
-    folder: Path, args: Any, pictures: list[np.ndarray], predictions: list[list[tuple[int, float, np.ndarray]]]
+    folder: Path, args: Any, images: list[np.ndarray], predictions: list[list[tuple[int, float, np.ndarray]]]
 ) -> dict[str, Any]:
     """What the official code says, from files in the layout that it reads."""
     truths, lists = [], []
-    for index, (ids, found) in enumerate(zip(pictures, predictions, strict=True)):
+    for index, (ids, found) in enumerate(zip(images, predictions, strict=True)):
         truths.append(str(folder / f"town_{index:06d}_000019_gtFine_instanceIds.png"))
         assert cv2.imwrite(truths[-1], ids)
         lines = []
@@ -131,10 +131,10 @@ def result_list(predictions: list[list[tuple[int, float, np.ndarray]]]) -> list[
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_equal_to_the_official_code(tmp_path: Path, official_args: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    pictures = [draw_ids(rng) for _ in range(NUM_PICTURES)]
-    predictions = [predict(ids, rng) for ids in pictures]
-    expected = official_scores(tmp_path, official_args, pictures, predictions)
-    truth, results = ground_truth_dict(pictures), result_list(predictions)
+    images = [draw_ids(rng) for _ in range(NUM_IMAGES)]
+    predictions = [predict(ids, rng) for ids in images]
+    expected = official_scores(tmp_path, official_args, images, predictions)
+    truth, results = ground_truth_dict(images), result_list(predictions)
     scores = score_cityscapes(truth, results)
     assert scores["AP"] == pytest.approx(expected["allAp"], abs=1e-6)
     assert scores["AP50"] == pytest.approx(expected["allAp50%"], abs=1e-6)
@@ -162,7 +162,7 @@ def rectangle(y: int, x: int, height: int, width: int) -> np.ndarray:
 
 
 def truth_of(*regions: tuple[int, np.ndarray], void: np.ndarray | None = None) -> dict[str, Any]:
-    """Ground truth of one picture from (instance id, mask)."""
+    """Ground truth of one image from (instance id, mask)."""
     ids = np.full(IMAGE_HW, ROAD, np.uint16)
     if void is not None:
         ids[void] = UNLABELED
@@ -258,7 +258,7 @@ def test_malformed_results_are_refused() -> None:
             score_cityscapes(truth_of((26000, CAR)), [result | change])
 
 
-def test_a_picture_may_have_hundreds_of_objects_and_results() -> None:
+def test_a_image_may_have_hundreds_of_objects_and_results() -> None:
     image_hw, category_id = (200, 220), LABELS[0]
     squares = [np.zeros(image_hw, bool) for _ in range(400)]
     for index, square in enumerate(squares):

@@ -41,7 +41,7 @@ def make_problem(seed, num_images=8, objects=9, detections=30):
         height, width = (int(side) for side in rng.integers(90, 260, 2))
         images.append({"id": 100 - index, "height": height, "width": width, "file_name": f"{index}.jpg"})
         masks = []
-        for k in range(objects if index else 0):  # the first picture has no objects
+        for k in range(objects if index else 0):  # the first image has no objects
             mask = _ellipse(rng, height, width)
             if not mask.any():
                 continue

@@ -3,14 +3,14 @@
 import pytest
 
 from mrcnn_jax.evaluation.dataset_predictions import PartReader, Predicted, predict_part
-from tests.evaluation.test_evaluate import CATEGORIES, TEST, Pictures, RectangleFinder
+from tests.evaluation.test_evaluate import CATEGORIES, TEST, Images, RectangleFinder
 
 
 def predict(part: tuple[int, int], undecodable: tuple[int, ...] = ()) -> tuple[Predicted, int]:
     """What a part finds, and how often it was asked whether to go on."""
     asked = []
     reader = PartReader(
-        Pictures(undecodable=undecodable), TEST, 2, 0.5, part=part, before_batch=lambda: asked.append(part)
+        Images(undecodable=undecodable), TEST, 2, 0.5, part=part, before_batch=lambda: asked.append(part)
     )
     return predict_part(reader, RectangleFinder(), CATEGORIES), len(asked)
 
@@ -22,7 +22,7 @@ def test_parts_together_are_the_whole(count, undecodable):
     parts, asked = zip(*[predict((index, count), undecodable) for index in range(count)], strict=True)
     merged = Predicted.merge([part.encode() for part in parts])
     assert merged.rows() == whole.rows() and merged.results.keys() == whole.results.keys()
-    assert merged.skipped == whole.skipped == ({"picture is truncated": 2} if undecodable else {})
+    assert merged.skipped == whole.skipped == ({"image is truncated": 2} if undecodable else {})
     assert merged.iou_types == whole.iou_types == ["bbox", "segm"]
     assert sum(len(part.results) for part in parts) == 7 - len(undecodable)  # none twice
     assert len(set(asked)) == 1  # equally often, with or without a batch of their own
@@ -32,6 +32,6 @@ def test_an_error_before_a_batch_ends_the_part():
     def stop() -> None:
         raise KeyboardInterrupt
 
-    reader = PartReader(Pictures(), TEST, 2, 0.5, before_batch=stop)
+    reader = PartReader(Images(), TEST, 2, 0.5, before_batch=stop)
     with pytest.raises(KeyboardInterrupt):
         predict_part(reader, RectangleFinder(), CATEGORIES)

@@ -9,7 +9,7 @@ import pytest
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.data.images import PictureError
+from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.evaluate import evaluate
 from mrcnn_jax.evaluation.weights_scores import check_categories
@@ -23,8 +23,8 @@ TEST = TestConfig(short_side=64, max_side=96, canvases=((64, 96), (96, 64)), bat
 SLOTS, MASK_SIDE = 4, 28
 
 
-class Pictures:
-    """Pictures of several sizes with one red and one green rectangle each, behind the interface of Dataset."""
+class Images:
+    """Images of several sizes with one red and one green rectangle each, behind the interface of Dataset."""
 
     name = "rectangles"
     categories = CATEGORIES
@@ -48,8 +48,8 @@ class Pictures:
     def __getitem__(self, index):
         try:
             if index in self.undecodable:
-                raise PictureError("picture is truncated")
-        except PictureError as error:
+                raise ImageError("image is truncated")
+        except ImageError as error:
             raise DataError(f"image {index}: {error.reason}") from None
         image = np.zeros((*self.sizes[index], 3), np.uint8)
         for channel, (x0, y0, x1, y1) in enumerate(self.boxes[index]):
@@ -104,9 +104,9 @@ class RectangleFinder:
         return found
 
 
-def test_found_rectangles_score_high_in_the_pictures_own_pixels():
+def test_found_rectangles_score_high_in_the_images_own_pixels():
     calls = []
-    evaluation = evaluate(Pictures(), RectangleFinder(), test=TEST, progress=lambda *call: calls.append(call))
+    evaluation = evaluate(Images(), RectangleFinder(), test=TEST, progress=lambda *call: calls.append(call))
     for kind in ("bbox", "segm"):
         assert evaluation.metrics[kind]["AP50"] == evaluation.metrics[kind]["AP75"] == 1.0
         assert evaluation.metrics[kind]["AP"] > 0.85
@@ -119,45 +119,45 @@ def test_found_rectangles_score_high_in_the_pictures_own_pixels():
 
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(2, 1), (3, 2), (16, 1)])
 def test_results_do_not_depend_on_the_batch_size(batch_size, num_devices):
-    alone = evaluate(Pictures(), RectangleFinder(), test=TEST)
+    alone = evaluate(Images(), RectangleFinder(), test=TEST)
     finder = RectangleFinder()
     test = TestConfig(**{**vars(TEST), "batch_size": batch_size})
-    together = evaluate(Pictures(), finder, test=test, num_devices=num_devices)
+    together = evaluate(Images(), finder, test=test, num_devices=num_devices)
     assert together.results == alone.results and together.metrics == alone.metrics
     size = batch_size * num_devices
     assert finder.shapes == {(size, 64, 96, 3), (size, 96, 64, 3)}  # one shape per canvas: one compilation each
     assert finder.num_filler > 0
 
 
-def test_undecodable_pictures_are_counted_and_not_scored():
+def test_undecodable_images_are_counted_and_not_scored():
     finder = RectangleFinder()
-    evaluation = evaluate(Pictures(undecodable=(1, 3)), finder, test=TEST, max_skip_fraction=0.3)
-    assert finder.num_filler == 0  # the network does not run for a batch without pictures
+    evaluation = evaluate(Images(undecodable=(1, 3)), finder, test=TEST, max_skip_fraction=0.3)
+    assert finder.num_filler == 0  # the network does not run for a batch without images
     assert evaluation.metrics["num_images"] == 5
-    assert evaluation.metrics["skipped"] == {"picture is truncated": 2}
-    assert evaluation.metrics["segm"]["AR100"] > 0.85  # the objects in skipped pictures are not missed
+    assert evaluation.metrics["skipped"] == {"image is truncated": 2}
+    assert evaluation.metrics["segm"]["AR100"] > 0.85  # the objects in skipped images are not missed
     assert not {55, 35} & {row["image_id"] for row in evaluation.results}
-    with pytest.raises(DataError, match=r"2 x picture is truncated; allowed: 20\.0%"):
-        evaluate(Pictures(undecodable=(1, 3)), RectangleFinder(), test=TEST, max_skip_fraction=0.2)
+    with pytest.raises(DataError, match=r"2 x image is truncated; allowed: 20\.0%"):
+        evaluate(Images(undecodable=(1, 3)), RectangleFinder(), test=TEST, max_skip_fraction=0.2)
     with pytest.raises(DataError, match=r"allowed: 1\.0%"):
-        evaluate(Pictures(undecodable=(1,)), RectangleFinder(), test=TEST)
+        evaluate(Images(undecodable=(1,)), RectangleFinder(), test=TEST)
 
 
-def test_cityscapes_scores_are_added_for_the_evaluated_pictures():
-    pictures = Pictures(undecodable=(1, 3))
-    evaluation = evaluate(pictures, RectangleFinder(), test=TEST, max_skip_fraction=0.3, cityscapes=True)
+def test_cityscapes_scores_are_added_for_the_evaluated_images():
+    images = Images(undecodable=(1, 3))
+    evaluation = evaluate(images, RectangleFinder(), test=TEST, max_skip_fraction=0.3, cityscapes=True)
     scores = evaluation.metrics["cityscapes"]
-    assert scores["AP50"] == 1.0 and scores["AP"] > 0.8  # the objects in skipped pictures are not missed
+    assert scores["AP50"] == 1.0 and scores["AP"] > 0.8  # the objects in skipped images are not missed
     assert [row["name"] for row in scores["categories"]] == ["red", "green"]
     assert evaluation.table.endswith(f"masks (cityscapes)\n AP = {scores['AP']:.3f}\n AP50 = 1.000")
-    plain = evaluate(pictures, RectangleFinder(), test=TEST, max_skip_fraction=0.3)
+    plain = evaluate(images, RectangleFinder(), test=TEST, max_skip_fraction=0.3)
     assert "cityscapes" not in plain.metrics and "cityscapes" not in plain.table
     assert plain.metrics["segm"] == evaluation.metrics["segm"]
 
 
-def test_no_pictures_are_an_error():
-    with pytest.raises(DataError, match="no pictures"):
-        evaluate(Pictures(0), RectangleFinder(), test=TEST)
+def test_no_images_are_an_error():
+    with pytest.raises(DataError, match="no images"):
+        evaluate(Images(0), RectangleFinder(), test=TEST)
 
 
 def test_categories_of_weights_and_data_must_be_the_same():
@@ -185,6 +185,6 @@ def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):
     found = {}
     for count in (1, 8):
         predict_fn = make_predict_fn(variables, ModelConfig(), TEST, make_mesh(jax.devices()[:count]))
-        found[count] = evaluate(Pictures(20), predict_fn, test=TEST, num_devices=count).results
+        found[count] = evaluate(Images(20), predict_fn, test=TEST, num_devices=count).results
     assert found[1] == found[8] and len(found[1]) == 20
     assert shapes == [(1, 64, 96, 3), (1, 96, 64, 3)] * 2  # of each device's share

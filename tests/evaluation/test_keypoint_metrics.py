@@ -17,7 +17,7 @@ from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
 from mrcnn_jax.evaluation.dataset_predictions import iou_types_of
 from mrcnn_jax.evaluation.weights_scores import check_categories
-from mrcnn_jax.inference.postprocessing import PictureDetections
+from mrcnn_jax.inference.postprocessing import ImageDetections
 
 PERSON = Category(1, "person", tuple(f"k{index}" for index in range(17)))
 TYPES = ("bbox", "keypoints")
@@ -174,11 +174,11 @@ def test_objects_without_keypoints_are_ignored_and_categories_have_to_agree() ->
         found_scores(ground_truth | {"categories": two}, results)
 
 
-def detections(mask_side: int, num_keypoints: int) -> PictureDetections:
+def detections(mask_side: int, num_keypoints: int) -> ImageDetections:
     one = np.ones(1, np.float32)
     masks, keypoints = np.ones((1, mask_side, mask_side), np.float32), np.ones((1, num_keypoints, 3), np.float32)
     box = np.array([[1, 2, 5, 8]], np.float32)
-    return PictureDetections(box, one, np.ones(1, int), masks, keypoints, (10, 10), TestConfig(), (PERSON,))
+    return ImageDetections(box, one, np.ones(1, int), masks, keypoints, (10, 10), TestConfig(), (PERSON,))
 
 
 def test_what_is_scored_and_written_follows_the_heads() -> None:

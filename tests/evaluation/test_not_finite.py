@@ -1,4 +1,4 @@
-"""A picture for which the network computes NaN ends prediction and evaluation with its name: it is not "0 objects"."""
+"""An image for which the network computes NaN ends prediction and evaluation with its name: it is not "0 objects"."""
 
 import functools
 from dataclasses import replace
@@ -19,11 +19,11 @@ from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.named_leaves import named_leaves, replace_leaves
 from tests import tiny
 from tests.evaluation.test_evaluate import TEST as RECTANGLES
-from tests.evaluation.test_evaluate import Pictures, RectangleFinder
+from tests.evaluation.test_evaluate import Images, RectangleFinder
 
 MODEL = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
 CATEGORIES = tuple(Category(k, f"c{k}") for k in (1, 2, 3))
-# One size for all pictures, and two slots: every batch of one has a filler.
+# One size for all images, and two slots: every batch of one has a filler.
 TEST = TestConfig(
     short_side=64,
     max_side=64,
@@ -40,7 +40,7 @@ DARK, BRIGHT = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uin
 
 @functools.cache
 def overflowing() -> dict:
-    """Finite parameters that are too much for a bright picture alone: its stem's outputs are infinite."""
+    """Finite parameters that are too much for a bright image alone: its stem's outputs are infinite."""
     variables = tiny.make_variables(MODEL)
     leaves = named_leaves(variables)
     stem = "params/backbone/stem/conv/kernel"
@@ -49,7 +49,7 @@ def overflowing() -> dict:
     return replace_leaves(variables, leaves | {stem: kernel})
 
 
-def test_the_predictor_names_the_picture_and_fillers_are_none() -> None:
+def test_the_predictor_names_the_image_and_fillers_are_none() -> None:
     predictor = Predictor(overflowing(), MODEL, TEST, CATEGORIES)
     predictor.warm_up()
     assert len(predictor([DARK])) == 1
@@ -62,7 +62,7 @@ def test_the_predictor_names_the_picture_and_fillers_are_none() -> None:
 
 
 class Squares:
-    """A data set of one dark and one bright picture."""
+    """A data set of one dark and one bright image."""
 
     name, categories, image_ids = "squares", CATEGORIES, np.array([7, 9])
     sizes = np.array([(64, 64)] * 2)
@@ -77,7 +77,7 @@ class Squares:
         return f"{index}.png (id {self.image_ids[index]})"
 
 
-def test_evaluation_names_the_picture_on_several_devices() -> None:
+def test_evaluation_names_the_image_on_several_devices() -> None:
     test = replace(TEST, batch_size=1)
     predict_fn = make_predict_fn(overflowing(), MODEL, test, make_mesh(jax.devices()[:2]))
     with pytest.raises(NumericalError, match=r"Image 1\.png \(id 9\): the backbone or the FPN computed"):
@@ -102,12 +102,12 @@ def test_augmentation_keeps_the_marks_of_every_variant_and_pass(first: int, seco
         test,
         (),
     )
-    pictures = Pictures()
-    pictures.describe = "picture {}".format
-    with pytest.raises(NumericalError, match=rf"Image picture 0: {part} computed"):
-        evaluate(pictures, predict_fn, test=test)
+    images = Images()
+    images.describe = "image {}".format
+    with pytest.raises(NumericalError, match=rf"Image image 0: {part} computed"):
+        evaluate(images, predict_fn, test=test)
 
 
-def test_marks_of_variants_are_joined_by_picture() -> None:
+def test_marks_of_variants_are_joined_by_image() -> None:
     marks = [np.array([1, 0, 4], np.int32), np.array([2, 0, 4], np.int32)]
     assert augmentation.join_marks(marks).tolist() == [3, 0, 4] and augmentation.join_marks([None, None]) is None

@@ -1,4 +1,4 @@
-"""Flipped and resized variants of pictures: there and back, merged by hand, and the mirror law with a real network."""
+"""Flipped and resized variants of images: there and back, merged by hand, and the mirror law with a real network."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from mrcnn_jax.detection.predict import predict, predict_boxes, predict_masks_an
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.evaluation.evaluate import evaluate
 from mrcnn_jax.inference import augmentation, prediction_program
-from mrcnn_jax.inference.batches import assemble_batch, predict_pictures
-from mrcnn_jax.inference.postprocessing import PictureDetections
+from mrcnn_jax.inference.batches import assemble_batch, predict_images
+from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.prediction_program import make_predict_fn, make_prediction_program
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.mesh import make_mesh
@@ -24,7 +24,7 @@ from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.structures import Detections
 from tests import tiny
 from tests.evaluation.test_evaluate import TEST as RECTANGLES
-from tests.evaluation.test_evaluate import Pictures, RectangleFinder
+from tests.evaluation.test_evaluate import Images, RectangleFinder
 
 MIRRORED = (1, 0, 2)
 CATEGORIES = tuple(Category(k, f"c{k}", ("left_eye", "right_eye", "nose")) for k in (1, 2, 3))
@@ -46,7 +46,7 @@ RNG = np.random.default_rng(0)
 
 
 def found_in(boxes, scores, labels) -> Detections:
-    """Detections of a batch of one picture without masks and keypoints; a score of 0 is an empty slot."""
+    """Detections of a batch of one image without masks and keypoints; a score of 0 is an empty slot."""
     scores = np.array([scores], np.float32)
     shape = scores.shape
     return Detections(
@@ -76,7 +76,7 @@ def test_further_short_sides_scale_the_whole_recipe():
 
 
 @pytest.mark.parametrize("image_hw", [(480, 640), (640, 480), (500, 333), (10, 4000), (999, 1000), (1, 1)])
-def test_every_picture_fits_the_scaled_canvas_at_its_scaled_size(image_hw):
+def test_every_image_fits_the_scaled_canvas_at_its_scaled_size(image_hw):
     test = TestConfig(augment_short_sides=(333, 640, 1201))
     new_hw, canvas = fit_size(image_hw, test.short_side, test.max_side, test.canvases)
     for recipe in augmentation.further_recipes(test, canvas):
@@ -85,14 +85,14 @@ def test_every_picture_fits_the_scaled_canvas_at_its_scaled_size(image_hw):
         np.testing.assert_allclose(scaled_hw, np.array(new_hw) * recipe.short_side / test.short_side, rtol=0.01, atol=1)
 
 
-def test_pictures_come_at_every_short_side_and_flips_stay_in_their_corner():
+def test_images_come_at_every_short_side_and_flips_stay_in_their_corner():
     test = replace(TEST, augment_flip=True, augment_short_sides=(96, 60), resize="opencv")
-    picture = RNG.integers(1, 256, (64, 90, 3), dtype=np.uint8)
-    batch = assemble_batch((7,), [picture], (64, 96), test, 2)
+    image = RNG.integers(1, 256, (64, 90, 3), dtype=np.uint8)
+    batch = assemble_batch((7,), [image], (64, 96), test, 2)
     assert [images.shape for images, _ in batch.further] == [(2, 96, 160, 3), (2, 64, 96, 3)]
     assert [image_hw.tolist() for _, image_hw in batch.further] == [[[96, 135], [0, 0]], [[60, 84], [0, 0]]]
     flipped = augmentation.flip_images(batch.images, batch.image_hw)
-    np.testing.assert_array_equal(flipped[0, :64, :90], picture[:, ::-1])
+    np.testing.assert_array_equal(flipped[0, :64, :90], image[:, ::-1])
     assert not flipped[0, :, 90:].any() and not flipped[1].any()
     np.testing.assert_array_equal(augmentation.flip_images(flipped, batch.image_hw), batch.images)
     variants = augmentation.make_variants([(batch.images, batch.image_hw), *batch.further], flip=True)
@@ -122,7 +122,7 @@ def test_boxes_move_between_frames_and_back():
 
 def test_duplicates_of_two_variants_are_merged_within_their_class_and_the_best_kept():
     plain = found_in([(10, 10, 20, 20), (40, 40, 60, 60), (0, 0, 5, 5)], (0.8, 0.6, 0.1), (1, 1, 2))
-    # In the flipped picture, twice as large and 64 wide in the reference: the first box again and shifted by one pixel,
+    # In the flipped image, twice as large and 64 wide in the reference: the first box again and shifted by one pixel,
     # the second as another class, an empty slot.
     flipped = found_in([(88, 20, 110, 40), (8, 80, 48, 120), (0, 0, 128, 128)], (0.9, 0.5, 0.0), (1, 2, 0))
     variants = [variant((64, 64)), variant((128, 128), is_flipped=True)]
@@ -156,14 +156,14 @@ def test_flips_need_the_keypoints_names():
         make_prediction_program(MODEL, replace(TEST, augment_flip=True), make_mesh(), (1, 0))
 
 
-def make_picture() -> np.ndarray:
+def make_image() -> np.ndarray:
     return np.asarray(tiny.make_batch(1, (64, 90), seed=1).images[0])
 
 
 def test_boxes_and_then_the_rest_are_the_whole_prediction():
     """One program for both, so that it is compiled once."""
     model, images, image_hw = MaskRCNN(MODEL), np.zeros((2, 64, 96, 3), np.uint8), np.array([(64, 90), (0, 0)])
-    images[0, :, :90] = make_picture()
+    images[0, :, :90] = make_image()
 
     @jax.jit
     def both(variables, images, image_hw):
@@ -181,7 +181,7 @@ def test_boxes_and_then_the_rest_are_the_whole_prediction():
     jax.tree.map(np.testing.assert_array_equal, predict_fn(images, image_hw), whole)
 
 
-def mirror_image(found: PictureDetections, width: int) -> PictureDetections:
+def mirror_image(found: ImageDetections, width: int) -> ImageDetections:
     x0, y0, x1, y1 = found.boxes.T
     x, y, score = np.moveaxis(found.keypoints[:, list(MIRRORED)], -1, 0)
     return replace(
@@ -192,7 +192,7 @@ def mirror_image(found: PictureDetections, width: int) -> PictureDetections:
     )
 
 
-def test_a_mirrored_picture_has_the_mirrored_prediction_and_warm_up_compiles_everything(monkeypatch):
+def test_a_mirrored_image_has_the_mirrored_prediction_and_warm_up_compiles_everything(monkeypatch):
     traced = []
 
     def counting(part):
@@ -208,10 +208,10 @@ def test_a_mirrored_picture_has_the_mirrored_prediction_and_warm_up_compiles_eve
     predictor = Predictor(tiny.make_variables(MODEL), MODEL, test, CATEGORIES)
     predictor.warm_up()
     assert traced == [("predict_boxes", (1, 64, 96, 3)), ("predict_masks_and_keypoints", (1, 64, 96, 3))]
-    picture = make_picture()
-    ours, mirrored = predictor([picture, np.ascontiguousarray(picture[:, ::-1])])
+    image = make_image()
+    ours, mirrored = predictor([image, np.ascontiguousarray(image[:, ::-1])])
     assert len(traced) == 2  # nothing was compiled after warm_up
-    assert isinstance(ours, PictureDetections) and ours.mask_probabilities.dtype == ours.keypoints.dtype == np.float32
+    assert isinstance(ours, ImageDetections) and ours.mask_probabilities.dtype == ours.keypoints.dtype == np.float32
     assert len(ours) >= 5 and ours.masks.shape == (len(ours), 64, 90) and ours.keypoints.shape == (len(ours), 3, 3)
     expected = mirror_image(ours, 90)
     # Sums over mirrored pixels differ in their last bits, and every layer enlarges that.
@@ -228,7 +228,7 @@ def test_evaluation_with_augmentation_finds_the_same_rectangles():
         test,
         (),
     )
-    evaluation = evaluate(Pictures(), predict_fn, test=test)
+    evaluation = evaluate(Images(), predict_fn, test=test)
     assert {shape[1:3] for shape in finder.shapes} == {(64, 96), (96, 64), (96, 160), (160, 96)}
     for kind in ("bbox", "segm"):
         assert evaluation.metrics[kind]["AP50"] == evaluation.metrics[kind]["AP75"] == 1.0
@@ -239,7 +239,7 @@ def test_evaluation_with_augmentation_finds_the_same_rectangles():
 def traced(monkeypatch):
     """Puts stand-ins for the network in place, and lists the input shapes that they were traced for.
 
-    They find a box as large as the picture, whose mask is the brightness of the first eight pixels of eight rows.
+    They find a box as large as the image, whose mask is the brightness of the first eight pixels of eight rows.
     """
     shapes = []
 
@@ -279,15 +279,15 @@ def test_the_predictor_compiles_each_part_once_for_each_size_and_canvas(traced):
 def test_the_compiled_parts_run_on_several_devices(traced):
     test = replace(RECTANGLES, augment_flip=True, max_detections=1)
     predict_fn = make_predict_fn({"score": np.float32(0.5)}, ModelConfig(), test, make_mesh(jax.devices()[:2]))
-    picture = np.zeros((64, 96, 3), np.uint8)
-    picture[:, :8] = 100
-    batches = [assemble_batch((k,), [picture], (64, 96), test, 2) for k in range(2)]
-    for _, _, detections in predict_pictures(predict_fn, batches):
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:, :8] = 100
+    batches = [assemble_batch((k,), [image], (64, 96), test, 2) for k in range(2)]
+    for _, _, detections in predict_images(predict_fn, batches):
         assert detections.valid.all() and detections.scores.tolist() == [0.5]
         np.testing.assert_allclose(detections.boxes, [[0, 0, 96, 64]])
-        np.testing.assert_allclose(detections.masks, 50 / 255, rtol=1e-6)  # the flipped picture is dark there
+        np.testing.assert_allclose(detections.masks, 50 / 255, rtol=1e-6)  # the flipped image is dark there
     assert traced == [(1, 64, 96, 3)] * 2  # of each device's share
 
 
 def test_without_augmentation_nothing_is_added():
-    assert assemble_batch((0,), [make_picture()], (64, 96), TEST, 1).further == ()
+    assert assemble_batch((0,), [make_image()], (64, 96), TEST, 1).further == ()

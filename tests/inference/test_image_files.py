@@ -1,4 +1,4 @@
-"""Every mode and orientation of picture file gives the right pixels, and what is no picture is refused."""
+"""Every mode and orientation of image file gives the right pixels, and what is no image is refused."""
 
 import io
 import struct
@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.inference.image_files import read_picture
+from mrcnn_jax.inference.image_files import read_image
 
 RNG = np.random.default_rng(0)
 SMOOTH = np.stack(np.meshgrid(np.linspace(0, 255, 40), np.linspace(255, 0, 24)), -1)
 RGB = np.concatenate([SMOOTH, SMOOTH.mean(-1, keepdims=True)], -1).astype(np.uint8)  # [24, 40, 3]
 
 
-def read(tmp_path, picture, name, **options):
+def read(tmp_path, image, name, **options):
     path = tmp_path / name
-    picture.save(path, **options)
-    return read_picture(path)
+    image.save(path, **options)
+    return read_image(path)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.jpg", "a.JPEG", "a.unknown"])
@@ -33,22 +33,22 @@ def test_formats(tmp_path, name):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA"])
 def test_modes_drop_alpha_and_repeat_grey(tmp_path, mode):
-    picture = Image.fromarray(RGB).quantize(64) if mode in ("P", "PA") else Image.fromarray(RGB)
-    expected = np.asarray(picture.convert("1" if mode == "1" else "L" if mode in ("L", "LA") else "RGB").convert("RGB"))
+    image = Image.fromarray(RGB).quantize(64) if mode in ("P", "PA") else Image.fromarray(RGB)
+    expected = np.asarray(image.convert("1" if mode == "1" else "L" if mode in ("L", "LA") else "RGB").convert("RGB"))
     if mode in ("LA", "RGBA", "PA"):
-        picture = picture.convert("L" if mode == "LA" else picture.mode).convert(mode if mode != "PA" else "RGBA")
-        picture.putalpha(Image.fromarray(RNG.integers(0, 256, (24, 40)).astype(np.uint8)))
+        image = image.convert("L" if mode == "LA" else image.mode).convert(mode if mode != "PA" else "RGBA")
+        image.putalpha(Image.fromarray(RNG.integers(0, 256, (24, 40)).astype(np.uint8)))
     else:
-        picture = picture.convert(mode)
+        image = image.convert(mode)
     options = {"transparency": bytes(range(64))} if mode == "P" else {}
-    pixels = read(tmp_path, picture, "a.png", **options)
+    pixels = read(tmp_path, image, "a.png", **options)
     np.testing.assert_array_equal(pixels, expected)
 
 
 def test_cmyk_is_converted(tmp_path):
-    picture = Image.new("CMYK", (40, 24), (0, 128, 255, 64))
+    image = Image.new("CMYK", (40, 24), (0, 128, 255, 64))
     expected = [255 * (1 - ink / 255) * (1 - 64 / 255) for ink in (0, 128, 255)]
-    assert np.abs(read(tmp_path, picture, "a.tif") - np.array(expected)).max() <= 2
+    assert np.abs(read(tmp_path, image, "a.tif") - np.array(expected)).max() <= 2
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -58,7 +58,7 @@ def test_sixteen_bits_lose_their_low_byte(tmp_path, name):
     np.testing.assert_array_equal(pixels, np.repeat((values // 256)[..., None], 3, 2))
 
 
-def test_integer_and_float_pictures_are_scaled_or_refused(tmp_path):
+def test_integer_and_float_images_are_scaled_or_refused(tmp_path):
     values = RNG.integers(0, 2**16, (24, 40)).astype(np.int32)
     pixels = read(tmp_path, Image.fromarray(values), "a.tif")
     np.testing.assert_array_equal(pixels[..., 1], values // 256)
@@ -72,7 +72,7 @@ def test_integer_and_float_pictures_are_scaled_or_refused(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_shown_upright(tmp_path, orientation):
-    to_stored = {  # how the upright picture is stored for each EXIF value
+    to_stored = {  # how the upright image is stored for each EXIF value
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -89,8 +89,8 @@ def test_every_orientation_is_shown_upright(tmp_path, orientation):
 
 
 def test_damaged_orientation_is_ignored(tmp_path):
-    picture = Image.fromarray(RGB)
-    assert read(tmp_path, picture, "a.jpg", exif=b"Exif\0\0garbage", quality=95).shape == RGB.shape
+    image = Image.fromarray(RGB)
+    assert read(tmp_path, image, "a.jpg", exif=b"Exif\0\0garbage", quality=95).shape == RGB.shape
 
 
 def test_of_several_frames_the_first_is_taken(tmp_path):
@@ -111,7 +111,7 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(side, side))
     with pytest.raises(DataError, match="Scale it down"):
-        read_picture(path)
+        read_image(path)
 
 
 def encoded(file_format):
@@ -124,7 +124,7 @@ def encoded(file_format):
     "content",
     [
         b"",
-        b"not a picture",
+        b"not an image",
         b"<html><img></html>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         encoded("JPEG")[:-200],
@@ -133,14 +133,14 @@ def encoded(file_format):
     ],
     ids=["empty", "text", "html", "postscript", "truncated jpeg", "truncated png", "gif"],
 )
-def test_what_is_no_picture_is_refused_naming_the_file(tmp_path, content):
+def test_what_is_no_image_is_refused_naming_the_file(tmp_path, content):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"bad\.jpg"):
-        read_picture(path)
+        read_image(path)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing.jpg"):
         with pytest.raises(DataError, match="not a regular file"):
-            read_picture(path)
+            read_image(path)

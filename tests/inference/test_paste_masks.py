@@ -51,7 +51,7 @@ def test_masks_equal_sampling_by_hand(threshold):
         sure = np.abs(expected - threshold) > 1e-5  # float32 against float64 may differ on the threshold itself
         np.testing.assert_array_equal(ours[sure], (expected >= threshold)[sure])
         assert sure.mean() > 0.99
-    assert not pasted[6:].any()  # outside the picture; without area
+    assert not pasted[6:].any()  # outside the image; without area
 
 
 def test_a_full_mask_covers_the_pixels_whose_centre_is_in_the_box():

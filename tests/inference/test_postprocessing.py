@@ -1,4 +1,4 @@
-"""From the network's pixels back to the picture's, and the valid rows only."""
+"""From the network's pixels back to the image's, and the valid rows only."""
 
 from dataclasses import replace
 

@@ -33,7 +33,7 @@ TINY = ModelConfig(
 def traced(monkeypatch):
     """Puts a stand-in for `predict` in place; the list of input shapes that it was traced for.
 
-    It finds one object as large as the picture, labelled by the brightness of the first pixel, which is its score.
+    It finds one object as large as the image, labelled by the brightness of the first pixel, which is its score.
     """
     shapes = []
 
@@ -58,14 +58,14 @@ def make_predictor(test=TEST):
     return Predictor({"params": {"gain": np.float32(1.0)}}, TINY, test, CATEGORIES)
 
 
-def picture(height, width, value):
+def grey_image(height, width, value):
     return np.full((height, width, 3), value, np.uint8)
 
 
-def test_each_picture_gets_its_own_detections_in_its_own_pixels(traced):
+def test_each_image_gets_its_own_detections_in_its_own_pixels(traced):
     sizes = [(30, 50), (50, 30), (200, 300), (1, 400), (400, 1), (64, 96), (7, 7)]
-    pictures = [picture(*hw, 30 * k + 10) for k, hw in enumerate(sizes)]
-    found = make_predictor()(pictures)
+    images = [grey_image(*hw, 30 * k + 10) for k, hw in enumerate(sizes)]
+    found = make_predictor()(images)
     for k, ((height, width), detections) in enumerate(zip(sizes, found, strict=True)):
         np.testing.assert_allclose(detections.boxes, [[0, 0, width, height]], rtol=1e-6)
         np.testing.assert_allclose(detections.scores, [(30 * k + 10) / 255], rtol=1e-6)
@@ -82,16 +82,16 @@ def test_nothing_is_compiled_after_warm_up_and_once_per_canvas_before(traced):
     assert traced == [(2, 64, 96, 3), (2, 96, 64, 3)]
     rng = np.random.default_rng(0)
     for count in (1, 2, 5):
-        assert len(predictor([picture(*rng.integers(1, 300, 2), 9) for _ in range(count)])) == count
+        assert len(predictor([grey_image(*rng.integers(1, 300, 2), 9) for _ in range(count)])) == count
     assert len(traced) == 2
     assert predictor([]) == []
 
 
-def test_a_picture_gives_the_same_result_alone_and_among_others(traced):
+def test_a_image_gives_the_same_result_alone_and_among_others(traced):
     predictor = make_predictor()
-    pictures = [picture(40 + 7 * k, 60, 20 * k) for k in range(5)]
-    together = predictor(pictures)
-    for alone, among in zip((predictor([one])[0] for one in pictures), together, strict=True):
+    images = [grey_image(40 + 7 * k, 60, 20 * k) for k in range(5)]
+    together = predictor(images)
+    for alone, among in zip((predictor([one])[0] for one in images), together, strict=True):
         np.testing.assert_array_equal(alone.boxes, among.boxes)
         np.testing.assert_array_equal(alone.scores, among.scores)
 
@@ -122,12 +122,12 @@ def test_memory_layout_does_not_matter(traced):
 )
 def test_what_is_no_uint8_rgb_image_is_refused(traced, image, message):
     with pytest.raises(ValueError, match=message):
-        make_predictor()([picture(8, 9, 1), image])
+        make_predictor()([grey_image(8, 9, 1), image])
     assert traced == []
 
 
-@pytest.mark.parametrize("images", [picture(8, 9, 1), "photo.jpg", None])
-def test_a_single_picture_must_be_in_a_list(traced, images):
+@pytest.mark.parametrize("images", [grey_image(8, 9, 1), "photo.jpg", None])
+def test_a_single_image_must_be_in_a_list(traced, images):
     with pytest.raises(ValueError, match="Expected a list of images"):
         make_predictor()(images)
 

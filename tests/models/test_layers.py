@@ -54,7 +54,7 @@ def test_conv_computes_in_its_dtype_and_keeps_float32_parameters():
 
 
 def test_extent_golden():
-    # A picture of 33 x 60 pixels has the extent 64 x 64 (multiples of 32) on its canvas of 96 x 96.
+    # An image of 33 x 60 pixels has the extent 64 x 64 (multiples of 32) on its canvas of 96 x 96.
     image_hw = jnp.array([[33, 60], [0, 0], [96, 96]])
     for stride, cells in ((4, 16), (32, 2), (64, 1)):
         side = -(-96 // stride)
@@ -131,7 +131,7 @@ def test_group_norm_formula_over_the_extent_only(channels, num_groups):
     np.testing.assert_allclose(whole[1], out[1], rtol=1e-6, atol=1e-6)
 
 
-def test_group_norm_of_an_empty_picture_is_finite():
+def test_group_norm_of_an_empty_image_is_finite():
     norm, x, nothing = GroupNorm(EPS), random_maps(1, 2, 2, 8), jnp.zeros((1, 2, 2, 1), bool)
     variables = norm.init(jax.random.key(0), x)
     assert np.isfinite(norm.apply(variables, x, nothing)).all()

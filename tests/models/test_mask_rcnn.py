@@ -82,14 +82,14 @@ def test_maps_have_their_strides():
     ],
 )
 def test_canvas_does_not_matter(changes):
-    # A picture of 50 x 70 alone on its canvas of 64 x 96, and on 128 x 160 with garbage around it, beside another one.
+    # An image of 50 x 70 alone on its canvas of 64 x 96, and on 128 x 160 with garbage around it, beside another one.
     config = replace(tiny.MODEL, **changes)
     model, variables, rng = MaskRCNN(config), tiny.make_variables(config), np.random.default_rng(0)
-    picture = rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    image = rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)
     exact = np.zeros((1, 64, 96, 3), np.uint8)
-    exact[0, :50, :70] = picture
+    exact[0, :50, :70] = image
     large = rng.integers(0, 256, (2, 128, 160, 3)).astype(np.uint8)
-    large[1, :50, :70] = picture
+    large[1, :50, :70] = image
     alone = extract(model)(variables, jnp.asarray(exact), jnp.array([[50, 70]]))
     beside = extract(model)(variables, jnp.asarray(large), jnp.array([[128, 160], [50, 70]]))
     tolerance = 3e-5 if config.norm == "group_norm" else 1e-5
@@ -149,7 +149,7 @@ def test_batch_statistics_are_those_of_all_devices():
     assert all(jax.tree.leaves(changed))
 
 
-def test_a_picture_of_size_zero_has_empty_maps():
+def test_a_image_of_size_zero_has_empty_maps():
     images = jnp.full((1, 64, 64, 3), 200, jnp.uint8)
     variables = tiny.make_variables(tiny.MODEL)
     pyramid = extract(MaskRCNN(tiny.MODEL))(variables, images, jnp.zeros((1, 2), jnp.int32))

@@ -90,7 +90,7 @@ def test_pool_by_hand() -> None:
 
 
 @pytest.mark.parametrize("op", ["pool", "warp"])
-def test_a_smaller_picture_ends_at_its_extent(op: str) -> None:
+def test_a_smaller_image_ends_at_its_extent(op: str) -> None:
     # The upper left 96 x 128 of the canvas, alone on it and with other values around it.
     config, rois = ModelConfig(roi_op=op, roi_reduce="max"), make_rois()[:12]
     small = [level[: 96 // s, : 128 // s] for level, s in zip(make_pyramid(), STRIDES, strict=True)]

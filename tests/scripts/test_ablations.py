@@ -28,6 +28,6 @@ def test_tables_are_markdown_in_points() -> None:
     assert mean_and_spread([0.1234]) == "12.3"
 
 
-def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+def test_the_plot_is_a_image(tmp_path: Path) -> None:
     draw_scores(tmp_path / "plot.png", {"mask AP": SCORES, "box AP": {}}, list(SCORES))
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The benchmark: its synthetic pictures are what the data pipeline would give, and it prints valid JSON."""
+"""The benchmark: its synthetic images are what the data pipeline would give, and it prints valid JSON."""
 
 import dataclasses
 import json

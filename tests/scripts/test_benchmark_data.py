@@ -14,14 +14,14 @@ from tests.paths import ROOT
 PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 
 
-def test_pictures_are_counted(tmp_path, monkeypatch, capsys):
+def test_images_are_counted(tmp_path, monkeypatch, capsys):
     prepare(shapes_source(6, seed=0, stream=0), tmp_path, "train")
     options = ["--data.train", f"{tmp_path}:train", "--train.batch-size", "4", "--num-batches", "3"]
     monkeypatch.setattr(sys, "argv", ["benchmark_data.py", PRESET, *options])
     benchmark_data.main()
     printed = json.loads(capsys.readouterr().out)
-    assert printed["pictures"] == 12 and sum(printed["batches_by_canvas"].values()) == 3
-    assert printed["pictures_per_second"] > 0 and printed["cpu_ms_per_picture"] > 0
+    assert printed["images"] == 12 and sum(printed["batches_by_canvas"].values()) == 3
+    assert printed["images_per_second"] > 0 and printed["cpu_ms_per_image"] > 0
 
 
 @pytest.mark.parametrize(("options", "message"), [(["--num-batches", "0"], "num-batches"), ([], "--data.train DIR")])

@@ -41,7 +41,7 @@ def test_each_level_gives_its_best_anchors(operations: dict) -> None:
 
 
 @pytest.mark.parametrize(("name", "candidates", "kept"), [("nms_proposals", 1384, 1000), ("nms_detections", 4096, 100)])
-def test_nms_sees_each_picture(operations: dict, name: str, candidates: int, kept: int) -> None:
+def test_nms_sees_each_image(operations: dict, name: str, candidates: int, kept: int) -> None:
     function, inputs = operations[name]
     assert inputs[0].shape == (2, candidates, 4)
     found = jax.jit(function)(*inputs)

@@ -78,7 +78,7 @@ def test_the_step_gives_its_state_away_and_makes_no_array(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("resize", "dtype"), [("opencv", jnp.uint8), ("float", jnp.float32)])
-def test_prediction_sees_pictures_as_the_resize_leaves_them(resize: str, dtype: type) -> None:
+def test_prediction_sees_images_as_the_resize_leaves_them(resize: str, dtype: type) -> None:
     config = replace(CONFIG, test=replace(CONFIG.test, resize=resize))
     variables, images, image_hw = abstract_jobs.prediction_job(config, make_mesh(), (64, 96), 16).arguments
     assert (images.shape, images.dtype) == ((16, 64, 96, 3), dtype) and image_hw.shape == (16, 2)

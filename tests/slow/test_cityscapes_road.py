@@ -20,7 +20,7 @@ from tests.evaluation.test_cityscapes_metrics import official_args, official_sco
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_PICTURES = 20
+NUM_IMAGES = 20
 CLASSES = {"person": 24, "car": 26, "bicycle": 33}
 SMALL = """
 --model.backbone resnet18 --model.body-width 16 --model.norm group_norm --model.fpn-channels 16
@@ -41,10 +41,10 @@ def call(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def add_pictures(folder: Folder, split: str) -> list[str]:
-    """Pictures of a few rectangles, every other one with polygons, the rest with an instance-id picture."""
+def add_images(folder: Folder, split: str) -> list[str]:
+    """Images of a few rectangles, every other one with polygons, the rest with an instance-id image."""
     rng = np.random.default_rng(len(split))
-    names = [f"bonn/bonn_{index:06d}_000019" for index in range(NUM_PICTURES)]
+    names = [f"bonn/bonn_{index:06d}_000019" for index in range(NUM_IMAGES)]
     for index, name in enumerate(names):
         objects = [box("sky", 0, 0, *IMAGE_HW)]
         for label in CLASSES:
@@ -53,15 +53,15 @@ def add_pictures(folder: Folder, split: str) -> list[str]:
                 y, x = (int(rng.integers(0, side - 31)) for side in IMAGE_HW)
                 objects.append(box(label, y, x, height, width))
         folder.add(name, objects, split=split, form=("polygons", "ids")[index % 2])
-        if index % 2 == 0 and split == "val":  # the official code reads pictures only
+        if index % 2 == 0 and split == "val":  # the official code reads images only
             folder.add(name, objects, split="official", form="ids")
     return names
 
 
 def test_from_folders_to_scores(tmp_path: Path, official_args: Any) -> None:  # noqa: F811
     folder = Folder(tmp_path / "cityscapes")
-    add_pictures(folder, "train")
-    names = add_pictures(folder, "val")
+    add_images(folder, "train")
+    names = add_images(folder, "val")
     data, run = tmp_path / "data", tmp_path / "run"
     call("prepare_data.py", "cityscapes", "--root", str(folder.root), "--to", str(data))
     preset = str(ROOT / "configs" / "mask_rcnn_r50_fpn_cityscapes.py")
@@ -70,23 +70,23 @@ def test_from_folders_to_scores(tmp_path: Path, official_args: Any) -> None:  # 
     output = ["--output", str(tmp_path / "metrics.json"), "--results", str(tmp_path / "results.json")]
     table = call("evaluate.py", "--weights", str(run), "--data", str(data), "--split", "val", "--cityscapes", *output)
     scores = json.loads((tmp_path / "metrics.json").read_text())
-    assert scores["num_images"] == NUM_PICTURES and "cityscapes" in table.lower()
+    assert scores["num_images"] == NUM_IMAGES and "cityscapes" in table.lower()
 
     import cv2
 
     results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results) >= NUM_PICTURES
-    pictures, predictions = [], []
+    assert len(results) >= NUM_IMAGES
+    images, predictions = [], []
     for index, name in enumerate(names):
         split = "val" if index % 2 else "official"
-        pictures.append(cv2.imread(str(folder.ids(name, split)), cv2.IMREAD_UNCHANGED))
-        of_picture = [row for row in results if row["image_id"] == index + 1]
+        images.append(cv2.imread(str(folder.ids(name, split)), cv2.IMREAD_UNCHANGED))
+        of_image = [row for row in results if row["image_id"] == index + 1]
         predictions.append(
             [
                 (row["category_id"], row["score"], decode_mask(row["segmentation"], IMAGE_HW).astype(bool))
-                for row in of_picture
+                for row in of_image
             ]
         )
-    expected = official_scores(tmp_path, official_args, pictures, predictions)
+    expected = official_scores(tmp_path, official_args, images, predictions)
     assert scores["cityscapes"]["AP"] == pytest.approx(expected["allAp"], abs=1e-6)
     assert scores["cityscapes"]["AP50"] == pytest.approx(expected["allAp50%"], abs=1e-6)

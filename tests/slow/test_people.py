@@ -1,4 +1,4 @@
-"""A small model learns sixteen pictures of people by heart: boxes, masks and keypoints, from the files to the scores.
+"""A small model learns sixteen images of people by heart: boxes, masks and keypoints, from the files to the scores.
 
     MRCNN_JAX_PEOPLE=DIR python -m pytest -m slow tests/slow/test_people.py
 
@@ -19,13 +19,13 @@ from mrcnn_jax.data.coco import coco_source
 from mrcnn_jax.data.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_PICTURES = 16
+NUM_IMAGES = 16
 MAX_PEOPLE = 4
 MIN_VISIBLE = 8
 
 
-def choose_pictures(content: dict[str, Any], count: int) -> dict[str, Any]:
-    """The data set of the `count` pictures whose smallest person is largest, as a share of the picture.
+def choose_images(content: dict[str, Any], count: int) -> dict[str, Any]:
+    """The data set of the `count` images whose smallest person is largest, as a share of the image.
 
     Of those with at most MAX_PEOPLE people, each with MIN_VISIBLE keypoints or more, and no crowd.
     """
@@ -34,7 +34,7 @@ def choose_pictures(content: dict[str, Any], count: int) -> dict[str, Any]:
         by_image.setdefault(row["image_id"], []).append(row)
 
     def smallest(image: dict[str, Any]) -> float:
-        """Share of the picture; 0 for a picture that is not wanted."""
+        """Share of the image; 0 for an image that is not wanted."""
         people = by_image.get(image["id"], [])
         seen = [not row["iscrowd"] and sum(v > 0 for v in row["keypoints"][2::3]) >= MIN_VISIBLE for row in people]
         if not 0 < len(people) <= MAX_PEOPLE or not all(seen):
@@ -46,7 +46,7 @@ def choose_pictures(content: dict[str, Any], count: int) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": content["categories"]}
 
 
-def test_the_choice_of_pictures() -> None:
+def test_the_choice_of_images() -> None:
     def person(image_id: int, area: int, visible: int = 8, iscrowd: int = 0) -> dict[str, Any]:
         keypoints = [1.0, 1.0, 2.0] * visible + [0.0] * 3 * (17 - visible)
         return {"image_id": image_id, "area": area, "iscrowd": iscrowd, "keypoints": keypoints}
@@ -55,8 +55,8 @@ def test_the_choice_of_pictures() -> None:
     people += [person(5, 30)] * 5 + [person(6, 30)] * 4
     images = [{"id": id_, "height": 10, "width": 20 if id_ == 6 else 10} for id_ in range(1, 8)]
     content = {"images": images, "annotations": people, "categories": []}
-    assert [image["id"] for image in choose_pictures(content, 9)["images"]] == [2, 6, 1]
-    assert choose_pictures(content, 1)["annotations"] == [people[2]]
+    assert [image["id"] for image in choose_images(content, 9)["images"]] == [2, 6, 1]
+    assert choose_images(content, 1)["annotations"] == [people[2]]
 
 
 @pytest.mark.slow
@@ -65,8 +65,8 @@ def test_people_are_learnt_by_heart(tmp_path: Path) -> None:
     if not folder:
         pytest.skip("MRCNN_JAX_PEOPLE is not set: it names a folder of COCO's person_keypoints")
     content = json.loads((Path(folder) / "annotations" / "person_keypoints_train.json").read_text())
-    chosen = choose_pictures(content, NUM_PICTURES)
-    assert len(chosen["images"]) == NUM_PICTURES, f"{folder} has only {len(chosen['images'])} suitable pictures"
+    chosen = choose_images(content, NUM_IMAGES)
+    assert len(chosen["images"]) == NUM_IMAGES, f"{folder} has only {len(chosen['images'])} suitable images"
     annotations = tmp_path / "people.json"
     annotations.write_text(json.dumps(chosen))
     prepare(coco_source(Path(folder) / "images", annotations), tmp_path / "data", "train")
@@ -77,6 +77,6 @@ def test_people_are_learnt_by_heart(tmp_path: Path) -> None:
     data = f"{tmp_path / 'data'}:train"
     subprocess.run([*command, "--data.train", data, "--data.val", data], cwd=ROOT, env=environment, check=True)
     scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert scores["num_images"] == NUM_PICTURES
+    assert scores["num_images"] == NUM_IMAGES
     assert scores["keypoints"]["AP"] >= 0.8
     assert scores["segm"]["AP"] >= 0.7

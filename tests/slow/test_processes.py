@@ -1,4 +1,4 @@
-"""Several processes train one run, at length: sixty starts of it, on generated pictures or on real ones.
+"""Several processes train one run, at length: sixty starts of it, on generated images or on real ones.
 
     python -m pytest -m slow tests/slow/test_processes.py
     MRCNN_JAX_DATA=DIR ...     # a folder that prepare_data.py made, with the splits train and val, instead

@@ -45,7 +45,7 @@ class Trainer:
 
     @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
-        """The program for a batch of eight pictures of 64 x 64."""
+        """The program for a batch of eight images of 64 x 64."""
         return self.compile(tiny.make_batch(8))
 
     def compile(self, batch: Batch) -> jax.stages.Compiled:

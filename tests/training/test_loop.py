@@ -167,7 +167,7 @@ def test_a_run_writes_what_it_promises(world, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "step 20/20  loss " in output and "images/s  eta 0:00:00" in output
     assert output.count("TABLE") == 3
-    assert "Left out: 0 pictures that could not be read, 5 objects beyond --data.max-objects 100." in output
+    assert "Left out: 0 images that could not be read, 5 objects beyond --data.max-objects 100." in output
     assert f"Next: mrcnn predict --weights {tmp_path}" in output
     assert world.num_traces == 2  # one compilation a canvas
 
@@ -271,11 +271,11 @@ def test_other_data_or_model_on_resume_is_refused(world, tmp_path, monkeypatch):
         loop.train(CONFIG, tmp_path)
 
 
-def test_too_many_unreadable_pictures_stop_the_run(world, tmp_path):
+def test_too_many_unreadable_images_stop_the_run(world, tmp_path):
     world.invalid_images = 1
     loop.train(with_train(num_steps=5), tmp_path / "few")
     world.invalid_images = 2
-    with pytest.raises(DataError, match=r"2 of 100 pictures could not be read, more than 1\.0%"):
+    with pytest.raises(DataError, match=r"2 of 100 images could not be read, more than 1\.0%"):
         loop.train(CONFIG, tmp_path / "many")
 
 

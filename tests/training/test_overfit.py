@@ -1,4 +1,4 @@
-"""A small model learns twelve pictures by heart: everything between pixels and mask AP has to agree for that.
+"""A small model learns twelve images by heart: everything between pixels and mask AP has to agree for that.
 
     python -m pytest -m slow tests/training/test_overfit.py
     OVERFIT_DATA=data/fruits_nuts:train python -m pytest -m slow tests/training/test_overfit.py    # on a prepared set
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
-def test_twelve_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_twelve_images_are_learnt_by_heart(tmp_path: Path) -> None:
     data = os.environ.get("OVERFIT_DATA")
     if data is None:
         prepare(shapes_source(12, seed=0, stream=0), tmp_path / "data", "train")

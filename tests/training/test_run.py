@@ -1,4 +1,4 @@
-"""The real thing, small: a run on generated pictures with the real model, data and evaluation."""
+"""The real thing, small: a run on generated images with the real model, data and evaluation."""
 
 import json
 from dataclasses import replace

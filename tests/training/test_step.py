@@ -14,7 +14,7 @@ LOSSES = {"loss/total", "loss/objectness", "loss/rpn_box", "loss/class", "loss/b
 
 @pytest.fixture(scope="session")
 def five_steps(trainer):
-    """The metrics of five steps on the same pictures, and the state after them, by the number of devices."""
+    """The metrics of five steps on the same images, and the state after them, by the number of devices."""
 
     @functools.cache
     def run(num_devices: int):

@@ -1,4 +1,4 @@
-"""Golden outputs of torchvision and Detectron2, and what our model computes from the same weights and picture.
+"""Golden outputs of torchvision and Detectron2, and what our model computes from the same weights and image.
 
 Weights are regenerated from parameter names (`tests/golden_weights.py`); `tests/golden` holds the originals' outputs.
 """
@@ -20,7 +20,7 @@ from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.predict import predict, propose_batch
 from mrcnn_jax.inference.batches import InputBatch, assemble_batch, plan_batches
-from mrcnn_jax.inference.postprocessing import PictureDetections, restore_detections
+from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Detections
 from mrcnn_jax.weights.importing import FAMILIES, WeightsFile, import_variables
@@ -40,8 +40,8 @@ def load_golden(name: str) -> dict[str, Any]:
     return golden | {"meta": json.loads(str(golden["meta"]))}
 
 
-def load_picture() -> np.ndarray:
-    """The picture that all golden outputs are of, [231, 300, 3] uint8 RGB."""
+def load_image() -> np.ndarray:
+    """The image that all golden outputs are of, [231, 300, 3] uint8 RGB."""
     return np.asarray(Image.open(GOLDEN / "picture.png").convert("RGB"))
 
 
@@ -88,9 +88,9 @@ def load_reference(name: str, canvas: tuple[int, int] = CANVAS) -> Reference:
     meta = golden["meta"]
     test = replace(recognised.test, short_side=meta["min_size"], max_side=meta["max_size"], canvases=(canvas,))
     variables = jax.tree.map(jnp.asarray, import_variables(source, recognised.model)[0])
-    picture = load_picture()
-    (plan,) = plan_batches([picture.shape[:2]], test, 1)
-    batch = assemble_batch((0,), [picture], plan.canvas, test, 1)
+    image = load_image()
+    (plan,) = plan_batches([image.shape[:2]], test, 1)
+    batch = assemble_batch((0,), [image], plan.canvas, test, 1)
     return Reference(golden, source, MaskRCNN(recognised.model), test, variables, batch)
 
 
@@ -187,13 +187,13 @@ def move_weights(reference: Reference, seed: int) -> Reference:
     return replace(reference, variables=moved)
 
 
-def restore(reference: Reference, detections: Detections, index: int = 0) -> PictureDetections:
-    """Detections of one picture of a batch in its own pixels."""
+def restore(reference: Reference, detections: Detections, index: int = 0) -> ImageDetections:
+    """Detections of one image of a batch in its own pixels."""
     height, width = reference.batch.image_hw[0].tolist()
     return restore_detections(
         jax.tree.map(lambda leaf: leaf[index], detections),
         (height, width),
-        load_picture().shape[:2],
+        load_image().shape[:2],
         categories=categories_of(reference.model.config),
         test=reference.test,
     )

@@ -1,4 +1,4 @@
-"""The same picture on its exact canvas, on a large one, alone or in a batch: the same detections.
+"""The same image on its exact canvas, on a large one, alone or in a batch: the same detections.
 
 What the convolutions' biases and ReLUs write into the padding is put back to zero after every layer, so a static shape
 gives what an exact one does; the weights are those of the golden files, so that there are detections everywhere.
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.inference.batches import assemble_batch
-from mrcnn_jax.inference.postprocessing import PictureDetections
-from tests.weights.reference import Reference, load_picture, load_reference, pairwise_iou, restore, run_predict
+from mrcnn_jax.inference.postprocessing import ImageDetections
+from tests.weights.reference import Reference, load_image, load_reference, pairwise_iou, restore, run_predict
 
 
-def predict_on(reference: Reference, canvas: tuple[int, int], *, others: int) -> PictureDetections:
-    """Detections of the picture on this canvas, as the last of a batch with others."""
-    picture = load_picture()
-    pictures = [np.ascontiguousarray(picture[::-1])] * others + [picture]
-    batch = assemble_batch(range(len(pictures)), pictures, canvas, reference.test, len(pictures))
+def predict_on(reference: Reference, canvas: tuple[int, int], *, others: int) -> ImageDetections:
+    """Detections of the image on this canvas, as the last of a batch with others."""
+    image = load_image()
+    images = [np.ascontiguousarray(image[::-1])] * others + [image]
+    batch = assemble_batch(range(len(images)), images, canvas, reference.test, len(images))
     return restore(reference, run_predict(reference, batch), others)
 
 

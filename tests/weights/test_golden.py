@@ -1,4 +1,4 @@
-"""Our models against torchvision and Detectron2 on the same weights and picture, stage by stage (float32, CPU).
+"""Our models against torchvision and Detectron2 on the same weights and image, stage by stage (float32, CPU).
 
 Differences of a stage are relative to its largest absolute value. Where they come from: sums in another order. The
 originals differ from a float64 run of themselves by up to 9e-5 absolute (`meta.float64_differences` of the files).
@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrcnn_jax.inference.postprocessing import PictureDetections
+from mrcnn_jax.inference.postprocessing import ImageDetections
 from tests.weights.reference import (
     INFERENCE,
     Reference,
     Stages,
     compute_stages,
-    load_picture,
+    load_image,
     load_reference,
     move_weights,
     pairwise_iou,
@@ -122,7 +122,7 @@ def test_detections(name: str, reference: Reference, stages: Stages) -> None:
     assert found.all(), np.flatnonzero(~found)
 
 
-def find_detections(golden: dict, name: str, ours: PictureDetections) -> np.ndarray:
+def find_detections(golden: dict, name: str, ours: ImageDetections) -> np.ndarray:
     """Which golden detections are among ours within the bounds: label, box, score, mask, keypoints."""
     labels = golden["det_classes"] + 1 if name.startswith(IS_DETECTRON2) else golden["det_labels"]
     iou = pairwise_iou(ours.boxes, golden["det_boxes"]) * (ours.labels[:, None] == labels[None])
@@ -142,7 +142,7 @@ def find_masks(golden: dict, probabilities: np.ndarray, masks: np.ndarray) -> np
     expected = golden["det_mask_28"] if "det_mask_28" in golden else golden["det_mask_probs"]
     close = np.isclose(probabilities[: len(expected)], expected, rtol=1e-7, atol=2e-3)
     found[: len(expected)] &= close.all(axis=(1, 2))
-    width = load_picture().shape[1]
+    width = load_image().shape[1]
     packed = np.unpackbits(golden["det_masks_packed"], axis=-1)[..., :width].astype(bool)
     union = (masks[: len(packed)] | packed).sum(axis=(1, 2))
     overlap = (masks[: len(packed)] & packed).sum(axis=(1, 2))

@@ -1,4 +1,4 @@
-"""One training step of torchvision's Mask R-CNN on the same weights, picture and objects: losses and gradients.
+"""One training step of torchvision's Mask R-CNN on the same weights, image and objects: losses and gradients.
 
 The RPN of random weights is so sure that torchvision ranks 268 proposals of probability 1.0 in float32, and its sort,
 which is not stable, takes any 100 of them. So the 100 that it took are given (made by the same release's model).
@@ -21,7 +21,7 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.named_leaves import named_leaves
 from mrcnn_jax.structures import Batch, GroundTruth, Proposals
 from mrcnn_jax.weights.importing import import_variables
-from tests.weights.reference import GOLDEN, load_golden, load_picture, make_arrays, make_source
+from tests.weights.reference import GOLDEN, load_golden, load_image, make_arrays, make_source
 
 NAME = "torchvision_maskrcnn_resnet50_fpn_train"
 CANVAS = (256, 352)
@@ -45,14 +45,14 @@ LOSSES = {
 
 
 def make_batch(golden: dict[str, Any], rounding: str) -> Batch:
-    """The picture and its six objects."""
+    """The image and its six objects."""
     from pycocotools import mask as coco_mask
 
-    picture = load_picture()
-    image_hw = picture.shape[:2]
+    image = load_image()
+    image_hw = image.shape[:2]
     new_hw, _ = fit_size(image_hw, golden["meta"]["min_size"], golden["meta"]["max_size"], (CANVAS,), rounding)
     images = np.zeros((1, *CANVAS, 3), np.float32)
-    images[0, : new_hw[0], : new_hw[1]] = resize_image(picture, new_hw, "float")
+    images[0, : new_hw[0], : new_hw[1]] = resize_image(image, new_hw, "float")
     boxes, bitmaps = golden["gt_boxes"], []
     for box, mask in zip(boxes, np.unpackbits(golden["gt_masks_packed"], axis=-1)[..., : image_hw[1]], strict=True):
         code = coco_mask.encode(np.asfortranarray(mask))

@@ -20,7 +20,7 @@ from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, defa
 from mrcnn_jax.weights.folder import load_weights
 from mrcnn_jax.weights.importing import check_sha256, import_variables, open_weights_file
 from mrcnn_jax.weights.init_from import initialise
-from tests.weights.reference import load_golden, load_picture, make_arrays, make_source, pairwise_iou
+from tests.weights.reference import load_golden, load_image, make_arrays, make_source, pairwise_iou
 
 ROOT = Path(__file__).parents[2]
 NAME = "torchvision_maskrcnn_resnet50_fpn"
@@ -139,7 +139,7 @@ def test_from_a_file_to_detections_in_two_commands(tmp_path: Path, arrays: dict)
     expected = import_variables(source, source.recognised.model)[0]
     jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "w").variables, expected)
     predictor = Predictor.load(tmp_path / "w", short_side=320, max_side=512, canvases=[(320, 416)])
-    (found,) = predictor([load_picture()])
+    (found,) = predictor([load_image()])
     golden = load_golden(NAME)
     iou = pairwise_iou(found.boxes, golden["det_boxes"]) * (found.labels[:, None] == golden["det_labels"][None])
     # All but what the last place of a sum decides: test_golden.py sees to each one.

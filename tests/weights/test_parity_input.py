@@ -22,7 +22,7 @@ from mrcnn_jax.ops.boxes import MAX_LOG_SCALE, decode_boxes
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.mapping import conv_kernel, stem_kernel
 from tests import oracles
-from tests.weights.reference import load_golden, load_picture, make_arrays, make_source
+from tests.weights.reference import load_golden, load_image, make_arrays, make_source
 
 RNG = np.random.default_rng(0)
 
@@ -63,15 +63,15 @@ def test_02_pixel_scale_follows_the_body(name: str, std: tuple[float, ...]) -> N
 
 
 def test_03_resize_is_each_familys_own() -> None:
-    picture, small = load_picture(), (100, 130)  # shrinks by more than 2, where antialiasing shows
-    resized = {method: resize_image(picture, small, method) for method in ("pillow", "float", "opencv")}
+    image, small = load_image(), (100, 130)  # shrinks by more than 2, where antialiasing shows
+    resized = {method: resize_image(image, small, method) for method in ("pillow", "float", "opencv")}
     assert resized["float"].dtype == np.float32 and resized["pillow"].dtype == np.uint8
     for one, other in (("pillow", "float"), ("pillow", "opencv"), ("float", "opencv")):
         assert np.abs(resized[one].astype(float) - resized[other]).max() > 2
     # Bilinear without antialiasing, pixel centres at +0.5.
     y, x = 40, 70
     at = (y + 0.5) * 231 / 100 - 0.5, (x + 0.5) * 300 / 130 - 0.5
-    expected = oracles.bilinear(picture.astype(np.float64), *at)
+    expected = oracles.bilinear(image.astype(np.float64), *at)
     np.testing.assert_allclose(resized["float"][y, x], expected, atol=1e-2)
 
 
@@ -197,7 +197,7 @@ def test_14_box_deltas_are_weighted_and_sides_have_no_plus_one() -> None:
     np.testing.assert_allclose(found[0], oracles.decode_box(deltas[0], anchor[0], weights), rtol=1e-5)
 
 
-def test_30_pictures_are_continuous_and_a_flip_maps_x_to_width_minus_x() -> None:
+def test_30_images_are_continuous_and_a_flip_maps_x_to_width_minus_x() -> None:
     np.testing.assert_array_equal(flip_boxes(np.array([[0.0, 1, 3, 4]]), 10), [[7, 1, 10, 4]])
 
 

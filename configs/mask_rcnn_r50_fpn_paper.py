@@ -6,7 +6,7 @@ image as in the original code.
     python scripts/train.py configs/mask_rcnn_r50_fpn_paper.py --workdir runs/r50_paper \
         --data.train DIR:train --data.val DIR:val --train.init-from resnet50.npz
 
-Needs an ImageNet body. Hardware and time: not measured yet. Box and mask AP on val2017: not measured yet.
+Needs an ImageNet backbone. Hardware and time: not measured yet. Box and mask AP on val2017: not measured yet.
 """
 
 from mrcnn_jax.config import Config, TargetsConfig, TrainConfig

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNeXt-101 32x8d FPN, on COCO: the body that Detectron2 publishes weights of.
+"""Mask R-CNN, ResNeXt-101 32x8d FPN, on COCO: the backbone that Detectron2 publishes weights of.
 
     python scripts/train.py configs/mask_rcnn_x101_32x8d_fpn.py --workdir runs/mask_rcnn_x101_32x8d_fpn \
         --data.train data/coco:train --data.val data/coco:val --train.init-from X-101-32x8d.pkl

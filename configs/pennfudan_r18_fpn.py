@@ -6,9 +6,9 @@
         --data.train data/people:train --data.val data/people:val \
         --train.init-from resnet18.npz --model.norm frozen_bn --model.freeze-at 2
 
-The last line starts from a ResNet-18 body; without it the network starts from scratch. The batch of 2 is for one or two
-devices. Measured on two shared CPU cores, from an ImageNet body without its last stage: box AP 0.686, mask AP 0.622,
-mask AP50 0.990 on the 29 validation images after 15 minutes, evaluation included. From scratch, with
+The last line starts from a ResNet-18 backbone; without it the network starts from scratch. The batch of 2 is for one or
+two devices. Measured on two shared CPU cores, from an ImageNet backbone without its last stage: box AP 0.686, mask AP
+0.622, mask AP50 0.990 on the 29 validation images after 15 minutes, evaluation included. From scratch, with
 `--train.num-steps 1200`: box AP 0.575, mask AP 0.480, mask AP50 0.880 after 39 minutes, beside other work.
 """
 

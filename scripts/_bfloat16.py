@@ -39,9 +39,9 @@ def main() -> None:
 
     def extract(dtype: Literal["float32", "bfloat16"], variables: Any, images: Any, image_hw: Any) -> dict[str, Any]:
         model = MaskRCNN(replace(model_config, dtype=dtype))
-        maps = model.apply(variables, images, image_hw, method=model.extract_features)
-        logits, deltas = model.apply(variables, maps, image_hw, method=model.score_anchors)
-        outputs = {f"features_{level}": level_map for level, level_map in enumerate(maps)}
+        features = model.apply(variables, images, image_hw, method=model.extract_features)
+        logits, deltas = model.apply(variables, features, image_hw, method=model.score_anchors)
+        outputs = {f"features_{level}": level_map for level, level_map in enumerate(features)}
         outputs |= {"objectness": jnp.concatenate(logits, axis=1), "deltas": jnp.concatenate(deltas, axis=1)}
         return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 

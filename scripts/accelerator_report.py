@@ -106,7 +106,9 @@ def make_parts(arguments: Arguments) -> dict[str, Part]:
     """All parts by name, the most valuable first."""
     small = arguments.small
     canvas = "128x128" if small else "800x1344"
-    tiny = ["--model.backbone", "resnet10", "--model.body-width", "16", "--model.fpn-channels", "32"] if small else []
+    tiny = (
+        ["--model.backbone", "resnet10", "--model.backbone-width", "16", "--model.fpn-channels", "32"] if small else []
+    )
     few = ["--iterations", "2"] if small else []
 
     def script(name: str, *options: str, **environment: str) -> Part:

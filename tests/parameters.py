@@ -1,4 +1,4 @@
-"""How many parameters a model has, counted from the papers: body, pyramid, RPN, and the heads that there are."""
+"""How many parameters a model has, counted from the papers: backbone, pyramid, RPN, and the heads that there are."""
 
 from mrcnn_jax.config import ModelConfig
 
@@ -10,10 +10,10 @@ GROUPS = {"resnext101_32x8d": (32, 4), "resnext101_64x4d": (64, 4)}
 
 
 def expected_parameters(config: ModelConfig) -> int:
-    """Counted from the papers: body, pyramid, RPN, and the heads that there are."""
-    body, channels = count_body(config)
+    """Counted from the papers: backbone, pyramid, RPN, and the heads that there are."""
+    backbone, channels = count_backbone(config)
     norm = 2 if config.head_norm == "group_norm" else 1  # scale and shift instead of the bias
-    total, depth = body, {"c4": channels[2], "c5": channels[3], "dc5": channels[3]}.get(config.neck, 0)
+    total, depth = backbone, {"c4": channels[2], "c5": channels[3], "dc5": channels[3]}.get(config.neck, 0)
     if config.neck == "fpn":
         depth = config.fpn_channels
         total += sum((c + norm) * depth + (9 * depth + norm) * depth for c in channels)
@@ -28,24 +28,24 @@ def expected_parameters(config: ModelConfig) -> int:
     return total + (16 * points + 1) * config.num_keypoints
 
 
-def count_body(config: ModelConfig) -> tuple[int, list[int]]:
+def count_backbone(config: ModelConfig) -> tuple[int, list[int]]:
     """Parameters of all four stages, wherever the last one stands, and the channels that they put out."""
     affine = 0 if config.norm == "frozen_bn" else 2  # a trained norm has a scale and a shift for each channel
 
     def conv_norm(size: int, cin: int, cout: int, groups: int = 1) -> int:
         return size * size * cin * cout // groups + affine * cout
 
-    total, channels = conv_norm(7, 3, config.body_width), config.body_width
+    total, channels = conv_norm(7, 3, config.backbone_width), config.backbone_width
     stages = []
     for stage, blocks in enumerate(BLOCKS[config.backbone]):
-        out = config.body_width * 2**stage
+        out = config.backbone_width * 2**stage
         groups, share = GROUPS.get(config.backbone, (1, 1))
         for _ in range(blocks):
             if config.backbone in ("resnet10", "resnet18", "resnet34"):
                 width = out
                 total += conv_norm(3, channels, width) + conv_norm(3, width, width)
             else:
-                width, out = out * share, 4 * config.body_width * 2**stage
+                width, out = out * share, 4 * config.backbone_width * 2**stage
                 total += conv_norm(1, channels, width) + conv_norm(3, width, width, groups) + conv_norm(1, width, out)
                 width = out // 4
             if channels != out:

@@ -26,8 +26,8 @@ CANVASES = ((64, 64), (96, 64))
 
 config = Config(
     model=ModelConfig(
-        backbone="resnet10", body_width=8, num_classes=0, norm="frozen_bn", head_norm="none", freeze_at=0, neck="dc5",
-        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), box_head_dim=32, mask_head_dim=16,
+        backbone="resnet10", backbone_width=8, num_classes=0, norm="frozen_bn", head_norm="none", freeze_at=0,
+        neck="dc5", anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0), box_head_dim=32, mask_head_dim=16,
         mask_head_convs=1,
     ),
     # Room for all proposals: a random choice among them would depend on their order, and rounding on equal scores.

@@ -84,11 +84,11 @@ def test_shares_end_at_one(section: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ModelConfig(body_width=0), "model.body_width: expected 1 or more, got 0."),
+        (lambda: ModelConfig(backbone_width=0), "model.backbone_width: expected 1 or more, got 0."),
         (lambda: ModelConfig(anchor_ratios=()), "model.anchor_ratios: at least one is needed."),
         (
-            lambda: ModelConfig(backbone="resnext101_32x8d", body_width=4),
-            "model.body_width: expected a multiple of 8 for resnext101_32x8d, got 4.",
+            lambda: ModelConfig(backbone="resnext101_32x8d", backbone_width=4),
+            "model.backbone_width: expected a multiple of 8 for resnext101_32x8d, got 4.",
         ),
         (
             lambda: ModelConfig(pixel_std=(1.0, 0.0, 1.0)),
@@ -114,7 +114,7 @@ def test_widths_of_resnext() -> None:
         ("resnext101_64x4d", 16),
         ("resnet50", 1),
     ):
-        assert ModelConfig(backbone=backbone, body_width=width).stage_width(0) >= 1
+        assert ModelConfig(backbone=backbone, backbone_width=width).stage_width(0) >= 1
 
 
 def wrong_values() -> list[tuple[str, str, object]]:

@@ -101,7 +101,7 @@ def test_the_python_of_the_readme_trains_and_scores(
     (tmp_path / "tiny.py").write_text(
         "from dataclasses import replace\nfrom mrcnn_jax import load_preset\n"
         "config = load_preset('overfit_tiny')\n"
-        "model = replace(config.model, num_classes=0, body_width=8, fpn_channels=16)\n"
+        "model = replace(config.model, num_classes=0, backbone_width=8, fpn_channels=16)\n"
         "train = replace(config.train, num_steps=2, warmup_steps=0, batch_size=8)\n"
         "config = replace(config, model=model, train=train)\n"
     )

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import Config, ModelConfig
+from mrcnn_jax.config.backbones import BACKBONES
 from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.models import mask_rcnn, resnet
+from mrcnn_jax.models import mask_rcnn
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, variable_shapes
 from mrcnn_jax.named_leaves import PyTree
 from mrcnn_jax.structures import Batch, Detections
@@ -62,7 +63,7 @@ def shrink(config: Config) -> Config:
     model = config.model
     small = replace(
         model,
-        body_width=16,
+        backbone_width=16,
         num_classes=NUM_CLASSES,
         freeze_at=min(model.freeze_at, 2),
         fpn_channels=16,
@@ -122,7 +123,8 @@ def test_every_choice_of_a_preset_is_compiled() -> None:
 @pytest.fixture
 def one_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stages of one block. Variables are kept by config, which does not name the number of blocks."""
-    monkeypatch.setattr(resnet, "STAGE_BLOCKS", dict.fromkeys(resnet.STAGE_BLOCKS, (1, 1, 1, 1)))
+    for name, layout in BACKBONES.items():
+        monkeypatch.setitem(BACKBONES, name, layout._replace(blocks=(1, 1, 1, 1)))
     kept = (tiny.make_variables, variable_shapes, mask_rcnn.jit_init)
     for function in kept:
         function.cache_clear()

@@ -13,7 +13,7 @@ from mrcnn_jax.structures import Batch, GroundTruth
 
 MODEL = ModelConfig(
     backbone="resnet10",
-    body_width=8,
+    backbone_width=8,
     num_classes=3,
     norm="group_norm",
     head_norm="group_norm",

@@ -48,6 +48,7 @@ def measure(config: Config, num_batches: int) -> dict[str, Any]:
         seed=config.train.seed,
         start_step=0,
         num_steps=num_batches,
+        keypoint_flip=config.model.keypoint_flip,
     )
     start, cpu_start = time.perf_counter(), time.process_time()
     canvases = Counter("x".join(map(str, batch.images.shape[1:3])) for batch in batches)

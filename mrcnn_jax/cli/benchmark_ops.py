@@ -119,18 +119,18 @@ def time_calls(call: Callable[[], Any], iterations: int) -> dict[str, float]:
     }
 
 
-def pool_one_set(maps: Any, rois: Any, image_hw: Any, *, output_size: int, config: ModelConfig) -> Any:
+def pool_one_set(features: Any, rois: Any, image_hw: Any, *, output_size: int, config: ModelConfig) -> Any:
     """Returns the RoIs' features."""
-    return pool_rois(maps, [rois], image_hw, output_sizes=[output_size], config=config)[0]
+    return pool_rois(features, [rois], image_hw, output_sizes=[output_size], config=config)[0]
 
 
 def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     """Yields the name of each operation, the function and its inputs."""
     rng = np.random.default_rng(0)
     model, test, batch = ModelConfig(), TestConfig(), arguments.batch_size
-    sizes = [tuple(-(-side // stride) for side in arguments.canvas) for stride in model.map_strides]
+    sizes = [tuple(-(-side // stride) for side in arguments.canvas) for stride in model.feature_strides]
     image_hw = np.tile(np.array(arguments.canvas, np.int32), (batch, 1))
-    maps = tuple(random_normal(rng, (batch, *size, CHANNELS), arguments.dtype) for size in sizes)
+    features = tuple(random_normal(rng, (batch, *size, CHANNELS), arguments.dtype) for size in sizes)
     adaptive = replace(model, sampling_ratio=0, roi_align_aligned=True)
     counts_and_sides = (arguments.box_rois, model.box_pool_size), (arguments.mask_rois, model.mask_pool_size)
     for name, (count, side) in zip(("box", "mask"), counts_and_sides, strict=True):
@@ -138,8 +138,8 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
         weights = random_normal(rng, (batch * count, side, side, CHANNELS), arguments.dtype)
         for suffix, config in (("", model), ("_adaptive", adaptive)):
             pool = partial(pool_one_set, output_size=side, config=config)
-            yield f"roi_align_{name}{suffix}", pool, (maps, rois, image_hw)
-            yield f"roi_align_{name}{suffix}_gradients", partial(gradients, pool), (maps, rois, image_hw, weights)
+            yield f"roi_align_{name}{suffix}", pool, (features, rois, image_hw)
+            yield f"roi_align_{name}{suffix}_gradients", partial(gradients, pool), (features, rois, image_hw, weights)
 
     scores = tuple(rng.normal(size=(batch, ANCHORS_PER_CELL * h * w)).astype(np.float32) for h, w in sizes)
     counts = [min(test.pre_nms_top_n, level.shape[1]) for level in scores]
@@ -170,9 +170,9 @@ def nms(
     return name, function, (boxes, random_normal(rng, shape), np.ones(shape, bool), np.broadcast_to(groups, shape))
 
 
-def gradients(pool: Callable[..., Any], maps: Any, rois: Any, image_hw: Any, weights: Any) -> Any:
-    """The gradients of the maps where those of the pooled features are `weights`; the features are not computed."""
-    return jax.vjp(lambda maps: pool(maps, rois, image_hw), maps)[1](weights)[0]
+def gradients(pool: Callable[..., Any], features: Any, rois: Any, image_hw: Any, weights: Any) -> Any:
+    """The gradients of the features where those of the pooled features are `weights`; the features are not computed."""
+    return jax.vjp(lambda features: pool(features, rois, image_hw), features)[1](weights)[0]
 
 
 def best_anchors(counts: list[int], scores: tuple[Any, ...]) -> list[Any]:

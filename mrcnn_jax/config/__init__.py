@@ -6,8 +6,9 @@ Functions receive the section that they need, never the root.
 
 from dataclasses import dataclass, field
 
+from mrcnn_jax.config.backbones import Backbone
 from mrcnn_jax.config.checks import SIZE_DIVISOR, Canvas, require
-from mrcnn_jax.config.model import Backbone, ModelConfig
+from mrcnn_jax.config.model import ModelConfig
 from mrcnn_jax.config.process_settings import DistributedConfig
 from mrcnn_jax.config.run import DataConfig, TargetsConfig, TestConfig, TrainConfig
 

@@ -9,7 +9,7 @@ Canvas = tuple[int, int]
 """(height, width) in pixels of a padded network input; both multiples of 32."""
 
 SIZE_DIVISOR = 32
-"""Sides of canvases are multiples of this, the stride of the coarsest body stage."""
+"""Sides of canvases are multiples of this, the stride of the coarsest backbone stage."""
 
 
 class Range(NamedTuple):

@@ -46,7 +46,7 @@ TORCHVISION = Conventions(
 
 DETECTRON2 = Conventions(
     model={
-        "stride_in_1x1": True,  # MSRA's bodies; ResNeXt: False, see `weights.detectron2`
+        "stride_in_1x1": True,  # MSRA's backbones; ResNeXt: False, see `weights.detectron2`
         "norm_eps": 1e-5,
         "pixel_mean": (123.675, 116.28, 103.53),
         "pixel_std": (1.0, 1.0, 1.0),  # likewise

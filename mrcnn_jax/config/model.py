@@ -1,28 +1,10 @@
-"""The network: body, neck, heads, and the conventions that weights were trained with."""
+"""The network: backbone, neck, heads, and the conventions that weights were trained with."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from mrcnn_jax.config.checks import AT_LEAST_0, AT_LEAST_1, POSITIVE, Range, check_fields, require
-
-Backbone = Literal[
-    "resnet10",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-]
-
-GROUPS: dict[str, tuple[int, int]] = {
-    "resnext50_32x4d": (32, 4),
-    "resnext101_32x8d": (32, 8),
-    "resnext101_64x4d": (64, 4),
-}
-"""Groups of the 3x3 convolutions and channels of each in the first stage (arXiv 1611.05431); others have one group."""
+from mrcnn_jax.config.backbones import BACKBONES, Backbone, BackboneLayout
+from mrcnn_jax.config.checks import AT_LEAST_0, AT_LEAST_1, POSITIVE, Range, check_fields, check_flip, require
 
 
 @dataclass(frozen=True)
@@ -30,15 +12,15 @@ class ModelConfig:
     """Architecture and conventions; a weights folder carries its own."""
 
     backbone: Backbone = "resnet50"
-    """ResNet or ResNeXt body."""
+    """The ResNet or ResNeXt."""
     neck: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
     """What RPN and RoIs see: the feature pyramid; C4, with res5 in the heads; C5, of stride 32; or C5 dilated to 16."""
-    body_width: Annotated[int, AT_LEAST_1] = 64
+    backbone_width: Annotated[int, AT_LEAST_1] = 64
     """Channels of the stem and of the first stage's 3x3 convolutions; later stages double it."""
     num_classes: Annotated[int, AT_LEAST_0] = 80
     """Object classes without background; 0 takes the number from the training data."""
     norm: Literal["frozen_bn", "group_norm", "sync_bn"] = "frozen_bn"
-    """Of the body: frozen_bn to fine-tune, group_norm to train from scratch, sync_bn likewise in large batches."""
+    """Of the backbone: frozen_bn to fine-tune, group_norm to train from scratch, sync_bn likewise in large batches."""
     head_norm: Literal["none", "group_norm", "frozen_bn"] = "none"
     """Normalisation of the FPN and of the convolutions of box and mask head."""
     norm_eps: Annotated[float, AT_LEAST_0] = 1e-5
@@ -119,6 +101,9 @@ class ModelConfig:
     """Their width."""
     num_keypoints: Annotated[int, AT_LEAST_0] = 0
     """Keypoints of an object; 0: no keypoint head."""
+    keypoint_flip: tuple[int, ...] = ()
+    """For each keypoint the index, from 0, of the keypoint that it becomes in a flipped image. If empty, left and right
+    are exchanged in the keypoints' names."""
     keypoint_head_dim: Annotated[int, AT_LEAST_1] = 512
     """Width of the keypoint head's convolutions."""
     keypoint_head_convs: Annotated[int, AT_LEAST_0] = 8
@@ -128,15 +113,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields("model", self)
+        check_flip("model.keypoint_flip", self.keypoint_flip)
         if self.neck == "fpn":
             count = len(self.anchor_sizes)
             require(count == 5, f"model.anchor_sizes: expected 5 (P2..P6), got {count}.")
         for name in ("anchor_sizes", "anchor_ratios"):
             require(len(getattr(self, name)) > 0, f"model.{name}: at least one is needed.")
-        unit = 64 // self.group_channels
+        unit = 64 // self.layout.group_channels
         require(
-            self.body_width % unit == 0,
-            f"model.body_width: expected a multiple of {unit} for {self.backbone}, got {self.body_width}.",
+            self.backbone_width % unit == 0,
+            f"model.backbone_width: expected a multiple of {unit} for {self.backbone}, got {self.backbone_width}.",
         )
         is_counted = self.roi_op == "pool" or self.roi_reduce == "average" or self.sampling_ratio > 0
         require(is_counted, "model.roi_reduce: max needs a fixed model.sampling_ratio.")
@@ -152,48 +138,42 @@ class ModelConfig:
         )
 
     @property
-    def groups(self) -> int:
-        """Groups of the body's 3x3 convolutions."""
-        return GROUPS.get(self.backbone, (1, 64))[0]
-
-    @property
-    def group_channels(self) -> int:
-        """Channels of each of them in res2, of a body of width 64."""
-        return GROUPS.get(self.backbone, (1, 64))[1]
+    def layout(self) -> BackboneLayout:
+        """The facts of the backbone."""
+        return BACKBONES[self.backbone]
 
     def stage_width(self, stage: int) -> int:
         """Channels inside the residual blocks of a stage, 0 for res2."""
-        return self.body_width * self.group_channels * self.groups // 64 * 2**stage
+        return self.backbone_width * self.layout.group_channels * self.layout.groups // 64 * 2**stage
 
     def stage_channels(self, stage: int) -> int:
-        """Channels that a stage puts out, 0 for res2."""
-        is_basic = self.backbone in ("resnet10", "resnet18", "resnet34")
-        return self.body_width * 2**stage * (1 if is_basic else 4)
+        """Channels that a stage returns, 0 for res2."""
+        return self.backbone_width * 2**stage * (4 if self.layout.has_bottlenecks else 1)
 
     @property
-    def map_channels(self) -> int:
+    def feature_channels(self) -> int:
         """Channels of the maps that RPN and RoIs see."""
         return self.fpn_channels if self.neck == "fpn" else self.stage_channels(2 if self.neck == "c4" else 3)
 
     @property
-    def map_strides(self) -> tuple[int, ...]:
+    def feature_strides(self) -> tuple[int, ...]:
         """Strides of the maps that the RPN sees: P2..P6, or the one map."""
         return (4, 8, 16, 32, 64) if self.neck == "fpn" else (32,) if self.neck == "c5" else (16,)
 
     @property
     def roi_strides(self) -> tuple[int, ...]:
         """Strides of the maps that RoIs are pooled from: P2..P5, or the one map. P6 is for the largest anchors only."""
-        return self.map_strides[:4]
+        return self.feature_strides[:4]
 
     @property
-    def anchor_sizes_by_map(self) -> tuple[tuple[float, ...], ...]:
+    def anchor_sizes_by_level(self) -> tuple[tuple[float, ...], ...]:
         """Anchor sizes on each of the maps that the RPN sees."""
         return tuple((size,) for size in self.anchor_sizes) if self.neck == "fpn" else (self.anchor_sizes,)
 
     @property
     def anchors_per_cell(self) -> int:
         """Anchors at each cell of a map."""
-        return len(self.anchor_sizes_by_map[0]) * len(self.anchor_ratios)
+        return len(self.anchor_sizes_by_level[0]) * len(self.anchor_ratios)
 
     @property
     def num_box_deltas(self) -> int:
@@ -206,7 +186,7 @@ class ModelConfig:
         return dx, dy, dw, dh
 
     @property
-    def num_mask_maps(self) -> int:
+    def num_mask_channels(self) -> int:
         """Maps that the mask head can put out; map 0 is the softmax's background, and else without use."""
         return 1 if self.class_agnostic_masks else self.num_classes + 1
 

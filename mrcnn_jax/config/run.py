@@ -13,7 +13,6 @@ from mrcnn_jax.config.checks import (
     Canvas,
     check_canvases,
     check_fields,
-    check_flip,
     require,
 )
 
@@ -112,9 +111,6 @@ class TestConfig:
     keypoint_sigmas: Annotated[tuple[float, ...], POSITIVE] = ()
     """Tolerance of each keypoint in OKS, as a share of the object's size: the spread of careful annotators. Empty: if
     there are 17 keypoints COCO's own, a person's, else 0.05 each."""
-    keypoint_flip: tuple[int, ...] = ()
-    """For each keypoint the index of the one that it becomes in a flipped image; empty: left and right are exchanged
-    in the names. A training run takes it from data.keypoint_flip."""
     augment_flip: bool = False
     """Images are also seen flipped, at every size: test-time augmentation (paper, appendix B). A training run's own
     evaluations go without any augmentation."""
@@ -129,7 +125,6 @@ class TestConfig:
             self.max_side >= self.short_side,
             f"test.max_side: expected at least test.short_side {self.short_side}, got {self.max_side}.",
         )
-        check_flip("test.keypoint_flip", self.keypoint_flip)
 
 
 @dataclass(frozen=True)
@@ -148,9 +143,6 @@ class DataConfig:
     """Upper bound of the long side."""
     flip_probability: Annotated[float, UNIT] = 0.5
     """Probability of a horizontal flip."""
-    keypoint_flip: tuple[int, ...] = ()
-    """For each keypoint the index, from 0, of the one that it becomes in a flipped image. Empty: left and right are
-    exchanged in the keypoints' names."""
     scale_jitter: Annotated[tuple[float, float], POSITIVE] = (1.0, 1.0)
     """Bounds of a factor on the size, drawn per image; what exceeds the canvas is cropped at a random place."""
     copy_paste_probability: Annotated[float, UNIT] = 0.0
@@ -175,7 +167,6 @@ class DataConfig:
         require(len(self.short_sides) > 0, "data.short_sides: at least one is needed.")
         low, high = self.scale_jitter
         require(low <= high, f"data.scale_jitter: expected low <= high, got {low} and {high}.")
-        check_flip("data.keypoint_flip", self.keypoint_flip)
 
 
 @dataclass(frozen=True)
@@ -233,7 +224,7 @@ class TrainConfig:
     num_pictures: Annotated[int, AT_LEAST_0] = 8
     """Validation images drawn beside their ground truth at each evaluation."""
     init_from: str = ""
-    """Weights to start from: a weights folder, a workdir, a detector's checkpoint, or an ImageNet body."""
+    """Weights to start from: a weights folder, a workdir, a detector's checkpoint, or an ImageNet backbone."""
 
     def __post_init__(self) -> None:
         check_fields("train", self)

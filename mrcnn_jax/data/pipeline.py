@@ -4,7 +4,7 @@ Batch s is a pure function of the data, the config, the seed and s. It depends n
 on threads; of several processes each gets its own rows of the same global batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.plan import Plan, augmentation_rng
 from mrcnn_jax.data.repeats import repeat_factors, repeat_records
 from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
-from mrcnn_jax.data.transforms import fit_size, mirrored_keypoints
+from mrcnn_jax.data.transforms import find_keypoint_flip, fit_size
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.structures import Batch
 
@@ -41,6 +41,7 @@ class _Rows:
         self,
         dataset: Dataset,
         config: DataConfig,
+        keypoint_flip: Sequence[int],
         plan: Plan,
         entries: np.ndarray,
         seed: int,
@@ -60,9 +61,9 @@ class _Rows:
             names = keypoint_names(dataset.categories)
         except ValueError:
             names = ()  # no model can learn them: runs with a keypoint head have been refused
-        self._mirrored = config.keypoint_flip or mirrored_keypoints(names)
-        if len(self._mirrored) != len(names):
-            raise ConfigError(f"data.keypoint_flip: expected {len(names)} indices, got {len(self._mirrored)}.")
+        self._keypoint_flip = tuple(keypoint_flip) or find_keypoint_flip(names)
+        if len(self._keypoint_flip) != len(names):
+            raise ConfigError(f"model.keypoint_flip: expected {len(names)} indices, got {len(self._keypoint_flip)}.")
 
     def __len__(self) -> int:
         return len(self._steps) * len(self._local_rows)
@@ -78,9 +79,9 @@ class _Rows:
             content = self._dataset[record]
             if self._config.copy_paste_probability > 0:
                 content = paste_from(self._dataset, content, self._config.copy_paste_probability, rng)
-            sample = make_sample(content, canvas, self._config, rng, self._mirrored)
+            sample = make_sample(content, canvas, self._config, rng, self._keypoint_flip)
         except DataError:
-            sample = make_invalid_sample(canvas, self._config, len(self._mirrored))
+            sample = make_invalid_sample(canvas, self._config, len(self._keypoint_flip))
         return _Row(sample, int(self._image_ids[record]), sample_index & _INT32_MAX)
 
 
@@ -138,6 +139,7 @@ def training_batches(
     seed: int,
     start_step: int,
     num_steps: int,
+    keypoint_flip: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainingBatches:
@@ -145,7 +147,8 @@ def training_batches(
 
     `batch_size` is global; this process gets rows process_index * b .. (process_index + 1) * b of it, b = batch_size /
     process_count. An image takes the canvas that fits it at the largest short side; all images of a batch share it.
-    With `repeat_threshold`, the plan orders a list in which some records stand more than once.
+    `keypoint_flip` is the model's; if it is empty, the flip follows from the keypoints' names. With
+    `repeat_threshold`, the plan orders a list in which some records stand more than once.
     """
     if batch_size % process_count != 0:
         raise ConfigError(f"The batch size {batch_size} is not divisible by {process_count} processes.")
@@ -159,5 +162,5 @@ def training_batches(
     plan = Plan(canvas_of_size[inverse.ravel()][entries], batch_size=batch_size, seed=seed)
     local = batch_size // process_count
     local_rows = range(process_index * local, (process_index + 1) * local)
-    rows = _Rows(dataset, config, plan, entries, seed, range(start_step, num_steps), local_rows)
+    rows = _Rows(dataset, config, keypoint_flip, plan, entries, seed, range(start_step, num_steps), local_rows)
     return TrainingBatches(rows, dataset, config, local)

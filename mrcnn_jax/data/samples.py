@@ -41,13 +41,13 @@ def make_sample(
     canvas: Canvas,
     config: DataConfig,
     rng: np.random.Generator,
-    mirrored: tuple[int, ...] = (),
+    keypoint_flip: tuple[int, ...] = (),
 ) -> Sample:
     """The record at a random short side, flipped with the configured probability. Crowds are left out.
 
     With scale jitter the size is changed once more, and what exceeds the canvas is cropped.
 
-    `mirrored` says for each keypoint which one it is after a flip (`mirrored_keypoints`); () leaves keypoints out.
+    `keypoint_flip` holds for each keypoint the index of the one that it becomes in a flip; () leaves keypoints out.
     """
     short_side = config.short_sides[rng.integers(len(config.short_sides))]
     is_flipped = bool(rng.random() < config.flip_probability)
@@ -64,7 +64,7 @@ def make_sample(
     if is_jittered:
         objects = crop_objects(objects, window, old_hw, new_hw, config.mask_size)
     kept = choose_objects(objects, config.max_objects)
-    ground_truth = _make_ground_truth(kept, old_hw, new_hw, window, is_flipped, config, mirrored)
+    ground_truth = _make_ground_truth(kept, old_hw, new_hw, window, is_flipped, config, keypoint_flip)
     return Sample(pad_to_canvas(image, canvas), window.hw, ground_truth, len(objects) - len(kept))
 
 
@@ -98,9 +98,9 @@ def _make_ground_truth(
     window: CropWindow,
     is_flipped: bool,
     config: DataConfig,
-    mirrored: tuple[int, ...],
+    keypoint_flip: tuple[int, ...],
 ) -> GroundTruth:
-    ground_truth = _empty_ground_truth(config, len(mirrored))
+    ground_truth = _empty_ground_truth(config, len(keypoint_flip))
     if not objects:
         return ground_truth
     boxes = np.array([clip_bbox(item.bbox, old_hw) for item in objects])
@@ -113,10 +113,10 @@ def _make_ground_truth(
     ground_truth.valid[: len(objects)] = True
     if ground_truth.keypoints is not None:
         for slot, item in enumerate(objects):
-            if len(item.keypoints) == 3 * len(mirrored):
+            if len(item.keypoints) == 3 * len(keypoint_flip):
                 keypoints = resize_keypoints(np.reshape(item.keypoints, (-1, 3)), old_hw, new_hw)
                 keypoints = move_keypoints(keypoints, window)
-                keypoints = flip_keypoints(keypoints, window.hw[1], mirrored) if is_flipped else keypoints
+                keypoints = flip_keypoints(keypoints, window.hw[1], keypoint_flip) if is_flipped else keypoints
                 ground_truth.keypoints[slot] = keypoints
     return ground_truth
 

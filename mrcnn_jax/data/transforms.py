@@ -5,12 +5,13 @@ Shapes: H, W image; G objects; M bitmap side. Sizes are (height, width), boxes x
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from mrcnn_jax.categories import Category, keypoint_names
-from mrcnn_jax.config import Canvas
+from mrcnn_jax.config import Canvas, ModelConfig
 from mrcnn_jax.data.images import ImageHW
 
 Resize = Literal["opencv", "pillow", "float"]
@@ -110,20 +111,20 @@ def resize_keypoints(keypoints: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) ->
     return np.where(visibility[:, None] > 0, resized, 0.0).astype(np.float32)
 
 
-def flip_keypoints(keypoints: np.ndarray, width: int, mirrored: Sequence[int]) -> np.ndarray:
+def flip_keypoints(keypoints: np.ndarray, width: int, keypoint_flip: Sequence[int]) -> np.ndarray:
     """Keypoints [K, 3] of an image of this width after its horizontal flip: a left eye becomes a right one."""
-    x, y, visibility = np.moveaxis(keypoints[list(mirrored)], -1, 0)
+    x, y, visibility = np.moveaxis(keypoints[list(keypoint_flip)], -1, 0)
     return np.stack([np.where(visibility > 0, width - x, 0.0), y, visibility], axis=-1).astype(np.float32)
 
 
-def flip_map(given: Sequence[int], categories: Sequence[Category], num_keypoints: int) -> tuple[int, ...]:
-    """For each of a model's keypoints the one that it becomes in a flipped image: as `given`, or by the names."""
-    if not num_keypoints:
-        return ()
-    return tuple(given) or mirrored_keypoints(keypoint_names(categories))
+def with_keypoint_flip(model: ModelConfig, categories: Sequence[Category]) -> ModelConfig:
+    """The config with `keypoint_flip` taken from the names of the categories' keypoints if it is empty."""
+    if not model.num_keypoints or model.keypoint_flip:
+        return model
+    return replace(model, keypoint_flip=find_keypoint_flip(keypoint_names(categories)))
 
 
-def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:
+def find_keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:
     """For each keypoint its counterpart on the other side: the name with left and right swapped, or itself.
 
     Names that occur twice have no counterpart.

@@ -2,7 +2,7 @@
 
 In training each head calls foreground only what overlaps an object more than the one before asked for. RoIs are sampled
 once, for the first head, from proposals and objects; mask and keypoint head are trained on these. As in Detectron2, a
-head makes one box for all classes, all its losses count in full, and the maps learn from the average of the heads.
+head makes one box for all classes, all its losses count in full, and the features learn from the average of the heads.
 Shapes: B images, N RoIs or proposals, C classes with background.
 """
 
@@ -27,7 +27,7 @@ from mrcnn_jax.structures import Detections, GroundTruth, Proposals, RoiTargets
 @jax.named_scope("cascade_losses")
 def cascade_losses(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     roi_targets: RoiTargets,
     ground_truth: GroundTruth,
     image_hw: Int[Array, "b 2"],
@@ -45,7 +45,7 @@ def cascade_losses(
             rematch = partial(rematch_rois, foreground_iou=iou, delta_weights=weights)
             # Boxes carry no gradient on: RoI targets never do.
             roi_targets = jax.vmap(rematch)(boxes, roi_targets.valid & is_nonempty(boxes), ground_truth)
-        logits, deltas, boxes = run_stage(variables, maps, roi_targets.rois, image_hw, stage=stage, model=model)
+        logits, deltas, boxes = run_stage(variables, features, roi_targets.rois, image_hw, stage=stage, model=model)
         one = partial(roi_losses, weights=weights, targets=targets)
         losses[f"class_{stage + 1}"], losses[f"box_{stage + 1}"] = jax.vmap(one)(logits, deltas, roi_targets)
     return losses
@@ -53,7 +53,7 @@ def cascade_losses(
 
 def classify_in_cascade(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     proposals: Proposals,
     image_hw: Int[Array, "b 2"],
     *,
@@ -64,7 +64,7 @@ def classify_in_cascade(
     num_stages, boxes = model.config.box_head_stages, proposals.boxes
     scores, not_finite = [], proposals.not_finite
     for stage in range(num_stages):
-        logits, deltas, boxes = run_stage(variables, maps, boxes, image_hw, stage=stage, model=model)
+        logits, deltas, boxes = run_stage(variables, features, boxes, image_hw, stage=stage, model=model)
         outputs = [values.reshape(-1, values.shape[-1]) for values in (logits, deltas)]
         part = box_head_part(stage, num_stages)
         not_finite = mark(not_finite, part, rows_finite(outputs, proposals.valid))
@@ -79,7 +79,7 @@ def classify_in_cascade(
 
 def run_stage(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     rois: Float[Array, "b n 4"],
     image_hw: Int[Array, "b 2"],
     *,
@@ -88,9 +88,9 @@ def run_stage(
 ) -> tuple[Float[Array, "b n C"], Float[Array, "b n 4"], Float[Array, "b n 4"]]:
     """Returns a head's class logits and deltas, and the boxes that it makes of the RoIs, cut off at the borders."""
     config = model.config
-    (features,) = pool_rois(maps, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
-    features = scale_gradient(features, 1.0 / config.box_head_stages)
-    logits, deltas = model.apply(variables, features, stage, method=model.classify_rois)  # [B*N, C], [B*N, 1, 4]
+    (roi_features,) = pool_rois(features, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
+    roi_features = scale_gradient(roi_features, 1.0 / config.box_head_stages)
+    logits, deltas = model.apply(variables, roi_features, stage, method=model.classify_rois)  # [B*N, C], [B*N, 1, 4]
     logits, deltas = logits.reshape(*rois.shape[:2], -1), deltas.reshape(rois.shape)
 
     def refine(deltas: Array, rois: Array, image_hw: Array) -> Array:

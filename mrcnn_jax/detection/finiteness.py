@@ -43,10 +43,10 @@ def mark(marks: Int32[Array, "b"] | None, part: str, is_finite: Bool[Array, "b"]
 
 
 @jax.named_scope("mark")
-def maps_finite(maps: Sequence[Array], image_hw: Int[Array, "b 2"]) -> Bool[Array, "b"]:
-    """Returns whether all values of each image's maps [B, ..., D] are finite; True for images of size (0, 0)."""
+def features_finite(features: Sequence[Array], image_hw: Int[Array, "b 2"]) -> Bool[Array, "b"]:
+    """Returns whether all values of each image's features [B, ..., D] are finite; True for images of size (0, 0)."""
     # Each value is tested: sums may overflow, and XLA for CPUs loses NaN in sums and maxima of what ReLU returns.
-    is_finite = jnp.stack([jnp.isfinite(values).all(axis=tuple(range(1, values.ndim))) for values in maps])
+    is_finite = jnp.stack([jnp.isfinite(values).all(axis=tuple(range(1, values.ndim))) for values in features])
     return is_finite.all(axis=0) | (image_hw == 0).any(axis=-1)
 
 

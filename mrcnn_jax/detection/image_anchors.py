@@ -23,7 +23,7 @@ def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) 
     """Returns the anchors of each map for one image of size `image_hw` [2]; those in its own extent are valid."""
     levels = []
     padded_hw = count_cells(image_hw, 1, config.size_divisor)
-    for stride, sizes in zip(config.map_strides, config.anchor_sizes_by_map, strict=True):
+    for stride, sizes in zip(config.feature_strides, config.anchor_sizes_by_level, strict=True):
         feature_hw = -(-canvas[0] // stride), -(-canvas[1] // stride)
         cells_hw = count_cells(image_hw, stride, config.size_divisor)
         fitted = padded_hw // jnp.maximum(cells_hw, 1)

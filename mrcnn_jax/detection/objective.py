@@ -49,8 +49,8 @@ def compute_objective(
     ground_truth = hide_invalid(batch.ground_truth, batch.valid)
     rpn_keys, roi_keys = sampling_keys(key, batch.sample_index)
 
-    maps, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
-    logits, deltas = model.apply(variables, maps, image_hw, method=model.score_anchors)
+    features, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
+    logits, deltas = model.apply(variables, features, image_hw, method=model.score_anchors)
 
     def choose_samples(
         logits: Any, deltas: Any, image_hw: Array, ground_truth: GroundTruth, rpn_key: Array, roi_key: Array
@@ -77,15 +77,15 @@ def compute_objective(
     losses = rpn_losses(logits, deltas, rpn_targets, targets)
     # All foreground lies in the first F slots, and masks and keypoints have RoIs there only.
     foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
-    features = pool_for_heads(maps, roi_targets, foreground, image_hw, config=config)
+    roi_features = pool_for_heads(features, roi_targets, foreground, image_hw, config=config)
     if config.box_head_stages == 1:
-        losses |= box_head_losses(variables, features["box"], roi_targets, model=model, targets=targets)
+        losses |= box_head_losses(variables, roi_features["box"], roi_targets, model=model, targets=targets)
     else:
-        losses |= cascade_losses(variables, maps, roi_targets, ground_truth, image_hw, model=model, targets=targets)
+        losses |= cascade_losses(variables, features, roi_targets, ground_truth, image_hw, model=model, targets=targets)
     if config.masks:
-        losses |= mask_head_loss(variables, features["mask"], foreground, ground_truth, model=model)
+        losses |= mask_head_loss(variables, roi_features["mask"], foreground, ground_truth, model=model)
     if config.num_keypoints:
-        losses |= keypoint_head_loss(variables, features["keypoint"], foreground, ground_truth, model=model)
+        losses |= keypoint_head_loss(variables, roi_features["keypoint"], foreground, ground_truth, model=model)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
 
 
@@ -110,7 +110,7 @@ def sampling_keys(key: Key[Array, ""], sample_index: Array) -> tuple[Array, Arra
 def extract_features(
     variables: Tree, model_state: Tree, images: Array, image_hw: Array, *, model: nn.Module
 ) -> tuple[tuple[Array, ...], Tree]:
-    """Returns the maps in training mode and the model state with updated batch statistics, if the norm has any."""
+    """Returns the features in training mode and the model state with updated batch statistics, if the norm has any."""
     if "batch_stats" not in model_state:
         return model.apply(variables, images, image_hw, method=model.extract_features), model_state
     pyramid, updates = model.apply(
@@ -141,7 +141,12 @@ def rpn_losses(
 
 
 def pool_for_heads(
-    maps: tuple[Array, ...], roi_targets: RoiTargets, foreground: RoiTargets, image_hw: Array, *, config: ModelConfig
+    features: tuple[Array, ...],
+    roi_targets: RoiTargets,
+    foreground: RoiTargets,
+    image_hw: Array,
+    *,
+    config: ModelConfig,
 ) -> dict[str, Float[Array, "bn _ _ D"]]:
     """Returns the RoI features of the heads that are trained on RoIs sampled once: "box", "mask", "keypoint"."""
     sets = {
@@ -151,13 +156,13 @@ def pool_for_heads(
     }
     wanted = {name: (rois, size) for name, (is_wanted, rois, size) in sets.items() if is_wanted}
     rois, sizes = zip(*wanted.values(), strict=True) if wanted else ((), ())
-    return dict(zip(wanted, pool_rois(maps, rois, image_hw, output_sizes=sizes, config=config), strict=True))
+    return dict(zip(wanted, pool_rois(features, rois, image_hw, output_sizes=sizes, config=config), strict=True))
 
 
 @jax.named_scope("box_head_losses")
 def box_head_losses(
     variables: Tree,
-    features: Float[Array, "bn S S D"],
+    roi_features: Float[Array, "bn S S D"],
     roi_targets: RoiTargets,
     *,
     model: nn.Module,
@@ -165,7 +170,7 @@ def box_head_losses(
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each image over its N RoIs."""
     config = model.config
-    logits, deltas = model.apply(variables, features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
+    logits, deltas = model.apply(variables, roi_features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
         own_deltas = pick(jnp.moveaxis(deltas, 1, 2), rois.labels[:, None])  # [N, 4]
@@ -181,7 +186,7 @@ def box_head_losses(
 @jax.named_scope("mask_head_loss")
 def mask_head_loss(
     variables: Tree,
-    features: Float[Array, "bf S S D"],
+    roi_features: Float[Array, "bf S S D"],
     foreground: RoiTargets,
     ground_truth: GroundTruth,
     *,
@@ -193,7 +198,7 @@ def mask_head_loss(
     `mask_activation` "softmax", those of all classes (table 2b).
     """
     config = model.config
-    logits = model.apply(variables, features, foreground.labels.reshape(-1), method=model.predict_masks)
+    logits = model.apply(variables, roi_features, foreground.labels.reshape(-1), method=model.predict_masks)
 
     def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:
         mask_targets = sample_mask_targets(
@@ -210,7 +215,7 @@ def mask_head_loss(
 @jax.named_scope("keypoint_head_loss")
 def keypoint_head_loss(
     variables: Tree,
-    features: Float[Array, "bf S S D"],
+    roi_features: Float[Array, "bf S S D"],
     foreground: RoiTargets,
     ground_truth: GroundTruth,
     *,
@@ -218,7 +223,7 @@ def keypoint_head_loss(
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_keypoint of each image over the visible keypoints in its foreground RoIs."""
     config = model.config
-    logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*F, h, h, K]
+    logits = model.apply(variables, roi_features, method=model.predict_keypoints)  # [B*F, h, h, K]
 
     def one(logits: Array, rois: RoiTargets, keypoints: Any) -> Array:
         cells, inside = encode_keypoints(keypoints[rois.matched_gt], rois.rois, size=config.heat_map_size)

@@ -16,7 +16,7 @@ from mrcnn_jax.ops.roi_pool import largest_samples, pool_whole_cells, quantise_r
 
 @jax.named_scope("pool_rois")
 def pool_rois(
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     sets: Sequence[Float[Array, "b _ 4"]],
     image_hw: Int[Array, "b 2"],
     *,
@@ -31,18 +31,18 @@ def pool_rois(
     strides = config.roi_strides
     pool = {"align": _align, "warp": _warp, "pool": _pool}[config.roi_op]
 
-    def pool_image(maps: tuple[Array, ...], sets: list[Array], image_hw: Array) -> list[Array]:
+    def pool_image(features: tuple[Array, ...], sets: list[Array], image_hw: Array) -> list[Array]:
         eps = {"eps_in_log": config.level_eps_in_log, "eps_after_log": config.level_eps_after_log}
         levels = [assign_levels(rois, len(strides), **eps) for rois in sets]
         extents = jnp.stack([count_cells(image_hw, stride, config.size_divisor) for stride in strides])
-        return pool(maps, sets, levels, extents, output_sizes, config)
+        return pool(features, sets, levels, extents, output_sizes, config)
 
-    pooled = jax.vmap(pool_image)(maps[: len(strides)], list(sets), image_hw)  # each [B, N, S, S, D]
+    pooled = jax.vmap(pool_image)(features[: len(strides)], list(sets), image_hw)  # each [B, N, S, S, D]
     return [features.reshape(-1, *features.shape[2:]) for features in pooled]
 
 
 def _align(
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     sets: list[Array],
     levels: list[Array],
     extents: Array,
@@ -53,14 +53,14 @@ def _align(
     choices: dict[str, Any] = {"strides": config.roi_strides, "aligned": config.roi_align_aligned}
     ratio = config.sampling_ratio
     if config.roi_reduce == "average":
-        return align_sets(maps, sets, levels, extents, output_sizes=output_sizes, sampling_ratio=ratio, **choices)
+        return align_sets(features, sets, levels, extents, output_sizes=output_sizes, sampling_ratio=ratio, **choices)
     finer = [size * ratio for size in output_sizes]
-    samples = align_sets(maps, sets, levels, extents, output_sizes=finer, sampling_ratio=1, **choices)
+    samples = align_sets(features, sets, levels, extents, output_sizes=finer, sampling_ratio=1, **choices)
     return [largest_samples(each, ratio) for each in samples]
 
 
 def _warp(
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     sets: list[Array],
     levels: list[Array],
     extents: Array,
@@ -69,11 +69,11 @@ def _warp(
 ) -> list[Array]:
     """RoIWarp: RoIAlign of the RoI rounded to whole cells, between whose borders it lies: `aligned`."""
     rounded = [quantise_rois(rois, own, config.roi_strides) for rois, own in zip(sets, levels, strict=True)]
-    return _align(maps, rounded, levels, extents, output_sizes, replace(config, roi_align_aligned=True))
+    return _align(features, rounded, levels, extents, output_sizes, replace(config, roi_align_aligned=True))
 
 
 def _pool(
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     sets: list[Array],
     levels: list[Array],
     extents: Array,
@@ -83,6 +83,6 @@ def _pool(
     """RoIPool: the RoI and its bins rounded to whole cells."""
     choices: dict[str, Any] = {"strides": config.roi_strides, "reduce": config.roi_reduce}
     return [
-        pool_whole_cells(maps, rois, own, extents, output_size=size, **choices)
+        pool_whole_cells(features, rois, own, extents, output_size=size, **choices)
         for rois, own, size in zip(sets, levels, output_sizes, strict=True)
     ]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Int, UInt8
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.detection.cascade import classify_in_cascade
-from mrcnn_jax.detection.finiteness import maps_finite, mark, rows_finite
+from mrcnn_jax.detection.finiteness import features_finite, mark, rows_finite
 from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
@@ -33,9 +33,9 @@ def predict(
     An image for which the network computed NaN or infinity may have none either: `not_finite` names the parts.
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
-    maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    detections = detect(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
-    return add_masks_and_keypoints(variables, maps, detections, image_hw, model=model)
+    features = model.apply(variables, images, image_hw, method=model.extract_features)
+    detections = detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    return add_masks_and_keypoints(variables, features, detections, image_hw, model=model)
 
 
 def predict_boxes(
@@ -47,8 +47,8 @@ def predict_boxes(
     config: TestConfig,
 ) -> Detections:
     """Returns the detections of `predict` without masks and keypoints."""
-    maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    return detect(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    features = model.apply(variables, images, image_hw, method=model.extract_features)
+    return detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, config=config)
 
 
 def predict_masks_and_keypoints(
@@ -60,13 +60,13 @@ def predict_masks_and_keypoints(
     model: nn.Module,
 ) -> Detections:
     """Returns the detections, whose boxes may come from anywhere, with masks and keypoints of these images."""
-    maps = model.apply(variables, images, image_hw, method=model.extract_features)
-    return add_masks_and_keypoints(variables, maps, detections, image_hw, model=model)
+    features = model.apply(variables, images, image_hw, method=model.extract_features)
+    return add_masks_and_keypoints(variables, features, detections, image_hw, model=model)
 
 
 def detect(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     image_hw: Array,
     *,
     canvas: tuple[int, ...],
@@ -74,37 +74,37 @@ def detect(
     config: TestConfig,
 ) -> Detections:
     """Returns the detections in the feature maps without masks and keypoints."""
-    proposals = propose_batch(variables, maps, image_hw, canvas=canvas, model=model, config=config)
+    proposals = propose_batch(variables, features, image_hw, canvas=canvas, model=model, config=config)
     classify = classify_proposals if model.config.box_head_stages == 1 else classify_in_cascade
-    return classify(variables, maps, proposals, image_hw, model=model, config=config)
+    return classify(variables, features, proposals, image_hw, model=model, config=config)
 
 
 def add_masks_and_keypoints(
-    variables: dict[str, Any], maps: tuple[Array, ...], detections: Detections, image_hw: Array, *, model: nn.Module
+    variables: dict[str, Any], features: tuple[Array, ...], detections: Detections, image_hw: Array, *, model: nn.Module
 ) -> Detections:
     """Returns the detections with masks and keypoints, where the model has these heads."""
     if model.config.masks:
-        detections = add_masks(variables, maps, detections, image_hw, model=model)
+        detections = add_masks(variables, features, detections, image_hw, model=model)
     if model.config.num_keypoints:
-        detections = add_heat_maps(variables, maps, detections, image_hw, model=model)
+        detections = add_heat_maps(variables, features, detections, image_hw, model=model)
     return detections
 
 
 def propose_batch(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     image_hw: Array,
     *,
     canvas: tuple[int, ...],
     model: nn.Module,
     config: TestConfig,
 ) -> Proposals:
-    """Returns the best `config.post_nms_top_n` proposals of each image, maps and RPN marked if not finite."""
-    logits, deltas = model.apply(variables, maps, image_hw, method=model.score_anchors)
+    """Returns the best `config.post_nms_top_n` proposals of each image, features and RPN marked if not finite."""
+    logits, deltas = model.apply(variables, features, image_hw, method=model.score_anchors)
     # P6 is cells of P5, and what RoIs do not see is in the RPN's outputs.
     part = "the backbone or the FPN" if model.config.neck == "fpn" else "the backbone"
-    not_finite = mark(None, part, maps_finite(maps[: len(model.config.roi_strides)], image_hw))
-    not_finite = mark(not_finite, "the RPN", maps_finite([*logits, *deltas], image_hw))
+    not_finite = mark(None, part, features_finite(features[: len(model.config.roi_strides)], image_hw))
+    not_finite = mark(not_finite, "the RPN", features_finite([*logits, *deltas], image_hw))
 
     def one(logits: Any, deltas: Any, image_hw: Array) -> Proposals:
         return propose(
@@ -124,7 +124,7 @@ def propose_batch(
 
 def classify_proposals(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     proposals: Proposals,
     image_hw: Array,
     *,
@@ -133,8 +133,8 @@ def classify_proposals(
 ) -> Detections:
     """Returns each image's detections without masks and keypoints."""
     pool_size = model.config.box_pool_size
-    (features,) = pool_rois(maps, [proposals.boxes], image_hw, output_sizes=[pool_size], config=model.config)
-    logits, deltas = model.apply(variables, features, method=model.classify_rois)
+    (roi_features,) = pool_rois(features, [proposals.boxes], image_hw, output_sizes=[pool_size], config=model.config)
+    logits, deltas = model.apply(variables, roi_features, method=model.classify_rois)
     shape = proposals.valid.shape  # [B, P]
     not_finite = mark(proposals.not_finite, "the box head", rows_finite([logits, deltas], proposals.valid))
 
@@ -147,7 +147,7 @@ def classify_proposals(
 
 def add_masks(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     detections: Detections,
     image_hw: Int[Array, "b 2"],
     *,
@@ -155,9 +155,11 @@ def add_masks(
 ) -> Detections:
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
     config = model.config
-    (features,) = pool_rois(maps, [detections.boxes], image_hw, output_sizes=[config.mask_pool_size], config=config)
+    (roi_features,) = pool_rois(
+        features, [detections.boxes], image_hw, output_sizes=[config.mask_pool_size], config=config
+    )
     labels = detections.labels.reshape(-1)
-    logits = model.apply(variables, features, labels, method=model.predict_masks)
+    logits = model.apply(variables, roi_features, labels, method=model.predict_masks)
     not_finite = mark(detections.not_finite, "the mask head", rows_finite([logits], detections.valid))
     masks = mask_probabilities(logits, labels, activation=config.mask_activation)
     masks = masks.reshape(*detections.valid.shape, config.mask_size, config.mask_size)
@@ -177,7 +179,7 @@ def mask_probabilities(logits: Array, labels: Int[Array, "n"], *, activation: st
 
 def add_heat_maps(
     variables: dict[str, Any],
-    maps: tuple[Array, ...],
+    features: tuple[Array, ...],
     detections: Detections,
     image_hw: Int[Array, "b 2"],
     *,
@@ -185,8 +187,10 @@ def add_heat_maps(
 ) -> Detections:
     """Returns the detections with their keypoints' heat maps [B, D, K, h, h], logits (paper section 5)."""
     config = model.config
-    (features,) = pool_rois(maps, [detections.boxes], image_hw, output_sizes=[config.keypoint_pool_size], config=config)
-    logits = model.apply(variables, features, method=model.predict_keypoints)  # [B*D, h, h, K]
+    (roi_features,) = pool_rois(
+        features, [detections.boxes], image_hw, output_sizes=[config.keypoint_pool_size], config=config
+    )
+    logits = model.apply(variables, roi_features, method=model.predict_keypoints)  # [B*D, h, h, K]
     not_finite = mark(detections.not_finite, "the keypoint head", rows_finite([logits], detections.valid))
     heat_maps = logits.transpose(0, 3, 1, 2).reshape(*detections.valid.shape, -1, *logits.shape[1:3])
     heat_maps = jnp.where(detections.valid[..., None, None, None], heat_maps, 0.0)

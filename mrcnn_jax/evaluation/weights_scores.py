@@ -9,7 +9,7 @@ import jax
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.dataset import open_dataset
-from mrcnn_jax.data.transforms import flip_map
+from mrcnn_jax.data.transforms import with_keypoint_flip
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.inference.prediction_program import make_predict_fn
@@ -50,10 +50,10 @@ def evaluate_weights(
     dataset = open_dataset(data)
     check_categories(loaded.categories, dataset.categories)
     mesh = make_mesh(jax.local_devices())
-    mirrored = flip_map(test.keypoint_flip, loaded.categories, loaded.model.num_keypoints)
+    model = with_keypoint_flip(loaded.model, loaded.categories) if test.augment_flip else loaded.model
     return evaluate(
         dataset,
-        make_predict_fn(loaded.variables, loaded.model, test, mesh, mirrored),
+        make_predict_fn(loaded.variables, model, test, mesh),
         test=test,
         num_devices=mesh.size,
         progress=progress,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from mrcnn_jax.config import SIZE_DIVISOR, Canvas, TestConfig
+from mrcnn_jax.config import SIZE_DIVISOR, Canvas, ModelConfig, TestConfig
 from mrcnn_jax.data.transforms import flip_boxes, resize_boxes
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.structures import Detections
@@ -60,7 +60,7 @@ def augment(
     detect: Callable[[np.ndarray, np.ndarray], Detections],
     complete: Callable[[np.ndarray, np.ndarray, Detections], Detections],
     test: TestConfig,
-    mirrored: Sequence[int],
+    keypoint_flip: Sequence[int],
 ) -> Callable[..., Detections]:
     """A PredictFn with augmentation, made of two compiled functions.
 
@@ -69,7 +69,7 @@ def augment(
         complete: images, image_hw and such detections to the same with masks and keypoints
             (`predict_masks_and_keypoints`).
         test: which variants there are, and how their boxes are merged.
-        mirrored: for each keypoint its counterpart on the other side, as `check_mirrored` accepts.
+        keypoint_flip: as `ModelConfig.keypoint_flip`; not empty if there are keypoints to flip.
     """
 
     def predict_fn(images: np.ndarray, image_hw: np.ndarray, *further: tuple[np.ndarray, np.ndarray]) -> Detections:
@@ -79,17 +79,17 @@ def augment(
         completed = [
             complete(variant.images, variant.image_hw, to_variant(merged, variant, image_hw)) for variant in variants
         ]
-        return average(merged, completed, variants, mirrored)
+        return average(merged, completed, variants, keypoint_flip)
 
     return predict_fn
 
 
-def check_mirrored(test: TestConfig, num_keypoints: int, mirrored: Sequence[int]) -> None:
-    """ConfigError if images are to be flipped, and `mirrored` is not of the model's keypoints."""
-    if test.augment_flip and num_keypoints and len(mirrored) != num_keypoints:
+def check_keypoint_flip(test: TestConfig, model: ModelConfig) -> None:
+    """ConfigError if images are to be flipped, and `model.keypoint_flip` is not of the model's keypoints."""
+    if test.augment_flip and model.num_keypoints and len(model.keypoint_flip) != model.num_keypoints:
         raise ConfigError(
-            f"The model has {num_keypoints} keypoints, {len(mirrored)} are named: which ones a flip exchanges is not "
-            "known. Predict without test.augment_flip."
+            f"The model has {model.num_keypoints} keypoints, model.keypoint_flip has {len(model.keypoint_flip)} "
+            "indices: it is not known which keypoints a flip exchanges. Predict without test.augment_flip."
         )
 
 
@@ -108,9 +108,9 @@ def flip_images(images: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
     return flipped
 
 
-def flip_heat_maps(heat_maps: np.ndarray, mirrored: Sequence[int]) -> np.ndarray:
+def flip_heat_maps(heat_maps: np.ndarray, keypoint_flip: Sequence[int]) -> np.ndarray:
     """Heat maps [..., K, h, h] of the flipped object: a left eye becomes a right one."""
-    return heat_maps[..., list(mirrored), :, ::-1] if heat_maps.size else heat_maps
+    return heat_maps[..., list(keypoint_flip), :, ::-1] if heat_maps.size else heat_maps
 
 
 def to_reference(detections: Detections, variant: Variant, reference_hw: np.ndarray) -> Detections:
@@ -180,7 +180,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, iou_t
 
 
 def average(
-    merged: Detections, completed: Sequence[Detections], variants: Sequence[Variant], mirrored: Sequence[int]
+    merged: Detections, completed: Sequence[Detections], variants: Sequence[Variant], keypoint_flip: Sequence[int]
 ) -> Detections:
     """The merged detections with the mean of the variants' mask probabilities and keypoint logits, flipped back."""
     masks, heat_maps, marks = [], [], []
@@ -188,7 +188,7 @@ def average(
         mask, heat_map, mark = jax.device_get((detections.masks, detections.heat_maps, detections.not_finite))
         marks.append(mark)
         masks.append(mask[..., ::-1] if variant.is_flipped else mask)
-        heat_maps.append(flip_heat_maps(heat_map, mirrored) if variant.is_flipped else heat_map)
+        heat_maps.append(flip_heat_maps(heat_map, keypoint_flip) if variant.is_flipped else heat_map)
     return dataclasses.replace(
         merged, masks=np.mean(masks, axis=0), heat_maps=np.mean(heat_maps, axis=0), not_finite=join_marks(marks)
     )

@@ -2,7 +2,7 @@
 it. The one place that jits it."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.detection.predict import predict, predict_boxes, predict_masks_and_keypoints
-from mrcnn_jax.inference.augmentation import augment, check_mirrored, is_augmented
+from mrcnn_jax.inference.augmentation import augment, check_keypoint_flip, is_augmented
 from mrcnn_jax.inference.batches import PredictFn
 from mrcnn_jax.mesh import DATA_AXIS, batch_sharding, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
@@ -21,38 +21,30 @@ PredictionProgram = Callable[..., Detections]
 the test config add further arguments, a pair (images, image_hw) each."""
 
 
-def make_prediction_program(
-    model_config: ModelConfig, test: TestConfig, mesh: Mesh, mirrored: Sequence[int] = ()
-) -> PredictionProgram:
+def make_prediction_program(model_config: ModelConfig, test: TestConfig, mesh: Mesh) -> PredictionProgram:
     """Returns the prediction program over all devices of `mesh`, each of which takes its share of a batch.
 
     Without augmentation it is a jitted function. With augmentation the host merges what two jitted functions return; a
-    flip exchanges the keypoints by `mirrored` (`data.transforms.flip_map`). ConfigError if that does not fit the model.
+    flip exchanges the keypoints by `model_config.keypoint_flip`, which has to be given then. ConfigError if it is not.
     """
     model = MaskRCNN(model_config)
     if not is_augmented(test):
         return _jit_over_images(functools.partial(predict, model=model, config=test), mesh)
-    check_mirrored(test, model_config.num_keypoints, mirrored)
+    check_keypoint_flip(test, model_config)
     detect = _jit_over_images(functools.partial(predict_boxes, model=model, config=test), mesh)
     complete = _jit_over_images(functools.partial(predict_masks_and_keypoints, model=model), mesh, num_inputs=3)
 
     def predict_augmented(variables: Mapping[str, Any], *inputs: Any) -> Detections:
-        run = augment(functools.partial(detect, variables), functools.partial(complete, variables), test, mirrored)
-        return run(*inputs)
+        bound = functools.partial(detect, variables), functools.partial(complete, variables)
+        return augment(*bound, test, model_config.keypoint_flip)(*inputs)
 
     return predict_augmented
 
 
-def make_predict_fn(
-    variables: Mapping[str, Any],
-    model_config: ModelConfig,
-    test: TestConfig,
-    mesh: Mesh,
-    mirrored: Sequence[int] = (),
-) -> PredictFn:
+def make_predict_fn(variables: Mapping[str, Any], model_config: ModelConfig, test: TestConfig, mesh: Mesh) -> PredictFn:
     """Returns `make_prediction_program` of these arguments with the variables, which it copies to the mesh."""
     on_devices = jax.device_put(dict(variables), replicated(mesh))
-    return functools.partial(make_prediction_program(model_config, test, mesh, mirrored), on_devices)
+    return functools.partial(make_prediction_program(model_config, test, mesh), on_devices)
 
 
 def _jit_over_images(function: Callable[..., Detections], mesh: Mesh, num_inputs: int = 2) -> jax.stages.Wrapped:

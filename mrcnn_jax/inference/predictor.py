@@ -13,7 +13,7 @@ import numpy as np
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.checks import coerce
-from mrcnn_jax.data.transforms import flip_map
+from mrcnn_jax.data.transforms import with_keypoint_flip
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.inference.batches import assemble_batch, plan_batches, predict_images
 from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
@@ -38,23 +38,18 @@ class Predictor:
         categories: Sequence[Category],
         *,
         device: jax.Device | None = None,
-        mirrored: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
             variables: the model's collections, as in `Weights.variables`.
             categories: label k of the model is categories[k - 1].
             device: where to run; JAX's first device by default.
-            mirrored: for each keypoint the index of the one that it becomes in a flipped image, which augmentation
-                by flips needs; by default `test_config.keypoint_flip`, or by left and right in the keypoints' names.
         """
-        self.model_config = model_config
         self.test_config = test_config
         self.categories = tuple(categories)
-        if mirrored is None and test_config.augment_flip:
-            mirrored = flip_map(test_config.keypoint_flip, self.categories, model_config.num_keypoints)
+        self.model_config = with_keypoint_flip(model_config, categories) if test_config.augment_flip else model_config
         mesh = make_mesh([device or jax.local_devices()[0]])
-        self._predict = make_predict_fn(variables, model_config, test_config, mesh, mirrored or ())
+        self._predict = make_predict_fn(variables, self.model_config, test_config, mesh)
 
     @classmethod
     def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":

@@ -50,15 +50,15 @@ class FeaturePyramid(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, body_maps: tuple[Array, ...], image_hw: Array) -> tuple[Array, ...]:
+    def __call__(self, backbone_features: tuple[Array, ...], image_hw: Array) -> tuple[Array, ...]:
         config, channels = self.config, self.config.fpn_channels
         pyramid: list[Array] = []
         top_down = None
-        for index in reversed(range(len(body_maps))):
-            body_map = body_maps[index]
-            height, width = body_map.shape[1:3]
-            extent = make_extent(image_hw, (height, width), config.map_strides[index], config.size_divisor)
-            lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(body_map, extent)
+        for index in reversed(range(len(backbone_features))):
+            backbone_map = backbone_features[index]
+            height, width = backbone_map.shape[1:3]
+            extent = make_extent(image_hw, (height, width), config.feature_strides[index], config.size_divisor)
+            lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(backbone_map, extent)
             merged = zero_outside(lateral, extent)
             if top_down is not None:  # zeroed apart, or a GPU's library adds the upsampled map and wants it in memory
                 merged += zero_outside(upsample_nearest(top_down), extent)

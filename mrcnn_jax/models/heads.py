@@ -38,7 +38,7 @@ class RpnHead(nn.Module):
         for index in range(config.rpn_convs):
             name = "conv" if index == 0 else f"conv{index + 1}"
             x = zero_outside(x, extent) if index > 0 else x
-            x = relu(Conv(config.map_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
+            x = relu(Conv(config.feature_channels, 3, kernel_init=normal_001, dtype=dtype, name=name)(x))
         logits = Conv(num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="objectness")(x)
         deltas = Conv(4 * num_anchors, 1, kernel_init=normal_001, dtype=dtype, name="deltas")(x)
         logits, deltas = logits.astype(jnp.float32), deltas.astype(jnp.float32)
@@ -105,7 +105,7 @@ class MaskHead(nn.Module):
         for index in range(0 if config.neck == "c4" else config.mask_head_convs):
             x = relu(HeadConv(config, config.mask_head_dim, 3, he_normal, name=f"conv{index + 1}")(x))
         upconv = Upconv(config.mask_head_dim, dtype, name="upconv")
-        shape = (config.mask_head_dim, config.num_mask_maps)
+        shape = (config.mask_head_dim, config.num_mask_channels)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         if config.mask_activation == "softmax":
@@ -136,7 +136,7 @@ class MlpMaskHead(nn.Module):
         for index in range(config.mask_head_fcs):
             fc = nn.Dense(config.mask_head_fc_dim, kernel_init=lecun_uniform, dtype=dtype, name=f"fc{index + 1}")
             x = relu(fc(x))
-        count = config.num_mask_maps
+        count = config.num_mask_channels
         maps = nn.Dense(side * side * count, kernel_init=normal_001, dtype=dtype, name="logits")(x)
         maps = maps.astype(jnp.float32).reshape(-1, side, side, count)
         if config.mask_activation == "softmax":

@@ -21,7 +21,7 @@ Variables = dict[str, Any]
 class MaskRCNN(nn.Module):
     """Mask R-CNN. Call the parts through `model.apply(variables, ..., method=model.PART)`.
 
-    Shapes: B images, H x W canvas in pixels, D channels of the maps, n RoIs, S side of their features, C classes,
+    Shapes: B images, H x W canvas in pixels, D channels of the features, n RoIs, S side of their features, C classes,
     K keypoints.
     """
 
@@ -56,24 +56,24 @@ class MaskRCNN(nn.Module):
         inside = make_extent(image_hw, (height, width), 1, 1)  # in pixels, not rounded up
         return jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0)
 
-    def extract_body(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
+    def extract_backbone_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
         """Returns C2..C5 (with C4 as neck C2..C4), each zero outside the image's own extent."""
         pixels = self.normalise(images, image_hw).astype(compute_dtype(self.config))
         return self.backbone(pixels, image_hw, train)
 
     def extract_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
-        """Returns the maps that RPN and RoIs see, each [B, H / stride, W / stride, D]: P2..P6, or the last of the body.
+        """Returns the features that RPN and RoIs see, each [B, H / stride, W / stride, D]: P2..P6 or C4, C5.
 
         They are zero outside the image's own extent. `images` [B, H, W, 3] uint8 or float32 RGB, `image_hw` [B, 2]
         int32. With `train` sync_bn uses the batch's statistics.
         """
-        body_maps = self.extract_body(images, image_hw, train)
-        return self.fpn(body_maps, image_hw) if self.config.neck == "fpn" else body_maps[-1:]
+        backbone_features = self.extract_backbone_features(images, image_hw, train)
+        return self.fpn(backbone_features, image_hw) if self.config.neck == "fpn" else backbone_features[-1:]
 
-    def score_anchors(self, maps: tuple[Array, ...], image_hw: Array) -> tuple[list[Array], list[Array]]:
+    def score_anchors(self, features: tuple[Array, ...], image_hw: Array) -> tuple[list[Array], list[Array]]:
         """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W, A*4]; `image_hw` as for the features."""
         scored = []
-        for feature, stride in zip(maps, self.config.map_strides, strict=True):
+        for feature, stride in zip(features, self.config.feature_strides, strict=True):
             height, width = feature.shape[1:3]
             extent = make_extent(image_hw, (height, width), stride, self.config.size_divisor)
             scored.append(self.rpn_head(feature, extent))
@@ -105,13 +105,13 @@ class MaskRCNN(nn.Module):
         return self.res5(roi_features) if self.config.neck == "c4" else roi_features
 
     def __call__(self, images: Array, image_hw: Array) -> tuple[Array, ...]:
-        """Touches every parameter once, for initialisation; returns the maps."""
+        """Touches every parameter once, for initialisation; returns the features."""
         config = self.config
-        maps = self.extract_features(images, image_hw)
-        self.score_anchors(maps, image_hw)
+        features = self.extract_features(images, image_hw)
+        self.score_anchors(features, image_hw)
 
         def zeros(side: int) -> Array:
-            return jnp.zeros((1, side, side, config.map_channels))
+            return jnp.zeros((1, side, side, config.feature_channels))
 
         for stage in range(config.box_head_stages):
             self.classify_rois(zeros(config.box_pool_size), stage)
@@ -119,7 +119,7 @@ class MaskRCNN(nn.Module):
             self.predict_masks(zeros(config.mask_pool_size), jnp.zeros(1, jnp.int32))
         if config.num_keypoints:
             self.predict_keypoints(zeros(config.keypoint_pool_size))
-        return maps
+        return features
 
 
 def init_variables(model: MaskRCNN, seed: int) -> Variables:

@@ -1,6 +1,6 @@
-"""ResNet and ResNeXt bodies (arXiv 1512.03385, 1611.05431): C2..C5 of strides 4, 8, 16, 32.
+"""ResNet and ResNeXt backbones (arXiv 1512.03385, 1611.05431): C2..C5 of strides 4, 8, 16, 32.
 
-A stage is a function of its own, because with C4 the last one is not in the body: it is the box head (section 3,
+A stage is a function of its own, because with C4 the last one is not in the backbone: it is the box head (section 3,
 "Network Architecture").
 """
 
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrcnn_jax.config import Backbone, ModelConfig
+from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.models.layers import (
     Array,
     Conv,
@@ -23,20 +23,6 @@ from mrcnn_jax.models.layers import (
     zero_outside,
 )
 
-STAGE_BLOCKS: dict[Backbone, tuple[int, int, int, int]] = {
-    "resnet10": (1, 1, 1, 1),
-    "resnet18": (2, 2, 2, 2),
-    "resnet34": (3, 4, 6, 3),
-    "resnet50": (3, 4, 6, 3),
-    "resnet101": (3, 4, 23, 3),
-    "resnet152": (3, 8, 36, 3),
-    "resnext50_32x4d": (3, 4, 6, 3),
-    "resnext101_32x8d": (3, 4, 23, 3),
-    "resnext101_64x4d": (3, 4, 23, 3),
-}
-"""ResNet-10, with one block in each stage, is in no paper: it is for networks that are small throughout."""
-BASIC_BLOCK_BODIES: tuple[Backbone, ...] = ("resnet10", "resnet18", "resnet34")
-
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
     """Returns the dtype of the convolutions."""
@@ -44,7 +30,7 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then the body's normalisation."""
+    """Convolution without bias, then the backbone's normalisation."""
 
     config: ModelConfig
     features: int
@@ -97,20 +83,19 @@ class ResidualBlock(nn.Module):
         def conv_norm(name: str, features: int, kernel_size: int, stride: int, **choices: int) -> ConvNorm:
             return ConvNorm(config, features, kernel_size, stride, self.train, self.axis_name, name=name, **choices)
 
-        is_basic = config.backbone in BASIC_BLOCK_BODIES
-        if is_basic:
+        if not config.layout.has_bottlenecks:
             residual = zero_outside(relu(conv_norm("conv1", width, 3, stride)(x, extent)), extent)
             residual = conv_norm("conv2", features, 3, 1)(residual, extent)
         else:
             first, second, extent1 = (stride, 1, extent) if config.stride_in_1x1 else (1, stride, extent_in)
             residual = zero_outside(relu(conv_norm("conv1", width, 1, first)(x, extent1)), extent1)
-            conv2 = conv_norm("conv2", width, 3, second, dilation=self.dilation, groups=config.groups)
+            conv2 = conv_norm("conv2", width, 3, second, dilation=self.dilation, groups=config.layout.groups)
             residual = relu(conv2(residual, extent))
             residual = conv_norm("conv3", features, 1, 1)(residual, extent)
         if stride != 1 or x.shape[-1] != features:
             x = conv_norm("downsample", features, 1, stride)(x, extent)
         x = relu(x + residual)
-        return zero_outside(x, extent) if is_basic else x
+        return x if config.layout.has_bottlenecks else zero_outside(x, extent)
 
 
 def apply_stage(
@@ -124,11 +109,11 @@ def apply_stage(
     dilation: int = 1,
     **mode: Any,
 ) -> Array:
-    """Returns the map after the residual blocks of a stage (0 is res2), made inside the calling module.
+    """Returns the features after the residual blocks of a stage (0 is res2), made inside the calling module.
 
-    `extent_in` is that of x, `extent` that of the map returned; `mode` is `train` and `axis_name`.
+    `extent_in` is that of x, `extent` that of the features returned; `mode` is `train` and `axis_name`.
     """
-    for block in range(STAGE_BLOCKS[config.backbone][stage]):
+    for block in range(config.layout.blocks[stage]):
         name = f"layer{stage + 1}_{block}"
         x = ResidualBlock(config, stage, stride if block == 0 else 1, dilation=dilation, name=name, **mode)(
             x, extent_in if block == 0 else extent, extent
@@ -152,12 +137,12 @@ class ResNet(nn.Module):
         def extent_at(stride: int) -> Array:
             return make_extent(image_hw, (canvas_h // stride, canvas_w // stride), stride, config.size_divisor)
 
-        stem = ConvNorm(config, config.body_width, 7, 2, train, self.axis_name, name="stem")
+        stem = ConvNorm(config, config.backbone_width, 7, 2, train, self.axis_name, name="stem")
         x = zero_outside(relu(stem(images, extent_at(2))), extent_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_outside(x, extent_at(4))  # the window reaches one cell outside
         x = self._freeze(x, stage=1)
-        maps, stride = [], 4
+        features, stride = [], 4
         for stage in range(3 if config.neck == "c4" else 4):
             is_dilated = config.neck == "dc5" and stage == 3
             step = 1 if stage == 0 or is_dilated else 2
@@ -174,14 +159,14 @@ class ResNet(nn.Module):
             )
             stride *= step
             x = self._freeze(x, stage=stage + 2)
-            # The FPN looks at single cells; what else reads the last map looks at windows.
-            maps.append(x if config.neck == "fpn" else zero_outside(x, extent_at(stride)))
-        return tuple(maps)
+            # The FPN looks at single cells; whatever else reads the last features looks at windows.
+            features.append(x if config.neck == "fpn" else zero_outside(x, extent_at(stride)))
+        return tuple(features)
 
     def _freeze(self, x: Array, stage: int) -> Array:
         return jax.lax.stop_gradient(x) if stage <= self.config.freeze_at else x
 
 
 def frozen_modules(config: ModelConfig) -> tuple[str, ...]:
-    """Returns the prefixes of the body's modules that `freeze_at` leaves untrained."""
+    """Returns the prefixes of the backbone's modules that `freeze_at` leaves untrained."""
     return ("stem", "layer1_", "layer2_", "layer3_", "layer4_")[: config.freeze_at]

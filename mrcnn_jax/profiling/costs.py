@@ -9,9 +9,9 @@ from typing import Any
 from mrcnn_jax.profiling.hlo import COLLECTIVES, Collective, ExecutedInstruction, Program, count_bytes
 
 PARTS = {
-    "backbone": "body",
-    "MaskRCNN.normalise": "body",
-    "MaskRCNN.extract_body": "body",
+    "backbone": "backbone",
+    "MaskRCNN.normalise": "backbone",
+    "MaskRCNN.extract_backbone_features": "backbone",
     "fpn": "FPN",
     "MaskRCNN.score_anchors": "RPN head",
     "make_anchors": "proposals",

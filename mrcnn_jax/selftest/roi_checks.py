@@ -44,28 +44,28 @@ POOLINGS = (
 
 
 def check_roi_align(setting: Setting, poolings: tuple[Pooling, ...] = POOLINGS) -> Iterator[Finding]:
-    """Values and gradients in the maps of RoIAlign on four levels."""
+    """Values and gradients in the features of RoIAlign on four levels."""
     for pooling in poolings:
         rng = random_of(repr(pooling))
         count, channels = max(setting.num_rois // pooling.share, 8), pooling.channels
         rois = draw_rois(rng, setting.canvas, count)
         levels = rng.integers(0, len(STRIDES), count).astype(np.int32)
         drawn = [rng.standard_normal((*setting.map_hw(stride), channels), dtype=np.float32) for stride in STRIDES]
-        maps = [jnp.asarray(values, pooling.dtype) for values in drawn]
+        features = [jnp.asarray(values, pooling.dtype) for values in drawn]
         upstream = jnp.asarray(
             rng.standard_normal((count, pooling.output_size, pooling.output_size, channels)), pooling.dtype
         )
 
         def run(
-            maps: Sequence[jax.Array],
+            features: Sequence[jax.Array],
             rois: jax.Array,
             levels: jax.Array,
             upstream: jax.Array,
             pooling: Pooling = pooling,
         ) -> tuple[jax.Array, list[jax.Array]]:
-            def align(maps: Sequence[jax.Array]) -> jax.Array:
+            def align(features: Sequence[jax.Array]) -> jax.Array:
                 return roi_align.align_rois(
-                    maps,
+                    features,
                     rois,
                     levels,
                     strides=STRIDES,
@@ -74,12 +74,12 @@ def check_roi_align(setting: Setting, poolings: tuple[Pooling, ...] = POOLINGS) 
                     aligned=pooling.aligned,
                 )
 
-            pooled, backward = jax.vjp(align, maps)
+            pooled, backward = jax.vjp(align, features)
             return pooled, backward(upstream)[0]
 
-        pooled, gradients = jax.jit(run)(maps, rois, levels, upstream)
+        pooled, gradients = jax.jit(run)(features, rois, levels, upstream)
         signs = rng.choice([-1.0, 1.0], channels)
-        flat = [np.asarray(values, np.float64) @ signs for values in maps]
+        flat = [np.asarray(values, np.float64) @ signs for values in features]
         expected, expected_gradients = pool_in_float64(
             flat, rois, levels, np.asarray(upstream, np.float64) @ signs, pooling
         )
@@ -100,16 +100,16 @@ def draw_rois(rng: np.random.Generator, canvas: tuple[int, int], count: int) -> 
 
 
 def pool_in_float64(
-    maps: list[np.ndarray], rois: np.ndarray, levels: np.ndarray, upstream: np.ndarray, pooling: Pooling
+    features: list[np.ndarray], rois: np.ndarray, levels: np.ndarray, upstream: np.ndarray, pooling: Pooling
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """[n, S, S] of maps [H, W], and the gradients of the maps."""
-    pooled, gradients = np.zeros(upstream.shape), [np.zeros(values.shape) for values in maps]
+    """[n, S, S] of features [H, W], and the gradients of the features."""
+    pooled, gradients = np.zeros(upstream.shape), [np.zeros(values.shape) for values in features]
     for index, (roi, level) in enumerate(zip(rois.astype(np.float64), levels, strict=True)):
-        height, width = maps[level].shape
+        height, width = features[level].shape
         x0, y0, x1, y1 = roi / STRIDES[level]
         rows = axis_weights(y0, y1, height, pooling.output_size, pooling.sampling_ratio, pooling.aligned)
         columns = axis_weights(x0, x1, width, pooling.output_size, pooling.sampling_ratio, pooling.aligned)
-        pooled[index] = rows @ maps[level] @ columns.T
+        pooled[index] = rows @ features[level] @ columns.T
         gradients[level] += rows.T @ upstream[index] @ columns
     return pooled, gradients
 

@@ -179,6 +179,7 @@ class TrainingRun:
             seed=self.config.train.seed,
             start_step=start_step,
             num_steps=self.config.train.num_steps,
+            keypoint_flip=self.config.model.keypoint_flip,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from mrcnn_jax.categories import Category, keypoint_names
 from mrcnn_jax.config import Config
+from mrcnn_jax.config.renamed_fields import with_current_names
 from mrcnn_jax.errors import ConfigError
 
 Settings = dict[str, Any]
@@ -20,7 +21,6 @@ FIXED = (
     "data.short_sides",
     "data.max_side",
     "data.flip_probability",
-    "data.keypoint_flip",
     "data.max_objects",
     "data.mask_size",
     "data.scale_jitter",
@@ -39,7 +39,7 @@ the optimizer's state consists of."""
 def complete_config(
     config: Config, categories: Sequence[Category], val_categories: Sequence[Category] | None, *, num_devices: int
 ) -> Config:
-    """The config with num_classes taken from the training data if it is 0, and one map of flipped keypoints for all.
+    """The config with num_classes taken from the training data if it is 0.
 
     Raises ConfigError if config, training data, validation data and devices do not fit together.
     """
@@ -50,7 +50,7 @@ def complete_config(
         )
     if val_categories is not None and tuple(val_categories) != tuple(categories):
         raise ConfigError(f"--data.val {config.data.val} has other categories than --data.train {config.data.train}.")
-    is_asked = config.model.num_keypoints or config.data.keypoint_flip or config.test.keypoint_sigmas
+    is_asked = config.model.num_keypoints or config.model.keypoint_flip or config.test.keypoint_sigmas
     num_keypoints = _count_keypoints(config.data.train, categories) if is_asked else 0
     if config.model.num_keypoints not in (0, num_keypoints):
         raise ConfigError(
@@ -58,7 +58,7 @@ def complete_config(
             "keypoints. Set it to that, or to 0 for a model without keypoint head."
         )
     for option, values in (
-        ("--data.keypoint-flip", config.data.keypoint_flip),
+        ("--model.keypoint-flip", config.model.keypoint_flip),
         ("--test.keypoint-sigmas", config.test.keypoint_sigmas),
     ):
         if len(values) not in (0, num_keypoints):
@@ -66,7 +66,7 @@ def complete_config(
                 f"{option} has {len(values)} values, but {config.data.train} has {num_keypoints} keypoints. "
                 "Give one for each, or none for the default."
             )
-    if config.model.num_keypoints and config.data.flip_probability > 0 and not config.data.keypoint_flip:
+    if config.model.num_keypoints and config.data.flip_probability > 0 and not config.model.keypoint_flip:
         _check_sides(config.data.train, categories)
     batch_size = config.train.batch_size
     if batch_size % num_devices:
@@ -75,11 +75,7 @@ def complete_config(
         raise ConfigError(
             f"--train.batch-size {batch_size} does not divide by {num_devices} devices. Nearest: {valid}."
         )
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, num_classes=len(categories)),
-        test=dataclasses.replace(config.test, keypoint_flip=config.data.keypoint_flip),
-    )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(categories)))
 
 
 def _count_keypoints(name: str, categories: Sequence[Category]) -> int:
@@ -95,7 +91,7 @@ def _check_sides(name: str, categories: Sequence[Category]) -> None:
     if len(names) > 1 and not any("left" in keypoint.lower() for keypoint in names):
         raise ConfigError(
             f"{name}: no keypoint is named left or right ({', '.join(names[:3])}, ...), so flips cannot exchange them. "
-            "Give --data.keypoint-flip, the index of each one's counterpart, or --data.flip-probability 0."
+            "Give --model.keypoint-flip, the index of each one's counterpart, or --data.flip-probability 0."
         )
 
 
@@ -120,7 +116,7 @@ def check_settings(recorded: Settings, current: Settings, where: str) -> None:
     """ConfigError if a setting that must stay differs between the checkpoint `where` and this run."""
     defaults = run_settings(Config(), fingerprint="", num_records=0)
     # Runs from before a field existed had what is its default now.
-    recorded = {name: defaults[name] for name in current if name in defaults} | recorded
+    recorded = {name: defaults[name] for name in current if name in defaults} | with_current_names(recorded)
     if changed := _differences(recorded, current, [name for name in {*recorded, *current} if name.startswith(FIXED)]):
         raise ConfigError(f"{where} was made with other settings: {changed}. Restore them or use a new --workdir.")
 

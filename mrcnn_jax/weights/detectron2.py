@@ -1,8 +1,8 @@
 """Detectron2's names: its model zoo's FPN, C4 and DC5 models, with masks or keypoints.
 
-The file does not say how images are normalised or where bottlenecks stride; both follow from the body: MSRA's ResNets
-see BGR minus mean and stride in the 1x1 convolution, FAIR's ResNeXts see BGR in units of the deviation and stride in
-the 3x3. BGR becomes RGB in the first kernel. Background, the last class there, becomes the first.
+A file does not record how images are normalised or where bottlenecks stride. Both follow from the backbone: MSRA's
+ResNets take BGR minus the mean and stride in the 1x1 convolution, FAIR's ResNeXts divide by the deviation, too, and
+stride in the 3x3. BGR becomes RGB in the first kernel. Background, the last class there, becomes the first.
 """
 
 from functools import partial
@@ -10,8 +10,7 @@ from typing import Any
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.conventions import DETECTRON2
-from mrcnn_jax.models.resnet import STAGE_BLOCKS
-from mrcnn_jax.weights.families import Arrays, Family, Recognised, body_of, count_blocks, need
+from mrcnn_jax.weights.families import Arrays, Family, Recognised, count_blocks, find_backbone, need
 from mrcnn_jax.weights.mapping import (
     Row,
     add_background,
@@ -29,7 +28,7 @@ from mrcnn_jax.weights.mapping import (
 )
 
 RESNEXT_STD = (58.395, 57.12, 57.375)
-"""RGB; Detectron2's configurations of ResNeXt bodies."""
+"""RGB; Detectron2's configurations of ResNeXt backbones."""
 
 SURPLUS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors.", "num_batches_tracked")
 """Parts of names that older files hold and that nothing is computed from: they repeat the configuration."""
@@ -40,20 +39,22 @@ def is_surplus(name: str) -> bool:
     return any(part in name for part in SURPLUS)
 
 
-def body_prefix(arrays: Arrays) -> str:
-    """The prefix of the body's names."""
+def backbone_prefix(arrays: Arrays) -> str:
+    """The prefix of the backbone's names."""
     return "backbone.bottom_up." if "backbone.bottom_up.stem.conv1.weight" in arrays else "backbone."
 
 
 def recognise(arrays: Arrays) -> Recognised:
     """The configuration behind these names and shapes."""
-    body = body_prefix(arrays)
+    prefix = backbone_prefix(arrays)
     has_res5 = "roi_heads.res5.0.conv1.weight" in arrays
     blocks = tuple(
-        count_blocks(arrays, rf"{'roi_heads.' if has_res5 and stage == 5 else body}res{stage}\.(\d+)\.")
+        count_blocks(arrays, rf"{'roi_heads.' if has_res5 and stage == 5 else prefix}res{stage}\.(\d+)\.")
         for stage in (2, 3, 4, 5)
     )
-    backbone = body_of(blocks, need(arrays, f"{body}res2.0.conv1.weight"), need(arrays, f"{body}res2.0.conv2.weight"))
+    backbone = find_backbone(
+        blocks, need(arrays, f"{prefix}res2.0.conv1.weight"), need(arrays, f"{prefix}res2.0.conv2.weight")
+    )
     is_resnext = backbone.startswith("resnext")
     neck = "c4" if has_res5 else "fpn" if "backbone.fpn_lateral2.weight" in arrays else "dc5"
     keypoints = arrays.get("roi_heads.keypoint_head.score_lowres.weight")
@@ -77,8 +78,8 @@ def recognise(arrays: Arrays) -> Recognised:
     return Recognised(name, model, TestConfig(**test))
 
 
-def body_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = True) -> list[Row]:
-    """Rows of the body's stem and stages in Detectron2's names."""
+def backbone_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = True) -> list[Row]:
+    """Rows of the backbone's stem and stages in Detectron2's names."""
     rows = module(f"{prefix}stem.conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
     rows += norm(f"{prefix}stem.conv1.norm", f"{target}/stem/norm", trained=config.norm == "sync_bn")
     for stage in range(3 if config.neck == "c4" else 4):
@@ -89,7 +90,7 @@ def body_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = T
 def stage_rows(config: ModelConfig, stage: int, prefix: str, target: str) -> list[Row]:
     """Rows of one stage, 0 for res2."""
     rows: list[Row] = []
-    for block in range(STAGE_BLOCKS[config.backbone][stage]):
+    for block in range(config.layout.blocks[stage]):
         theirs, ours = f"{prefix}res{stage + 2}.{block}", f"{target}/layer{stage + 1}_{block}"
         convs = [("conv1", "conv1"), ("conv2", "conv2"), ("conv3", "conv3"), ("shortcut", "downsample")]
         for their_conv, our_conv in convs if block == 0 else convs[:3]:
@@ -100,7 +101,7 @@ def stage_rows(config: ModelConfig, stage: int, prefix: str, target: str) -> lis
 
 def table(config: ModelConfig, arrays: Arrays) -> list[Row]:
     """All rows of a model."""
-    rows = body_rows(config, body_prefix(arrays), "backbone")
+    rows = backbone_rows(config, backbone_prefix(arrays), "backbone")
     if config.neck == "fpn":
         for level in (2, 3, 4, 5):
             rows += module(f"backbone.fpn_lateral{level}", f"fpn/lateral{level}/conv", conv_kernel)
@@ -111,7 +112,7 @@ def table(config: ModelConfig, arrays: Arrays) -> list[Row]:
     if config.neck == "c4":
         rows += stage_rows(config, 3, "roi_heads.", "res5")
     else:
-        rows += module("roi_heads.box_head.fc1", "box_head/fc1", roi_dense(config.map_channels))
+        rows += module("roi_heads.box_head.fc1", "box_head/fc1", roi_dense(config.feature_channels))
         rows += module("roi_heads.box_head.fc2", "box_head/fc2", dense_kernel)
     rows += module("roi_heads.box_predictor.cls_score", "box_head/logits", dense_kernel, classes=background_first)
     deltas = partial(add_background, group=4)

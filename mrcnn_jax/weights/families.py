@@ -1,4 +1,4 @@
-"""What the families of published weights share: how a body is recognised, and what recognition returns."""
+"""What the families of published weights share: how a backbone is recognised, and what recognition returns."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrcnn_jax.config import Backbone, ModelConfig, TestConfig
-from mrcnn_jax.config.model import GROUPS
+from mrcnn_jax.config.backbones import BACKBONES
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES, STAGE_BLOCKS
 from mrcnn_jax.weights.mapping import Row
 
 Arrays = Mapping[str, np.ndarray]
@@ -57,18 +56,15 @@ def count_blocks(names: Arrays, pattern: str) -> int:
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
-def body_of(blocks: tuple[int, ...], conv1: np.ndarray, conv2: np.ndarray) -> Backbone:
-    """The body with so many blocks a stage and these convolutions, [out, in, h, w], in the first one.
+def find_backbone(blocks: tuple[int, ...], conv1: np.ndarray, conv2: np.ndarray) -> Backbone:
+    """The backbone with so many blocks a stage and these convolutions, [out, in, h, w], in the first one.
 
     Stages may be missing at the end (0 blocks). DataError if there is none.
     """
-    for name, counts in STAGE_BLOCKS.items():
-        groups, channels = GROUPS.get(name, (1, 64))
-        is_basic = name in BASIC_BLOCK_BODIES
-        width = channels * groups
-        expected_conv2 = (64, 64, 3, 3) if is_basic else (width, width // groups, 3, 3)
-        fits = all(found in (0, count) for found, count in zip(blocks, counts, strict=True))
-        if fits and conv1.shape[2] == (3 if is_basic else 1) and conv2.shape == expected_conv2:
+    for name, layout in BACKBONES.items():
+        fits = all(found in (0, count) for found, count in zip(blocks, layout.blocks, strict=True))
+        is_kind = conv1.shape[2] == (1 if layout.has_bottlenecks else 3)
+        if fits and is_kind and conv2.shape == (layout.groups * layout.group_channels, layout.group_channels, 3, 3):
             return name
     shape = list(conv2.shape)
-    raise DataError(f"No known body has {blocks} blocks in its stages and a second convolution of shape {shape}.")
+    raise DataError(f"No known backbone has {blocks} blocks in its stages and a second convolution of shape {shape}.")

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.checks import coerce
+from mrcnn_jax.config.renamed_fields import with_current_names
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.named_leaves import (
@@ -159,11 +160,18 @@ def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Cate
     if description.pop("sha256", None) != _digest(description):
         raise DataError(f"{file} changed since it was written: the checksum differs. Copy the folder again.")
     try:
-        model = _config_from_json(ModelConfig, description["model"])
-        test = _config_from_json(TestConfig, description["test"])
+        settings = with_current_names(
+            {
+                f"{section}.{name}": value
+                for section in ("model", "test")
+                for name, value in description[section].items()
+            }
+        )
+        model = _config_from_json(ModelConfig, _section(settings, "model"))
+        test = _config_from_json(TestConfig, _section(settings, "test"))
         categories = tuple(_config_from_json(Category, category) for category in description["categories"])
         return model, test, categories, dict(description["leaves"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: {error}. Write the weights again with this version.") from error
 
 
@@ -188,6 +196,13 @@ def _own_checkpointer() -> ocp.StandardCheckpointer:
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"weights-{own}"
         )
     )
+
+
+def _section(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The settings of one section, without its name."""
+    return {
+        name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")
+    }
 
 
 def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -> ConfigSection:

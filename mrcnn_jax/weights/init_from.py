@@ -14,10 +14,10 @@ import numpy as np
 from mrcnn_jax.config import ModelConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.named_leaves import host_copies, named_leaves, replace_leaves
-from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.class_rows import adopt_rows, shared_classes
 from mrcnn_jax.weights.coco_categories import default_categories
 from mrcnn_jax.weights.folder import load_weights
+from mrcnn_jax.weights.imagenet_backbone import read_backbone
 from mrcnn_jax.weights.importing import UnknownNames, import_variables, open_weights_file
 
 CONVENTIONS = ("stride_in_1x1", "pixel_mean", "pixel_std")
@@ -56,8 +56,8 @@ def initialise(
 ) -> tuple[dict[str, Any], InitReport]:
     """`variables` with the leaves of `source` where name and shape agree, and what was done.
 
-    `source` is a weights folder, a workdir, or a file: a detector's checkpoint or an ImageNet body. `classes` are the
-    names of the model's, without background; () takes layers with outputs for each class wherever their shape fits.
+    `source` is a weights folder, a workdir, or a file: a detector's checkpoint or an ImageNet backbone. `classes` are
+    the names of the model's, without background; () takes layers with outputs for each class wherever their shape fits.
     DataError if the source cannot be read or does not fit anywhere.
     """
     given, their_classes = _read(Path(source), model)
@@ -91,7 +91,7 @@ def _read(path: Path, model: ModelConfig) -> tuple[Mapping[str, np.ndarray], tup
     try:
         found = open_weights_file(path)
     except UnknownNames:
-        return read_body(path, model), ()
+        return read_backbone(path, model), ()
     theirs = found.recognised.model
     _check_conventions(path, theirs, model)
     categories = default_categories(theirs.num_classes, theirs.num_keypoints)

@@ -1,5 +1,5 @@
 """torchvision's names: `maskrcnn_resnet50_fpn`, its `_v2`, `keypointrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn` and
-models with other ResNet and ResNeXt bodies.
+models with other ResNet and ResNeXt backbones.
 
 Files written before torchvision 0.13 name some layers otherwise; they are renamed first. The first COCO checkpoints
 (frozen batch norm, without `num_batches_tracked`) are loaded by torchvision with eps 0, not the 1e-5 that they were
@@ -14,8 +14,7 @@ import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.conventions import TORCHVISION
-from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES, STAGE_BLOCKS
-from mrcnn_jax.weights.families import Arrays, Family, Recognised, body_of, count_blocks, need
+from mrcnn_jax.weights.families import Arrays, Family, Recognised, count_blocks, find_backbone, need
 from mrcnn_jax.weights.mapping import (
     Row,
     conv_kernel,
@@ -59,14 +58,14 @@ def rename(arrays: Arrays) -> dict[str, np.ndarray]:
 
 def recognise(arrays: Arrays) -> Recognised:
     """The configuration behind these names (today's) and shapes."""
-    body = "backbone.body."
-    blocks = tuple(count_blocks(arrays, rf"{re.escape(body)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-    backbone = body_of(
-        blocks, need(arrays, f"{body}layer1.0.conv1.weight"), need(arrays, f"{body}layer1.0.conv2.weight")
+    prefix = "backbone.body."
+    blocks = tuple(count_blocks(arrays, rf"{re.escape(prefix)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    backbone = find_backbone(
+        blocks, need(arrays, f"{prefix}layer1.0.conv1.weight"), need(arrays, f"{prefix}layer1.0.conv2.weight")
     )
     keypoints = arrays.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")
     masks = "roi_heads.mask_predictor.conv5_mask.weight" in arrays
-    counts_batches = f"{body}bn1.num_batches_tracked" in arrays
+    counts_batches = f"{prefix}bn1.num_batches_tracked" in arrays
     convs = count_blocks(arrays, r"roi_heads\.box_head\.(\d)\.1\.weight")
     fields: dict[str, Any] = TORCHVISION.model | {
         "backbone": backbone,
@@ -86,13 +85,13 @@ def recognise(arrays: Arrays) -> Recognised:
     return Recognised(name, model, TestConfig(**TORCHVISION.test))
 
 
-def body_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
-    """Rows of the body in torchvision's names; with C4 the last stage belongs to the heads."""
+def backbone_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
+    """Rows of the backbone in torchvision's names; with C4 the last stage belongs to the heads."""
     trained = config.norm == "sync_bn"
     rows = module(f"{prefix}conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
     rows += norm(f"{prefix}bn1", f"{target}/stem/norm", trained=trained)
-    num_convs = 2 if config.backbone in BASIC_BLOCK_BODIES else 3
-    for stage, blocks in enumerate(STAGE_BLOCKS[config.backbone]):
+    num_convs = 3 if config.layout.has_bottlenecks else 2
+    for stage, blocks in enumerate(config.layout.blocks):
         for block in range(blocks):
             home = "res5" if config.neck == "c4" and stage == 3 else target
             theirs, ours = f"{prefix}layer{stage + 1}.{block}", f"{home}/layer{stage + 1}_{block}"
@@ -114,7 +113,7 @@ def head_conv(config: ModelConfig, source: str, target: str) -> list[Row]:
 
 def table(config: ModelConfig, arrays: Arrays) -> list[Row]:
     """All rows of a model."""
-    rows = body_rows(config, "backbone.body.", "backbone")
+    rows = backbone_rows(config, "backbone.body.", "backbone")
     for index in range(4):
         rows += head_conv(config, f"backbone.fpn.inner_blocks.{index}", f"fpn/lateral{index + 2}")
         rows += head_conv(config, f"backbone.fpn.layer_blocks.{index}", f"fpn/output{index + 2}")

@@ -43,10 +43,10 @@ def seen_rois(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The RoIs of each call of `pool_rois`, which finds the one map, [B * N], in them."""
     seen: list[Any] = []
 
-    def pool(maps: Any, sets: Any, image_hw: Any, *, output_sizes: list[int], config: ModelConfig) -> Any:
+    def pool(features: Any, sets: Any, image_hw: Any, *, output_sizes: list[int], config: ModelConfig) -> Any:
         assert output_sizes == [CONFIG.box_pool_size] and config == CONFIG
         seen.extend(sets)
-        return [maps[0]]
+        return [features[0]]
 
     monkeypatch.setattr(cascade, "pool_rois", pool)
     return seen
@@ -140,7 +140,7 @@ def test_losses_rois_and_gradients_equal_the_loop(seen_rois: list[Any]) -> None:
     assert len(rois) == 3 and rois[0][:, 0].any() and not rois[1][:, 0].any()  # row 0 left the image
     for stage, expected in enumerate(rois):
         np.testing.assert_allclose(seen_rois[stage], expected, atol=1e-4)
-    # The heads' own gradients are those of their own losses: boxes carry none. The maps receive a third of the sum.
+    # The heads' own gradients are those of their own losses: boxes carry none. The features receive a third of the sum.
     to_tables, to_features = jax.grad(lambda *arrays: sum(compute_losses(*arrays).values()).sum(), (0, 1))(
         tables, features
     )
@@ -226,7 +226,9 @@ def test_detections_are_the_last_boxes_with_mean_scores(seen_rois: list[Any]) ->
 def test_one_head_is_classified_as_without_a_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("propose_batch", "classify_proposals", "classify_in_cascade"):
         monkeypatch.setattr(predict, name, lambda *_, name=name, **__: Detections(*[name] * 6))
-    monkeypatch.setattr(predict, "add_masks_and_keypoints", lambda variables, maps, detections, *_, **__: detections)
+    monkeypatch.setattr(
+        predict, "add_masks_and_keypoints", lambda variables, features, detections, *_, **__: detections
+    )
     monkeypatch.setattr(MaskRCNN, "apply", lambda *_, **__: ())
     inputs = {}, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.zeros((1, 2), jnp.int32)
     for config, name in ((tiny.MODEL, "classify_proposals"), (CONFIG, "classify_in_cascade")):

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import TestConfig
-from mrcnn_jax.detection.finiteness import MAX_CASCADE, PARTS, box_head_part, first_part, maps_finite, mark, rows_finite
+from mrcnn_jax.detection.finiteness import (
+    MAX_CASCADE,
+    PARTS,
+    box_head_part,
+    features_finite,
+    first_part,
+    mark,
+    rows_finite,
+)
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.named_leaves import named_leaves, replace_leaves
@@ -139,13 +147,13 @@ def test_only_the_image_that_is_not_finite_is_marked() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_one_value_among_many_is_enough_and_large_ones_are_finite(dtype: jnp.dtype) -> None:
-    sizes, finite = jnp.array([(64, 64), (64, 64), (0, 0)]), jax.jit(maps_finite)
-    maps = [jnp.full((3, 64, 64, 32), 3e38, dtype), jnp.full((3, 5), -3e38, dtype)]  # their sums are infinite
-    assert finite(maps, sizes).tolist() == [True] * 3
+    sizes, finite = jnp.array([(64, 64), (64, 64), (0, 0)]), jax.jit(features_finite)
+    features = [jnp.full((3, 64, 64, 32), 3e38, dtype), jnp.full((3, 5), -3e38, dtype)]  # their sums are infinite
+    assert finite(features, sizes).tolist() == [True] * 3
     for value in (np.nan, np.inf, -np.inf):
         for place in ((1, 0, 0, 0), (1, 63, 63, 31), (1, 30, 7, 11)):
-            assert finite([maps[0].at[place].set(value), maps[1]], sizes).tolist() == [True, False, True]
-        assert finite([maps[0], maps[1].at[:, 4].set(value)], sizes).tolist() == [False, False, True]
+            assert finite([features[0].at[place].set(value), features[1]], sizes).tolist() == [True, False, True]
+        assert finite([features[0], features[1].at[:, 4].set(value)], sizes).tolist() == [False, False, True]
 
 
 def test_rows_count_only_where_they_are_valid() -> None:

@@ -150,10 +150,11 @@ def test_suppression_equals_the_networks_own():
 
 
 def test_flips_need_the_keypoints_names():
-    with pytest.raises(ConfigError, match="17 keypoints, 0 are named"):
-        augmentation.check_mirrored(replace(TEST, augment_flip=True), 17, ())
-    with pytest.raises(ConfigError, match="3 keypoints, 2 are named"):
-        make_prediction_program(MODEL, replace(TEST, augment_flip=True), make_mesh(), (1, 0))
+    flipped = replace(TEST, augment_flip=True)
+    with pytest.raises(ConfigError, match=r"17 keypoints, model\.keypoint_flip has 0 indices"):
+        augmentation.check_keypoint_flip(flipped, ModelConfig(num_keypoints=17))
+    with pytest.raises(ConfigError, match=r"3 keypoints, model\.keypoint_flip has 2 indices"):
+        make_prediction_program(replace(MODEL, keypoint_flip=(1, 0)), flipped, make_mesh())
 
 
 def make_image() -> np.ndarray:

@@ -33,12 +33,12 @@ def test_r50_fpn_has_the_published_number_of_parameters():
     [
         {"backbone": "resnet10"},
         {"backbone": "resnet18"},
-        {"backbone": "resnet34", "norm": "group_norm", "head_norm": "group_norm", "body_width": 32},
+        {"backbone": "resnet34", "norm": "group_norm", "head_norm": "group_norm", "backbone_width": 32},
         {"backbone": "resnet101", "norm": "sync_bn", "mask_head_convs": 2},
         {"backbone": "resnet152", "num_classes": 1},
     ],
 )
-def test_every_body_builds(changes):
+def test_every_backbone_builds(changes):
     config = ModelConfig(**changes)
     variables = shapes_of(config)
     assert count_parameters(variables) == expected_parameters(config)
@@ -48,7 +48,7 @@ def test_every_body_builds(changes):
 
 
 def test_initial_variables_have_the_spread_of_their_initialiser():
-    model = tiny.model_with(body_width=4, fpn_channels=4)
+    model = tiny.model_with(backbone_width=4, fpn_channels=4)
     kernel = init_variables(model, 0)["params"]["backbone"]["stem"]["conv"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (49 * 4)), rtol=0.2)  # He, fan out
 
@@ -107,8 +107,8 @@ def test_canvas_does_not_matter_to_the_rpn(num_convs):
     """A second convolution of the RPN head reads the first one's features, bias and all, beyond the image's border."""
     config = replace(tiny.MODEL, rpn_convs=num_convs)
     head, rng = RpnHead(config), np.random.default_rng(0)
-    feature = rng.normal(size=(1, 4, 6, config.map_channels)).astype(np.float32)
-    on_large = np.zeros((1, 8, 10, config.map_channels), np.float32)
+    feature = rng.normal(size=(1, 4, 6, config.feature_channels)).astype(np.float32)
+    on_large = np.zeros((1, 8, 10, config.feature_channels), np.float32)
     on_large[:, :4, :6] = feature
     inside = np.zeros((1, 8, 10, 1), bool)
     inside[:, :4, :6] = True

@@ -20,13 +20,13 @@ IMAGE_HW = np.array([[192, 256]], np.int32)
 
 
 def pooled_by(config: ModelConfig, pyramid, rois: np.ndarray, image_hw: np.ndarray = IMAGE_HW) -> jax.Array:
-    maps = tuple(jnp.asarray(level, jnp.float32)[None] for level in pyramid)
-    return jitted_pool(config)(maps, jnp.asarray(rois)[None], jnp.asarray(image_hw))
+    features = tuple(jnp.asarray(level, jnp.float32)[None] for level in pyramid)
+    return jitted_pool(config)(features, jnp.asarray(rois)[None], jnp.asarray(image_hw))
 
 
 @functools.cache
 def jitted_pool(config: ModelConfig):
-    return jax.jit(lambda maps, rois, hw: pool_rois(maps, [rois], hw, output_sizes=[SIZE], config=config)[0])
+    return jax.jit(lambda features, rois, hw: pool_rois(features, [rois], hw, output_sizes=[SIZE], config=config)[0])
 
 
 ORACLES = {
@@ -54,9 +54,9 @@ def test_gradients_of_pool_equal_the_ones_written_by_hand(reduce: str, monkeypat
     pyramid, rois = make_pyramid(), make_rois()
     config, rng = ModelConfig(roi_op="pool", roi_reduce=reduce), np.random.default_rng(5)
     upstream = rng.standard_normal((len(rois), SIZE, SIZE, 3))
-    gradients = jax.grad(lambda maps: jnp.sum(pooled_by(config, maps, rois) * jnp.asarray(upstream, jnp.float32)))(
-        pyramid
-    )
+    gradients = jax.grad(
+        lambda features: jnp.sum(pooled_by(config, features, rois) * jnp.asarray(upstream, jnp.float32))
+    )(pyramid)
     expected = [np.zeros(level.shape) for level in pyramid]
     for roi, level, weights in zip(rois, levels_of(rois), upstream, strict=True):
         feature = np.asarray(pyramid[level], np.float64)
@@ -70,7 +70,7 @@ def test_gradients_of_pool_equal_the_ones_written_by_hand(reduce: str, monkeypat
 def test_numerical_gradients(op: str, reduce: str) -> None:
     config, rois = ModelConfig(roi_op=op, roi_reduce=reduce), make_rois()[:4]
     check_grads(
-        lambda *maps: pooled_by(config, maps, rois), make_pyramid(), order=1, modes=["rev"], eps=1e-4, rtol=2e-2
+        lambda *features: pooled_by(config, features, rois), make_pyramid(), order=1, modes=["rev"], eps=1e-4, rtol=2e-2
     )
 
 

@@ -32,8 +32,11 @@ def run_of(op_name: str, instruction: str = "f32[8]{0} add(%x, %x)") -> Executed
 @pytest.mark.parametrize(
     ("op_name", "part"),
     [
-        ("jvp(MaskRCNN.extract_features)/MaskRCNN.extract_body/backbone/layer1_0/conv1/conv/add", "body"),
-        ("jvp(MaskRCNN.extract_features)/MaskRCNN.extract_body/MaskRCNN.normalise/sub", "body"),
+        (
+            "jvp(MaskRCNN.extract_features)/MaskRCNN.extract_backbone_features/backbone/layer1_0/conv1/conv/add",
+            "backbone",
+        ),
+        ("jvp(MaskRCNN.extract_features)/MaskRCNN.extract_backbone_features/MaskRCNN.normalise/sub", "backbone"),
         ("transpose(jvp(MaskRCNN.extract_features))/fpn/output2/conv/reduce_sum", "FPN"),
         ("jvp(MaskRCNN.score_anchors)/rpn_head/conv/add", "RPN head"),
         ("jvp(vmap(propose))/top_k", "proposals"),
@@ -111,8 +114,8 @@ def test_a_program_in_json() -> None:
     ]
     cycles = report["estimated_cycles"]
     assert (cycles["total"], cycles["without_estimate"]) == (90, 3)  # a scalar is not worth counting
-    assert list(cycles["by_part"]) == ["body", "optimizer", "RoI pooling", "communication"]
-    assert cycles["by_part"]["body"] == {"forward": 30, "backward": 50, "without_estimate": 0}
+    assert list(cycles["by_part"]) == ["backbone", "optimizer", "RoI pooling", "communication"]
+    assert cycles["by_part"]["backbone"] == {"forward": 30, "backward": 50, "without_estimate": 0}
     assert cycles["by_part"]["RoI pooling"] == {"forward": 0, "backward": 0, "without_estimate": 1}
     assert [row["name"] for row in report["most_expensive"]] == ["grad", "conv"]
     assert [row["name"] for row in report["largest_without_estimate"]] == ["gather", "one"]

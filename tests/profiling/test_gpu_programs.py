@@ -115,7 +115,7 @@ def test_a_loop_that_the_host_waits_for(described: dict) -> None:
 
 def test_a_convolution_that_is_not_bfloat16(described: dict) -> None:
     (found,) = described["convolutions_not_bfloat16"]
-    assert (found["name"], found["part"], found["shape"]) == ("conv.2", "body", "(f32[2,8,8,16], u8[0])")
+    assert (found["name"], found["part"], found["shape"]) == ("conv.2", "backbone", "(f32[2,8,8,16], u8[0])")
 
 
 def test_scatters_by_how_they_add(described: dict) -> None:

@@ -17,7 +17,7 @@ BENCHMARK = {
     "peak_rss_mib": 1,
     "compile_seconds": 80.4,
     "share_of_peak_flops": 0.31,
-    "ms_by_part": {"body": {"forward": 3.0, "backward": 6.5}},
+    "ms_by_part": {"backbone": {"forward": 3.0, "backward": 6.5}},
 }
 
 
@@ -43,7 +43,7 @@ def test_results_are_kept_and_not_measured_again(tmp_path: Path) -> None:
     assert text.startswith("3 of 3 parts in ")
     assert "12.3 ms a batch of 8, 7000 MiB, compiled in 80 s, 31% of the peak |" in text
     assert "| broken | 0 | exit code 3 |" in text and "fraction 0.25" in text
-    assert "| body | 3.00 | 6.50 |" in text
+    assert "| backbone | 3.00 | 6.50 |" in text
 
 
 def test_a_part_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mrcnn_jax.presets import load_preset
 from tests.paths import ROOT
 
 PRESET = str(ROOT / "configs" / "shapes_tiny.py")
-TINY = ["--canvas", "64x96", "--model.body-width", "8", "--model.fpn-channels", "8", "--model.mask-head-dim", "8"]
+TINY = ["--canvas", "64x96", "--model.backbone-width", "8", "--model.fpn-channels", "8", "--model.mask-head-dim", "8"]
 
 
 def test_random_batch_is_a_valid_batch() -> None:
@@ -50,16 +50,16 @@ def test_inference_is_timed_with_all_slots_filled(
     assert report["detections_per_image"] == 10 and report["flops"] > 1e7 and report["share_of_peak_flops"] is None
     assert report["device"]["platform"] == "cpu" and report["versions"]["jax"]
     parts = report["ms_by_part"]
-    assert {"body", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head"} <= parts.keys()
+    assert {"backbone", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head"} <= parts.keys()
     assert "unknown" not in parts and all(part["forward"] > 0 for part in parts.values())
 
 
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"body": {"forward": 9.12345, "backward": 0.0}, "unknown": {"forward": 0.3, "backward": 0.0}}, ""),
+        ({"backbone": {"forward": 9.12345, "backward": 0.0}, "unknown": {"forward": 0.3, "backward": 0.0}}, ""),
         (
-            {"body": {"forward": 1.0, "backward": 2.0}, "unknown": {"forward": 1.0, "backward": 0.0}},
+            {"backbone": {"forward": 1.0, "backward": 2.0}, "unknown": {"forward": 1.0, "backward": 0.0}},
             "25% of the profiled",
         ),
         ({}, "no event of this program"),
@@ -102,7 +102,7 @@ def test_training_is_timed_on_all_devices(monkeypatch: pytest.MonkeyPatch, capsy
     report = json.loads(capsys.readouterr().out)
     assert report["task"] == "train" and report["device"]["count"] == 8
     assert np.isfinite(report["loss"]) and 0 < report["min_ms"] <= report["median_ms"]
-    assert report["ms_by_part"]["body"]["backward"] > 0
+    assert report["ms_by_part"]["backbone"]["backward"] > 0
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def test_all_are_there(operations: dict) -> None:
 @pytest.mark.parametrize(("name", "count", "side"), [("roi_align_box", 1000, 7), ("roi_align_mask", 100, 14)])
 def test_gradients_are_those_of_the_pooling(operations: dict, name: str, count: int, side: int) -> None:
     pool, inputs = operations[name]
-    gradients, (maps, rois, image_hw, weights) = operations[f"{name}_gradients"]
+    gradients, (features, rois, image_hw, weights) = operations[f"{name}_gradients"]
     pooled = jax.jit(pool)(*inputs)
     assert pooled.shape == weights.shape == (2 * count, side, side, 256)
-    found = jax.jit(gradients)(maps, rois, image_hw, weights)
-    # The pooled features are linear in the maps: their weighted sum is that of the maps, by its gradients.
-    total = sum(np.vdot(np.float64(one), np.float64(other)) for one, other in zip(found, maps, strict=True))
+    found = jax.jit(gradients)(features, rois, image_hw, weights)
+    # The pooled features are linear in the features: their weighted sum is that of the features, by its gradients.
+    total = sum(np.vdot(np.float64(one), np.float64(other)) for one, other in zip(found, features, strict=True))
     assert total == pytest.approx(np.vdot(np.float64(pooled), np.float64(weights)), rel=1e-3)
 
 

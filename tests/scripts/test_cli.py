@@ -81,8 +81,8 @@ def test_keypoint_settings_are_numbers_one_a_keypoint(form: list[str]) -> None:
     assert arguments.test.keypoint_sigmas == parse("--test.keypoint-sigmas", *form).test.keypoint_sigmas
     assert arguments.test.keypoint_sigmas == (0.05, 0.1, 1.0)
     assert all(type(sigma) is float for sigma in arguments.test.keypoint_sigmas)
-    assert parse("--data.keypoint-flip", "0,2,1").data.keypoint_flip == (0, 2, 1)
-    assert "exchange keypoints in pairs" in refusal("--data.keypoint-flip", "1,2,0")
+    assert parse("--model.keypoint-flip", "0,2,1").model.keypoint_flip == (0, 2, 1)
+    assert "exchange keypoints in pairs" in refusal("--model.keypoint-flip", "1,2,0")
     assert "expected a positive value, got (0.1, 0.0)" in refusal("--test.keypoint-sigmas", "0.1,0")
 
 

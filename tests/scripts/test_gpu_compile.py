@@ -16,7 +16,7 @@ from mrcnn_jax.profiling.gpus import GPUS
 from tests.paths import ROOT
 
 PRESET = str(ROOT / "configs" / "shapes_tiny.py")
-TINY = ["--canvas", "64x64", "--images-per-gpu", "1", "--model.body-width", "8", "--model.fpn-channels", "16"]
+TINY = ["--canvas", "64x64", "--images-per-gpu", "1", "--model.backbone-width", "8", "--model.fpn-channels", "16"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ class TestWithTheCompiler:
         assert code == 0 and train["fits"] and report["global_batch"] == 2
         assert train["convolutions_not_bfloat16"] == train["host_callbacks"] == []
         assert {group["what"] for group in train["collectives"]} == {"gradients and metrics"}
-        assert {"body", "FPN", "mask head", "optimizer"} <= set(train["estimated_microseconds"]["by_part"])
+        assert {"backbone", "FPN", "mask head", "optimizer"} <= set(train["estimated_microseconds"]["by_part"])
         assert list((tmp_path / "train").glob("*.ptx"))
 
     def test_a_float32_program_has_float32_convolutions_and_may_not_fit(self, tmp_path: Path) -> None:

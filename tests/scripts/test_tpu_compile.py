@@ -20,7 +20,7 @@ from tests.paths import ROOT
 
 PRESET = str(ROOT / "configs" / "shapes_tiny.py")
 SLICE = ["--topology", "v5e:2x4"]
-TINY = ["--canvas", "64x64", "--images-per-chip", "1", "--model.body-width", "8", "--model.fpn-channels", "16"]
+TINY = ["--canvas", "64x64", "--images-per-chip", "1", "--model.backbone-width", "8", "--model.fpn-channels", "16"]
 CONFIG = Config(model=tiny.MODEL, targets=tiny.TARGETS)
 MEMORY = 16 * 2**30
 REFUSAL = (
@@ -163,7 +163,7 @@ def test_both_tasks_compile_for_eight_chips(monkeypatch: pytest.MonkeyPatch, cap
     assert sum(group["bytes"] for group in train["collectives"]) == pytest.approx(parameters, rel=0.02)
     assert predict["collectives"] == []
     cycles = train["estimated_cycles"]
-    expected = {"body", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head", "targets", "optimizer"}
+    expected = {"backbone", "FPN", "RPN head", "NMS", "RoI pooling", "box head", "mask head", "targets", "optimizer"}
     assert expected <= set(cycles["by_part"])
     assert sum(part["forward"] + part["backward"] for part in cycles["by_part"].values()) == cycles["total"] > 0
     assert len(train["most_expensive"]) == 5 and any(loop["trips"] is None for loop in train["loops"]["loops"])
@@ -173,7 +173,7 @@ def small_model() -> ModelConfig:
     """The model that the options above ask for."""
     config = load_preset(PRESET).model
     classes = config.num_classes or tpu_compile.NUM_CLASSES
-    return replace(config, num_classes=classes, body_width=8, fpn_channels=16)
+    return replace(config, num_classes=classes, backbone_width=8, fpn_channels=16)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 20
 CLASSES = {"person": 24, "car": 26, "bicycle": 33}
 SMALL = """
---model.backbone resnet18 --model.body-width 16 --model.norm group_norm --model.fpn-channels 16
+--model.backbone resnet18 --model.backbone-width 16 --model.norm group_norm --model.fpn-channels 16
 --model.box-head-dim 32 --model.mask-head-dim 16 --model.mask-head-convs 1 --model.anchor-sizes 8,16,32,64,128
 --targets.roi-samples 32 --targets.pre-nms-top-n 100 --targets.post-nms-top-n 50 --targets.rpn-samples 32
 --data.canvases 64x96 --data.short-sides 64 --data.max-side 96 --data.max-objects 10 --train.num-steps 2

@@ -13,28 +13,30 @@ HAND = (Category(1, "cup"), Category(2, "hand", ("wrist", "left", "right")))
 CONFIG = Config(model=ModelConfig(num_classes=0, num_keypoints=3), data=DataConfig(train="data/hands"))
 
 
-def complete(**data: object) -> Config:
-    return complete_config(replace(CONFIG, data=replace(CONFIG.data, **data)), HAND, None, num_devices=1)
+def complete(**model: object) -> Config:
+    return complete_config(replace(CONFIG, model=replace(CONFIG.model, **model)), HAND, None, num_devices=1)
 
 
 def test_one_value_for_each_keypoint_is_fine_and_so_is_none() -> None:
     assert complete().model.num_classes == 2
     flipping = complete(keypoint_flip=(0, 2, 1))
-    assert flipping.data.keypoint_flip == flipping.test.keypoint_flip == (0, 2, 1)  # weights carry the latter
+    assert flipping.model.keypoint_flip == (0, 2, 1)  # which weights carry
     test = TestConfig(keypoint_sigmas=(0.1, 0.1, 0.2))
     assert complete_config(replace(CONFIG, test=test), HAND, None, num_devices=1).test == test
 
 
 def test_another_number_is_refused_in_one_line() -> None:
     with pytest.raises(
-        ConfigError, match=r"^--data.keypoint-flip has 2 values, but data/hands has 3 keypoints\. .*\.$"
+        ConfigError, match=r"^--model.keypoint-flip has 2 values, but data/hands has 3 keypoints\. .*\.$"
     ):
         complete(keypoint_flip=(1, 0))
     with pytest.raises(ConfigError, match=r"^--test.keypoint-sigmas has 4 values, but data/hands has 3 keypoints"):
         complete_config(replace(CONFIG, test=TestConfig(keypoint_sigmas=(0.1,) * 4)), HAND, None, num_devices=1)
-    plain = replace(CONFIG, model=ModelConfig(), data=DataConfig(train="data/cups", keypoint_flip=(0,)))
-    with pytest.raises(ConfigError, match=r"--data.keypoint-flip has 1 values, but data/cups has 0 keypoints"):
-        complete_config(replace(plain, model=ModelConfig(num_classes=1)), HAND[:1], None, num_devices=1)
+    plain = replace(CONFIG, data=DataConfig(train="data/cups"))
+    with pytest.raises(ConfigError, match=r"--model.keypoint-flip has 1 values, but data/cups has 0 keypoints"):
+        complete_config(
+            replace(plain, model=ModelConfig(num_classes=1, keypoint_flip=(0,))), HAND[:1], None, num_devices=1
+        )
 
 
 def test_flips_need_to_know_left_from_right() -> None:
@@ -44,8 +46,9 @@ def test_flips_need_to_know_left_from_right() -> None:
         ConfigError, match=r"^data/paws: no keypoint is named left or right \(L_Toe, R_Toe, heel, \.\.\.\)"
     ):
         complete_config(config, paw, None, num_devices=1)
-    for data in (DataConfig(keypoint_flip=(1, 0, 2)), DataConfig(flip_probability=0.0)):
-        complete_config(replace(config, data=data), paw, None, num_devices=1)
+    given = replace(config, model=replace(config.model, keypoint_flip=(1, 0, 2)))
+    for fine in (given, replace(config, data=DataConfig(flip_probability=0.0))):
+        complete_config(fine, paw, None, num_devices=1)
 
 
 def test_different_skeletons_are_in_the_way_of_keypoints_only() -> None:
@@ -61,7 +64,8 @@ def test_a_resumed_run_keeps_its_flip() -> None:
         run_settings(config, fingerprint="a", num_records=1)
         for config in (complete(), complete(keypoint_flip=(0, 2, 1)))
     )
-    with pytest.raises(ConfigError, match=r"data.keypoint_flip \[\] -> \[0, 2, 1\]"):
+    with pytest.raises(ConfigError, match=r"model.keypoint_flip \[\] -> \[0, 2, 1\]"):
         check_settings(recorded, current, "checkpoint 3")
-    del recorded["data.keypoint_flip"]  # a run from before this field existed
-    check_settings(recorded, recorded | {"data.keypoint_flip": []}, "checkpoint 3")
+    before = recorded | {"data.keypoint_flip": [], "test.keypoint_flip": []}  # the fields of older runs
+    del before["model.keypoint_flip"]
+    check_settings(before, recorded, "checkpoint 3")

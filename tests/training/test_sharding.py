@@ -20,7 +20,7 @@ FROZEN = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
 KINDS = {
     "fpn": tiny.MODEL,
     "c4": replace(FROZEN, neck="c4", anchor_sizes=(16.0, 32.0, 64.0), mask_head_dim=8),
-    "grouped": replace(FROZEN, backbone="resnext50_32x4d", body_width=16),
+    "grouped": replace(FROZEN, backbone="resnext50_32x4d", backbone_width=16),
     "keypoints": replace(FROZEN, num_keypoints=3, keypoint_head_convs=1, keypoint_head_dim=8),
     "sync_bn": replace(FROZEN, norm="sync_bn"),
 }
@@ -78,12 +78,12 @@ def test_prediction_communicates_nothing(kind):
 
 def test_grouped_convolutions_stay_on_their_device():
     # Under plain jit they gather the whole batch.
-    config = replace(tiny.MODEL, backbone="resnext50_32x4d", body_width=16, norm="frozen_bn", head_norm="none")
+    config = replace(tiny.MODEL, backbone="resnext50_32x4d", backbone_width=16, norm="frozen_bn", head_norm="none")
     model, batch, mesh = MaskRCNN(config), tiny.make_batch(8), make_mesh()
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
     def extract(variables, images, image_hw):
-        return model.apply(variables, images, image_hw, method=model.extract_body)
+        return model.apply(variables, images, image_hw, method=model.extract_backbone_features)
 
     specs = {"in_specs": (whole, split, split), "out_specs": split, "check_vma": False}
     arguments = (tiny.make_variables(config), batch.images, batch.image_hw)

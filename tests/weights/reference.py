@@ -99,7 +99,7 @@ class Stages:
     """What our model computes, stage by stage; the box head's outputs on the reference's own proposals."""
 
     input: np.ndarray
-    body: list[np.ndarray]
+    backbone: list[np.ndarray]
     maps: list[np.ndarray]
     logits: list[np.ndarray]
     deltas: list[np.ndarray]
@@ -130,7 +130,7 @@ def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
         (features,) = pool_rois(maps, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
         return {
             "input": apply(variables, images, image_hw, method="normalise"),
-            "body": kept["intermediates"]["backbone"]["__call__"][0],
+            "backbone": kept["intermediates"]["backbone"]["__call__"][0],
             "maps": maps,
             "scores": apply(variables, maps, image_hw, method="score_anchors"),
             "anchors": make_anchors(images.shape[1:3], image_hw[0], config),
@@ -153,7 +153,7 @@ def compute_stages(reference: Reference) -> Stages:
     logits, deltas = found["scores"]
     return Stages(
         input=found["input"][0],
-        body=[body_map[0] for body_map in found["body"]],
+        backbone=[backbone_map[0] for backbone_map in found["backbone"]],
         maps=[one[0] for one in found["maps"]],
         logits=[one[0].reshape(*m.shape[1:3], -1) for one, m in zip(logits, found["maps"], strict=True)],
         deltas=[one[0].reshape(*m.shape[1:3], -1) for one, m in zip(deltas, found["maps"], strict=True)],

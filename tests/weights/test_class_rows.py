@@ -84,4 +84,4 @@ def test_mlp_and_agnostic_masks() -> None:
     assert adopt_rows(fresh, wider, OURS, THEIRS) == {}
     one_map = {"params/mask_head/kernel": np.ones((5, 1))}
     assert adopt_rows(one_map, one_map, OURS, THEIRS) == {}
-    assert ModelConfig(class_agnostic_masks=True).num_mask_maps == 1
+    assert ModelConfig(class_agnostic_masks=True).num_mask_channels == 1

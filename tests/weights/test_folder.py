@@ -15,8 +15,8 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.named_leaves import host_copies, named_leaves
-from mrcnn_jax.weights.body import read_body
 from mrcnn_jax.weights.folder import find_weights, load_weights, save_weights
+from mrcnn_jax.weights.imagenet_backbone import read_backbone
 from mrcnn_jax.weights.init_from import initialise
 
 MODEL = ModelConfig(backbone="resnet18", num_classes=2, fpn_channels=8, box_head_dim=8, mask_head_dim=8)
@@ -178,8 +178,8 @@ def test_folder_that_cannot_be_written_is_a_storage_error(tmp_path, variables):
         save(tmp_path / "file" / "weights", variables)
 
 
-def write_body(path: Path, model: ModelConfig, seed: int = 3) -> dict[str, np.ndarray]:
-    """A body in torchvision's names with random values; layer4 is missing."""
+def write_backbone(path: Path, model: ModelConfig, seed: int = 3) -> dict[str, np.ndarray]:
+    """A backbone in torchvision's names with random values; layer4 is missing."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, leaf in named_leaves(make_variables(model)).items():
@@ -194,9 +194,9 @@ def write_body(path: Path, model: ModelConfig, seed: int = 3) -> dict[str, np.nd
     return arrays
 
 
-def test_folded_body_computes_the_same_in_a_frozen_norm(tmp_path, variables):
-    arrays = write_body(tmp_path / "body.npz", MODEL)
-    ours, report = initialise(variables, str(tmp_path / "body.npz"), MODEL)
+def test_folded_backbone_computes_the_same_in_a_frozen_norm(tmp_path, variables):
+    arrays = write_backbone(tmp_path / "backbone.npz", MODEL)
+    ours, report = initialise(variables, str(tmp_path / "backbone.npz"), MODEL)
     leaves = named_leaves(ours)
     np.testing.assert_array_equal(
         leaves["params/backbone/layer2_0/conv1/conv/kernel"][2, 0, 5, 7], arrays["layer2.0.conv1.weight"][7, 5, 2, 0]
@@ -206,14 +206,14 @@ def test_folded_body_computes_the_same_in_a_frozen_norm(tmp_path, variables):
     normalised = (features - norm["mean"]) / np.sqrt(norm["var"] + MODEL.norm_eps) * norm["scale"] + norm["bias"]
     np.testing.assert_allclose(normalised, features + arrays["layer2.0.downsample.0.bias"], rtol=1e-6)
     assert report.unused == ()
-    text = report.describe("body.npz")
+    text = report.describe("backbone.npz")
     assert "re-initialised: backbone/layer4_0, backbone/layer4_1, box_head, fpn, mask_head, rpn_head." in text
 
 
 def test_other_norms_take_the_kernels_only(tmp_path):
     model = dataclasses.replace(MODEL, norm="group_norm")
-    write_body(tmp_path / "body.npz", model)
-    _, report = initialise(make_variables(model), str(tmp_path / "body.npz"), model)
+    write_backbone(tmp_path / "backbone.npz", model)
+    _, report = initialise(make_variables(model), str(tmp_path / "backbone.npz"), model)
     assert all(name.endswith("/conv/kernel") for name in report.taken)
     assert "params/backbone/stem/norm/scale" in report.fresh
 
@@ -245,13 +245,13 @@ def test_weights_of_another_task_keep_what_fits(tmp_path, variables):
         ({"conv1.weight": np.zeros((64, 3, 3, 3))}, "no array has the name and shape"),
     ],
 )
-def test_files_that_are_no_body_are_refused(tmp_path, variables, arrays, message):
-    np.savez(tmp_path / "body.npz", **arrays)
+def test_files_that_are_no_backbone_are_refused(tmp_path, variables, arrays, message):
+    np.savez(tmp_path / "backbone.npz", **arrays)
     with pytest.raises(DataError, match=message):
-        initialise(variables, str(tmp_path / "body.npz"), MODEL)
+        initialise(variables, str(tmp_path / "backbone.npz"), MODEL)
 
 
 def test_a_file_that_is_no_zip_is_refused(tmp_path):
-    (tmp_path / "body.npz").write_bytes(b"not a zip file")
+    (tmp_path / "backbone.npz").write_bytes(b"not a zip file")
     with pytest.raises(DataError, match="first bytes are those of no known format"):
-        read_body(tmp_path / "body.npz", MODEL)
+        read_backbone(tmp_path / "backbone.npz", MODEL)

@@ -63,7 +63,7 @@ def test_features(name: str, reference: Reference, stages: Stages) -> None:
         pairs = [(stages.maps[i], golden[f"fpn_{key}_slice"]) for i, key in enumerate(("0", "1", "2", "3", "pool"))]
     else:
         maps = dict(zip(("p2", "p3", "p4", "p5", "p6"), stages.maps, strict=False))
-        maps |= dict(zip(("res2", "res3", "res4", "res5"), stages.body, strict=False))
+        maps |= dict(zip(("res2", "res3", "res4", "res5"), stages.backbone, strict=False))
         pairs = [(maps[key], golden[f"feature_{key}_slice"]) for key in maps if f"feature_{key}_slice" in golden]
     assert len(pairs) >= 1
     for found, expected in pairs:

@@ -14,10 +14,10 @@ from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.named_leaves import named_leaves
-from mrcnn_jax.weights import body
-from mrcnn_jax.weights.body import read_body
+from mrcnn_jax.weights import imagenet_backbone
 from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, default_categories
 from mrcnn_jax.weights.folder import load_weights
+from mrcnn_jax.weights.imagenet_backbone import read_backbone
 from mrcnn_jax.weights.importing import check_sha256, import_variables, open_weights_file
 from mrcnn_jax.weights.init_from import initialise
 from tests.weights.reference import load_golden, load_image, make_arrays, make_source, pairwise_iou
@@ -81,13 +81,13 @@ def test_variances_that_half_precision_made_0_need_an_eps(tmp_path: Path, arrays
     changed[name] = np.full(256, -0.25, np.float32)
     message = problems_of(changed)
     assert f"{name}, a variance, is negative in 256 of 256 values (smallest: -0.25)." in message
-    body = {key.removeprefix("backbone.body."): array for key, array in changed.items() if "backbone.body." in key}
-    np.savez(tmp_path / "body.npz", **body)
+    backbone = {key.removeprefix("backbone.body."): array for key, array in changed.items() if "backbone.body." in key}
+    np.savez(tmp_path / "backbone.npz", **backbone)
     with pytest.raises(DataError, match=r"layer3\.1\.bn2\.running_var, a variance, is negative in 256 of 256 values"):
-        read_body(tmp_path / "body.npz", ModelConfig())
+        read_backbone(tmp_path / "backbone.npz", ModelConfig())
 
 
-def test_names_of_no_family_and_of_a_missing_body_are_refused(tmp_path: Path, arrays: dict) -> None:
+def test_names_of_no_family_and_of_a_missing_backbone_are_refused(tmp_path: Path, arrays: dict) -> None:
     np.savez(tmp_path / "odd.npz", weight=np.zeros(3))
     with pytest.raises(DataError, match="neither torchvision's nor Detectron2's"):
         open_weights_file(tmp_path / "odd.npz")
@@ -149,7 +149,7 @@ def test_from_a_file_to_detections_in_two_commands(tmp_path: Path, arrays: dict)
 CAFFE2 = {"conv1": "conv1", "branch1": "downsample", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 
 
-def caffe2_body(num_stages: int = 4) -> dict[str, np.ndarray]:
+def caffe2_backbone(num_stages: int = 4) -> dict[str, np.ndarray]:
     """A ResNet-50 in Caffe2's names, as MSRA's: norms are a scale and a shift."""
     rng = np.random.default_rng(0)
     blobs = {"conv1_w": rng.normal(size=(64, 3, 7, 7)), "fc1000_w": np.zeros((1000, 8)), "fc1000_b": np.zeros(1000)}
@@ -169,11 +169,11 @@ def caffe2_body(num_stages: int = 4) -> dict[str, np.ndarray]:
     return {name: blob.astype(np.float32) for name, blob in blobs.items()}
 
 
-def test_msra_bodies_take_up_bgr_and_pixel_scale(tmp_path: Path) -> None:
-    blobs = caffe2_body(1)
+def test_msra_backbones_take_up_bgr_and_pixel_scale(tmp_path: Path) -> None:
+    blobs = caffe2_backbone(1)
     np.savez(tmp_path / "R-50.npz", **blobs)
     model = ModelConfig(stride_in_1x1=True)
-    leaves = read_body(tmp_path / "R-50.npz", model)
+    leaves = read_backbone(tmp_path / "R-50.npz", model)
     kernel = leaves["params/backbone/stem/conv/kernel"]  # sees RGB in units of the deviation
     rgb = np.random.default_rng(1).normal(size=3).astype(np.float32)
     centred_bgr = (rgb * model.pixel_std)[::-1]
@@ -185,18 +185,18 @@ def test_msra_bodies_take_up_bgr_and_pixel_scale(tmp_path: Path) -> None:
     assert not norm["mean"].any()
 
 
-def test_bodies_that_stride_elsewhere_are_refused_with_the_option(tmp_path: Path) -> None:
-    np.savez(tmp_path / "R-50.npz", **caffe2_body(1))
+def test_backbones_that_stride_elsewhere_are_refused_with_the_option(tmp_path: Path) -> None:
+    np.savez(tmp_path / "R-50.npz", **caffe2_backbone(1))
     with pytest.raises(ConfigError, match=r"strides in its 1x1: add --model\.stride-in-1x1"):
-        read_body(tmp_path / "R-50.npz", ModelConfig())
+        read_backbone(tmp_path / "R-50.npz", ModelConfig())
 
 
-def test_a_whole_torchvision_body_fills_ours(tmp_path: Path, arrays: dict) -> None:
+def test_a_whole_torchvision_backbone_fills_ours(tmp_path: Path, arrays: dict) -> None:
     prefix = "backbone.body."
     theirs = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
     classifier = {"fc.weight": np.zeros((9, 9)), "fc.bias": np.zeros(9)}
     np.savez(tmp_path / "resnet50.npz", **theirs, **classifier)
-    leaves = read_body(tmp_path / "resnet50.npz", ModelConfig())
+    leaves = read_backbone(tmp_path / "resnet50.npz", ModelConfig())
     source = make_source(arrays)
     filled = named_leaves(import_variables(source, source.recognised.model)[0])
     ours = {name: leaf for name, leaf in filled.items() if "/backbone/" in name}
@@ -205,8 +205,8 @@ def test_a_whole_torchvision_body_fills_ours(tmp_path: Path, arrays: dict) -> No
         np.testing.assert_array_equal(leaves[name], leaf)
     c4 = ModelConfig(neck="c4", box_pool_size=14)
     named = named_leaves(variable_shapes(MaskRCNN(c4)))
-    of_body = {name for name in named if "/backbone/" in name or "/res5/" in name}
-    assert read_body(tmp_path / "resnet50.npz", c4).keys() == of_body  # res5 belongs to the heads there
+    of_backbone = {name for name in named if "/backbone/" in name or "/res5/" in name}
+    assert read_backbone(tmp_path / "resnet50.npz", c4).keys() == of_backbone  # res5 belongs to the heads there
 
 
 def test_a_detector_is_a_start_unless_its_conventions_differ(tmp_path: Path, arrays: dict) -> None:
@@ -227,6 +227,6 @@ def test_a_detector_is_a_start_unless_its_conventions_differ(tmp_path: Path, arr
 
 
 def test_caffe2_names_become_detectron2s() -> None:
-    assert body._caffe2_name("res2_0_branch2a_bn_s") == "res2.0.conv1.norm.weight"
-    assert body._caffe2_name("res_conv1_bn_beta") == "stem.conv1.norm.bias"
-    assert body._caffe2_name("res5_2_branch2c_w") == "res5.2.conv3.weight"
+    assert imagenet_backbone._caffe2_name("res2_0_branch2a_bn_s") == "res2.0.conv1.norm.weight"
+    assert imagenet_backbone._caffe2_name("res_conv1_bn_beta") == "stem.conv1.norm.bias"
+    assert imagenet_backbone._caffe2_name("res5_2_branch2c_w") == "res5.2.conv3.weight"

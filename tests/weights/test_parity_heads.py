@@ -251,6 +251,11 @@ def test_31_scores_and_boxes_stay_float32_in_bfloat16() -> None:
 
 def test_32_c4_has_res5_as_head_and_fifteen_anchors_on_one_map() -> None:
     model = make_source(make_arrays("detectron2_r50_c4", {})).recognised.model
-    assert (model.neck, model.anchors_per_cell, model.map_strides, model.map_channels) == ("c4", 15, (16,), 1024)
+    assert (model.neck, model.anchors_per_cell, model.feature_strides, model.feature_channels) == (
+        "c4",
+        15,
+        (16,),
+        1024,
+    )
     assert (model.box_pool_size, model.mask_size) == (14, 14)
     assert replace(model, neck="fpn").mask_size == 28

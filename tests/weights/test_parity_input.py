@@ -1,4 +1,4 @@
-"""Details that decide whether foreign weights compute the same, 1 to 14 and 30: input, body, anchors, RPN.
+"""Details that decide whether foreign weights compute the same, 1 to 14 and 30: input, backbone, anchors, RPN.
 
 Each is able to cost accuracy without a trace in names or shapes. Numbers are those of the golden tests' conventions.
 """
@@ -54,7 +54,7 @@ def test_01_bgr_kernels_become_rgb() -> None:
         ("torchvision_maskrcnn_resnet50_fpn", (58.395, 57.12, 57.375)),
     ],
 )
-def test_02_pixel_scale_follows_the_body(name: str, std: tuple[float, ...]) -> None:
+def test_02_pixel_scale_follows_the_backbone(name: str, std: tuple[float, ...]) -> None:
     model = make_source(make_arrays(name, {})).recognised.model
     assert model.pixel_std == std and model.pixel_mean == (123.675, 116.28, 103.53)
     images = jnp.full((1, 32, 32, 3), 200, jnp.uint8)
@@ -109,7 +109,7 @@ def test_07_convolutions_pad_symmetrically() -> None:
 
 @pytest.mark.parametrize("in_1x1", [True, False])
 def test_08_bottlenecks_stride_in_1x1_or_3x3(in_1x1: bool) -> None:
-    config = ModelConfig(body_width=2, stride_in_1x1=in_1x1)
+    config = ModelConfig(backbone_width=2, stride_in_1x1=in_1x1)
     block = ResidualBlock(config, 1, 2, train=False, axis_name=None)
     x, extents = jnp.asarray(random(1, 6, 6, 8)), (jnp.ones((1, 6, 6, 1), bool), jnp.ones((1, 3, 3, 1), bool))
     variables = jax.jit(block.init)(jax.random.key(0), x, *extents)
@@ -149,15 +149,15 @@ def test_09_batch_norm_eps_follows_the_release() -> None:
 def test_10_pyramid_adds_nearest_neighbours_and_p6_takes_every_second_cell() -> None:
     config = ModelConfig(fpn_channels=2)
     pyramid = FeaturePyramid(config)
-    body = tuple(jnp.asarray(random(1, side, side, 2)) for side in (16, 8, 4, 2))
+    backbone = tuple(jnp.asarray(random(1, side, side, 2)) for side in (16, 8, 4, 2))
     image_hw = jnp.array([[64, 64]])
-    variables = jax.jit(pyramid.init)(jax.random.key(0), body, image_hw)
-    p2, _, _, p5, p6 = pyramid.apply(variables, body, image_hw)
+    variables = jax.jit(pyramid.init)(jax.random.key(0), backbone, image_hw)
+    p2, _, _, p5, p6 = pyramid.apply(variables, backbone, image_hw)
     np.testing.assert_array_equal(p6, p5[:, ::2, ::2])
     parts = variables["params"]
     top = sum(
         np.repeat(np.repeat(oracles.conv2d(m[0], np.asarray(parts[f"lateral{level}"]["conv"]["kernel"])), s, 0), s, 1)
-        for level, m, s in zip((2, 3, 4, 5), body, (1, 2, 4, 8), strict=True)
+        for level, m, s in zip((2, 3, 4, 5), backbone, (1, 2, 4, 8), strict=True)
     )
     expected = oracles.conv2d(top, np.asarray(parts["output2"]["conv"]["kernel"]))
     np.testing.assert_allclose(p2[0], expected, rtol=1e-3, atol=1e-4)

@@ -1,7 +1,7 @@
-"""ImageNet bodies for our ResNet: torchvision's, MSRA's and FAIR's in Caffe2's names, and folded ones.
+"""ImageNet backbones for our ResNet: torchvision's, MSRA's and FAIR's in Caffe2's names, and folded ones.
 
 Folded files hold torchvision's names without batch norm: y = conv(x, weight) + bias replaces convolution and norm.
-Caffe2's bodies see BGR and, but for FAIR's 32x8d, pixels that are not divided by their deviation; the first kernel
+Caffe2's backbones see BGR and, but for FAIR's 32x8d, pixels that are not divided by their deviation; the first kernel
 takes up both. Stages may be missing.
 """
 
@@ -12,22 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.config.model import GROUPS
 from mrcnn_jax.errors import ConfigError, DataError
-from mrcnn_jax.models.resnet import BASIC_BLOCK_BODIES
 from mrcnn_jax.named_leaves import count_not_finite
 from mrcnn_jax.weights import detectron2, torchvision
 from mrcnn_jax.weights.files import read_state_dict
 from mrcnn_jax.weights.mapping import Row, advise, describe_bad_values
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""RGB, 0..255: what all these bodies subtract, and what torchvision's and FAIR's divide by."""
+"""RGB, 0..255: what all these backbones subtract, and what torchvision's and FAIR's divide by."""
 
 DIVIDES = "resnext101_32x8d"
-"""The one body in Caffe2's names that was trained on pixels divided by their deviation."""
+"""The one backbone in Caffe2's names that was trained on pixels divided by their deviation."""
 
 SURPLUS = ("fc.", "fc1000", "pred_", "num_batches_tracked", "momentum", "lr", "weight_order")
-"""Parts of names of what an ImageNet file holds beside the body: its classifier, and how it was trained."""
+"""Parts of names of what an ImageNet file holds beside the backbone: its classifier, and how it was trained."""
 
 CAFFE2_NAMES = (
     (r"_", "."),
@@ -45,11 +43,11 @@ CAFFE2_NAMES = (
 """Patterns that turn Caffe2's names into Detectron2's, one after the other."""
 
 
-def read_body(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
-    """Leaves of our tree by name, from a body in one of the known naming schemes.
+def read_backbone(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
+    """Leaves of our tree by name, from a backbone in one of the known naming schemes.
 
     frozen_bn and sync_bn take the norms' values, group_norm the kernels alone. Raises DataError for a file that is no
-    such body, ConfigError where the model would use it otherwise than it was trained.
+    such backbone, ConfigError where the model would use it otherwise than it was trained.
     """
     arrays = read_state_dict(path).arrays
     for name, array in arrays.items():
@@ -59,13 +57,13 @@ def read_body(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
         arrays = {_caffe2_name(name): array for name, array in arrays.items() if not _is_surplus(name)}
         arrays = _with_statistics(arrays, model.norm_eps)
         _check_caffe2(path, model)
-        rows: Sequence[Row] = detectron2.body_rows(model, "", "backbone", is_bgr=True)
+        rows: Sequence[Row] = detectron2.backbone_rows(model, "", "backbone", is_bgr=True)
         rows = [*rows, *(detectron2.stage_rows(model, 3, "", "res5") if model.neck == "c4" else [])]
         scale = np.asarray((1.0, 1.0, 1.0) if model.backbone == DIVIDES else model.pixel_std, np.float32)
     else:
         is_folded = "conv1.bias" in arrays or any(name.endswith("conv1.bias") for name in arrays)
         arrays = _unfolded(arrays, model.norm_eps) if is_folded else arrays
-        rows, scale = torchvision.body_rows(model, "", "backbone"), np.ones(3, np.float32)
+        rows, scale = torchvision.backbone_rows(model, "", "backbone"), np.ones(3, np.float32)
     return _apply(path, rows, arrays, model, scale)
 
 
@@ -79,7 +77,7 @@ def _apply(
             continue
         row = by_source.get(name)
         if row is None or array.ndim != (4 if row.target.endswith("kernel") else 1):
-            raise DataError(f"{path}: {name} {list(array.shape)} is not part of a {model.backbone} body.")
+            raise DataError(f"{path}: {name} {list(array.shape)} is not part of a {model.backbone} backbone.")
         if model.norm == "group_norm" and not row.target.endswith("kernel"):
             continue
         leaf = row.convert(array)
@@ -103,7 +101,7 @@ def _unfolded(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, np.ndar
             continue
         norm = re.sub(r"downsample\.0$", "downsample.1", re.sub(r"conv(\d)$", r"bn\1", module))
         if array.ndim != 1:
-            raise DataError(f"{name} {list(array.shape)} is not part of a ResNet body.")
+            raise DataError(f"{name} {list(array.shape)} is not part of a ResNet backbone.")
         unfolded |= {f"{norm}.weight": np.ones_like(array), f"{norm}.bias": array}
     return _with_statistics(unfolded, eps)
 
@@ -126,10 +124,10 @@ def _caffe2_name(name: str) -> str:
 
 
 def _check_caffe2(path: Path, model: ModelConfig) -> None:
-    """ConfigError unless the model strides and normalises as Caffe2's bodies do."""
-    if model.backbone in BASIC_BLOCK_BODIES:
-        raise DataError(f"{path} is a body with bottlenecks, {model.backbone} has none.")
-    needs_1x1 = model.backbone not in GROUPS
+    """ConfigError unless the model strides and normalises as Caffe2's backbones do."""
+    if not model.layout.has_bottlenecks:
+        raise DataError(f"{path} is a backbone with bottlenecks, {model.backbone} has none.")
+    needs_1x1 = model.layout.groups == 1
     if model.stride_in_1x1 != needs_1x1:
         option = "--model.stride-in-1x1" if needs_1x1 else "--model.no-stride-in-1x1"
         raise ConfigError(f"{path} strides in its {1 if needs_1x1 else 3}x{1 if needs_1x1 else 3}: add {option}.")

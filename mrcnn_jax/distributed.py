@@ -34,23 +34,23 @@ SIZE_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _meetings = itertools.count()
 
 
-def join_processes(config: DistributedConfig) -> None:
+def join_processes(distributed_config: DistributedConfig) -> None:
     """Meets the other processes, before anything uses a device; alone if neither config nor environment names any.
 
     Raises ConfigError if the environment names other processes but not how to reach them, and DeviceError if they do
     not come.
     """
     options: dict[str, Any] = {
-        "initialization_timeout": config.start_seconds,
-        "heartbeat_timeout_seconds": config.heartbeat_seconds,
-        "shutdown_timeout_seconds": config.heartbeat_seconds,
+        "initialization_timeout": distributed_config.start_seconds,
+        "heartbeat_timeout_seconds": distributed_config.heartbeat_seconds,
+        "shutdown_timeout_seconds": distributed_config.heartbeat_seconds,
     }
     try:
-        if config.coordinator:
+        if distributed_config.coordinator:
             jax.distributed.initialize(
-                config.coordinator,
-                config.num_processes,
-                config.process_id,
+                distributed_config.coordinator,
+                distributed_config.num_processes,
+                distributed_config.process_id,
                 cluster_detection_method="deactivate",  # or it would give each process one device of several
                 **options,
             )
@@ -66,8 +66,8 @@ def join_processes(config: DistributedConfig) -> None:
             ) from error
     except RuntimeError as error:
         raise DeviceError(
-            f"The processes did not meet within {config.start_seconds} s: {str(error).splitlines()[0]}. Check that all "
-            "were started and can reach process 0."
+            f"The processes did not meet within {distributed_config.start_seconds} s: {str(error).splitlines()[0]}. "
+            "Check that all were started and can reach process 0."
         ) from error
 
 

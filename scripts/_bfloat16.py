@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.benchmark import NUM_CLASSES, describe_machine, random_images
+from mrcnn_jax.cli.benchmark import NUM_CLASSES, random_images, read_environment
 from mrcnn_jax.config import Canvas, Config
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 
@@ -51,7 +51,7 @@ def main() -> None:
     differences = {
         name: float(jnp.linalg.norm(rounded[name] - value) / jnp.linalg.norm(value)) for name, value in exact.items()
     }
-    print(json.dumps({**{name: float(f"{value:.3g}") for name, value in differences.items()}, **describe_machine()}))
+    print(json.dumps({**{name: float(f"{value:.3g}") for name, value in differences.items()}, **read_environment()}))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def test_the_table_has_every_preset_and_no_other() -> None:
     assert table().keys() == PRESETS.keys()
 
 
-def count(model: ModelConfig) -> int:
-    return count_parameters(variable_shapes(MaskRCNN(model)))
+def count(model_config: ModelConfig) -> int:
+    return count_parameters(variable_shapes(MaskRCNN(model_config)))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -151,17 +151,17 @@ def make_step(config: Config) -> tuple[Callable, tuple[PyTree, Batch]]:
         state = make_train_state(variables, optimizer)
         choices = {"model": model, "optimizer": optimizer, "targets": config.targets}
         _, metrics = train_step(state, batch, jax.random.key(0), **choices)
-        return metrics, predict(variables, batch.images, batch.image_hw, model=model, config=config.test)
+        return metrics, predict(variables, batch.images, batch.image_hw, model=model, test_config=config.test)
 
     return step_and_predict, (tiny.make_variables(config.model), batch)
 
 
-def check_outputs(model: ModelConfig, metrics: dict, found: Detections) -> None:
+def check_outputs(model_config: ModelConfig, metrics: dict, found: Detections) -> None:
     """Losses of the preset's heads, and detections of its shapes."""
-    heads = {"mask": model.masks, "keypoint": model.num_keypoints > 0}
+    heads = {"mask": model_config.masks, "keypoint": model_config.num_keypoints > 0}
     assert all((f"loss/{head}" in metrics) == has_head for head, has_head in heads.items())
-    assert found.masks.shape == (1, 4, *[model.mask_size * model.masks] * 2)
-    assert found.heat_maps.shape[2] == model.num_keypoints
+    assert found.masks.shape == (1, 4, *[model_config.mask_size * model_config.masks] * 2)
+    assert found.heat_maps.shape[2] == model_config.num_keypoints
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def model_with(**changes: object) -> MaskRCNN:
 
 
 @functools.cache
-def make_variables(config: ModelConfig, seed: int = 0) -> dict:
+def make_variables(model_config: ModelConfig, seed: int = 0) -> dict:
     """Random variables, drawn by NumPy: nothing to compile. Scales, shifts and statistics are not 1 and 0."""
     rng = np.random.default_rng(seed)
-    shapes = variable_shapes(MaskRCNN(config))
+    shapes = variable_shapes(MaskRCNN(model_config))
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         noise = rng.standard_normal(leaf.shape)

@@ -84,7 +84,7 @@ def main() -> None:
     program = prepare(config, canvas, arguments.batch_size)
     timed(program.call)
     seconds = [timed(program.call)[0] for _ in range(arguments.iterations)]
-    report = describe(task, preset, config, canvas, arguments.batch_size, program, seconds)
+    report = make_report(task, preset, config, canvas, arguments.batch_size, program, seconds)
     if arguments.profile:
         report["ms_by_part"] = profile_parts(program, arguments.profile)
     print(json.dumps(report, indent=2))
@@ -233,7 +233,7 @@ def profile_parts(program: TimedProgram, num_calls: int) -> dict[str, dict[str, 
     return {part: {way: round(value, 3) for way, value in ways.items()} for part, ways in parts.items()}
 
 
-def describe(
+def make_report(
     task: str,
     preset: str,
     config: Config,
@@ -265,7 +265,7 @@ def describe(
         "peak_rss_mib": round(peak_rss / 2**20),
         "peak_device_mib": round(memory["peak_bytes_in_use"] / 2**20) if "peak_bytes_in_use" in memory else None,
         **program.facts(),
-        **describe_machine(),
+        **read_environment(),
     }
 
 
@@ -279,7 +279,7 @@ def share_of_peak(flops: float | None, seconds: float, dtype: str) -> float | No
     return round(flops / seconds / peak / jax.device_count(), 4)
 
 
-def describe_machine() -> dict[str, Any]:
+def read_environment() -> dict[str, Any]:
     """The devices and versions that a figure belongs to."""
     device = jax.devices()[0]
     return {

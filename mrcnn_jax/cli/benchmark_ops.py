@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.benchmark import check_sizes, compile_function, describe_machine, timed
+from mrcnn_jax.cli.benchmark import check_sizes, compile_function, read_environment, timed
 from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.errors import ConfigError
@@ -87,7 +87,7 @@ def main() -> None:
             for name, function, inputs in operations(arguments)
             if arguments.only in name
         },
-        **describe_machine(),
+        **read_environment(),
     }
     print(json.dumps(report, indent=2))
 
@@ -119,9 +119,9 @@ def time_calls(call: Callable[[], Any], iterations: int) -> dict[str, float]:
     }
 
 
-def pool_one_set(features: Any, rois: Any, image_hw: Any, *, output_size: int, config: ModelConfig) -> Any:
+def pool_one_set(features: Any, rois: Any, image_hw: Any, *, output_size: int, model_config: ModelConfig) -> Any:
     """Returns the RoIs' features."""
-    return pool_rois(features, [rois], image_hw, output_sizes=[output_size], config=config)[0]
+    return pool_rois(features, [rois], image_hw, output_sizes=[output_size], model_config=model_config)[0]
 
 
 def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
@@ -137,7 +137,7 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
         rois = np.stack([random_boxes(rng, count, arguments.canvas) for _ in range(batch)])
         weights = random_normal(rng, (batch * count, side, side, CHANNELS), arguments.dtype)
         for suffix, config in (("", model), ("_adaptive", adaptive)):
-            pool = partial(pool_one_set, output_size=side, config=config)
+            pool = partial(pool_one_set, output_size=side, model_config=config)
             yield f"roi_align_{name}{suffix}", pool, (features, rois, image_hw)
             yield f"roi_align_{name}{suffix}_gradients", partial(gradients, pool), (features, rois, image_hw, weights)
 

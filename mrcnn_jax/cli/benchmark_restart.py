@@ -55,7 +55,7 @@ def main() -> None:
             warm.append(start_and_stop(command, workdir))
             seconds = f"{cold[-1]:.1f} s without kept programs, {warm[-1]:.1f} s with them"
             command_line.note(f"{number} of {repeats}: {seconds}")
-    print(json.dumps(describe(preset, cold, warm), indent=2))
+    print(json.dumps(make_report(preset, cold, warm), indent=2))
 
 
 def read_arguments() -> tuple[str, list[str], int]:
@@ -98,7 +98,7 @@ def num_lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def describe(preset: str, cold: list[float], warm: list[float]) -> dict[str, object]:
+def make_report(preset: str, cold: list[float], warm: list[float]) -> dict[str, object]:
     """The JSON that is printed."""
     return {
         "preset": Path(preset).stem,

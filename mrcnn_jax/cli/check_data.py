@@ -78,7 +78,7 @@ def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -
     return results
 
 
-def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig) -> dict[str, float]:
+def measure_mask_targets(dataset: Dataset, num_objects: int, data_config: DataConfig) -> dict[str, float]:
     """Mean IoU of the two kinds of targets over random objects, in images of training size."""
     rng = np.random.default_rng(0)
     objects = [(index, item) for index in range(len(dataset)) for item in dataset[index].objects if not item.is_crowd]
@@ -92,9 +92,9 @@ def measure_mask_targets(dataset: Dataset, num_objects: int, config: DataConfig)
     for index in chosen:
         image, item = objects[index]
         old_hw = (int(dataset.sizes[image][0]), int(dataset.sizes[image][1]))
-        new_hw, _ = fit_size(old_hw, max(config.short_sides), config.max_side, config.canvases)
+        new_hw, _ = fit_size(old_hw, max(data_config.short_sides), data_config.max_side, data_config.canvases)
         box = clip_bbox(item.bbox, old_hw)
-        bitmap = make_bitmap(item.segmentation, np.asarray(box), old_hw, config.mask_size)
+        bitmap = make_bitmap(item.segmentation, np.asarray(box), old_hw, data_config.mask_size)
         resized = resize_boxes(np.asarray([box]), old_hw, new_hw)[0].astype(np.float32)
         sides = np.tile(resized[2:] - resized[:2], 2)
         roi = (resized + rng.uniform(-JITTER, JITTER, 4) * sides).astype(np.float32)

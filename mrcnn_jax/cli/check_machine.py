@@ -15,7 +15,7 @@ import jax
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.errors import ConfigError, DeviceError
 from mrcnn_jax.selftest.findings import Finding, make_setting
-from mrcnn_jax.selftest.machine import CHECKS, HEADING, describe_machine, format_finding, run_checks, summarise
+from mrcnn_jax.selftest.machine import CHECKS, HEADING, format_finding, read_machine, run_checks, summarise
 
 DESCRIPTION = f"""Checks that this device computes right, with the installed jaxlib and the flags in XLA_FLAGS.
 
@@ -42,7 +42,7 @@ def main() -> None:
     unknown = [name for name in names if name not in CHECKS]
     if unknown:
         raise ConfigError(f"No check {unknown[0]}: expected some of {', '.join(CHECKS)}.")
-    started, machine = time.perf_counter(), describe_machine()
+    started, machine = time.perf_counter(), read_machine()
     setting = make_setting(jax.default_backend(), arguments.quick)
     if not arguments.json:
         print(f"{machine['num_devices']} x {machine['device']}, jax {machine['jax']}, jaxlib {machine['jaxlib']}")
@@ -54,7 +54,7 @@ def main() -> None:
     seconds = time.perf_counter() - started
     passed = all(finding.passed for finding in findings)
     if arguments.json:
-        content = {**machine, "seconds": round(seconds, 1), "passed": passed, "findings": list(map(describe, findings))}
+        content = {**machine, "seconds": round(seconds, 1), "passed": passed, "findings": list(map(to_json, findings))}
         print(json.dumps(content, indent=2))
     if not passed:
         raise DeviceError(summarise(findings))
@@ -66,7 +66,7 @@ def show(finding: Finding) -> None:
     print(format_finding(finding), flush=True)
 
 
-def describe(finding: Finding) -> dict[str, object]:
+def to_json(finding: Finding) -> dict[str, object]:
     """For JSON, which has no NaN: None."""
     error = finding.error if math.isfinite(finding.error) else None
     return {**dataclasses.asdict(finding), "error": error, "passed": finding.passed}

@@ -45,7 +45,7 @@ def main() -> None:
         evaluation = evaluate_weights(
             arguments.weights,
             f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data,
-            test=arguments.test,
+            test_config=arguments.test,
             cityscapes=arguments.cityscapes,
             progress=progress,
         )

@@ -30,7 +30,7 @@ from mrcnn_jax.cli.abstract_jobs import JOBS, NUM_CLASSES, Job, count_bytes
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.mesh import make_mesh
-from mrcnn_jax.profiling.gpu_programs import describe_gpu_program, read_dump
+from mrcnn_jax.profiling.gpu_programs import read_dump, summarise_gpu_program
 from mrcnn_jax.profiling.gpus import GPUS, Gpu
 
 DOES_NOT_FIT = 4
@@ -72,7 +72,7 @@ def main() -> int:
     # Nothing runs, and no driver is asked for.
     jax.config.update("jax_platforms", "cpu")
     gpu = GPUS[arguments.gpu]
-    mesh = describe_machine(gpu, arguments.gpus)
+    mesh = make_abstract_gpus(gpu, arguments.gpus)
     config = arguments.config
     num_classes = config.model.num_classes or NUM_CLASSES
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_classes))
@@ -124,12 +124,10 @@ def read_arguments() -> tuple[str, Arguments]:
     return sys.argv[1], arguments
 
 
-def describe_machine(gpu: Gpu, count: int) -> Mesh:
+def make_abstract_gpus(gpu: Gpu, count: int) -> Mesh:
     """The mesh over GPUs of one machine, which need not exist."""
     # Partitions, hosts of each, GPUs of each.
-    topology = topologies.get_topology_desc(
-        platform="cuda", topology=f"1x1x{count}", target_config=gpu.describe_target()
-    )
+    topology = topologies.get_topology_desc(platform="cuda", topology=f"1x1x{count}", target_config=gpu.make_target())
     return make_mesh(topology.devices)
 
 
@@ -152,7 +150,7 @@ def compile_job(task: str, job: Job, gpu: Gpu, arguments: Arguments) -> dict[str
         compiled = lowered.compile(compiler_options=options)
         compile_seconds = time.perf_counter() - traced
         command_line.note(f"{task}: compiled in {compile_seconds:.0f} s")
-        described = describe_gpu_program(read_dump(folder), gpu, arguments.loop_trips, arguments.top)
+        described = summarise_gpu_program(read_dump(folder), gpu, arguments.loop_trips, arguments.top)
     sizes = count_bytes(compiled)
     needed = max(sizes["total"], sizes["peak"])
     return {

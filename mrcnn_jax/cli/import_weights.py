@@ -58,7 +58,9 @@ def main() -> None:
     variables, mapped = import_variables(source, arguments.model)
     del source  # as large as the variables
     categories = choose_categories(arguments)
-    save_weights(arguments.to, variables, model=arguments.model, test=arguments.test, categories=categories)
+    save_weights(
+        arguments.to, variables, model_config=arguments.model, test_config=arguments.test, categories=categories
+    )
     print(describe(mapped))
     print(f"Wrote {arguments.to}")
     print(f"Next: {command_names.typed('predict')} --weights {arguments.to} --output predictions IMAGES")

@@ -30,7 +30,7 @@ from mrcnn_jax.cli.abstract_jobs import JOBS, NUM_CLASSES, Job, count_bytes
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, Config
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.mesh import make_mesh
-from mrcnn_jax.profiling.costs import describe_program
+from mrcnn_jax.profiling.costs import summarise_program
 
 DOES_NOT_FIT = 4
 """Exit code."""
@@ -73,7 +73,7 @@ def main() -> int:
     preset, arguments = read_arguments()
     # Nothing runs, and without this JAX would look for a TPU as soon as libtpu is installed.
     jax.config.update("jax_platforms", "cpu")
-    mesh, memory = describe_slice(arguments.topology)
+    mesh, memory = make_abstract_slice(arguments.topology)
     config = arguments.config
     num_classes = config.model.num_classes or NUM_CLASSES
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=num_classes))
@@ -126,7 +126,7 @@ def read_arguments() -> tuple[str, Arguments]:
     return sys.argv[1], arguments
 
 
-def describe_slice(topology: str) -> tuple[Mesh, int]:
+def make_abstract_slice(topology: str) -> tuple[Mesh, int]:
     """The mesh over a slice's chips, and the bytes of memory that each has."""
     os.environ.update(ENVIRONMENT)
     kind = topology.partition(":")[0]
@@ -165,7 +165,7 @@ def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[
         **{name: round(value, 1) for name, value in seconds.items()},
         "flops": costs["flops"],
         "bytes_accessed": costs["bytes accessed"],
-        **describe_program(text, arguments.loop_trips, arguments.top),
+        **summarise_program(text, arguments.loop_trips, arguments.top),
     }
 
 

@@ -40,7 +40,7 @@ class _Rows:
     def __init__(
         self,
         dataset: Dataset,
-        config: DataConfig,
+        data_config: DataConfig,
         keypoint_flip: Sequence[int],
         plan: Plan,
         entries: np.ndarray,
@@ -50,7 +50,7 @@ class _Rows:
     ) -> None:
         self._dataset = dataset
         self._entries = entries  # the record of each entry that the plan orders
-        self._config = config
+        self._config = data_config
         self._seed = seed
         self._steps = steps
         self._local_rows = local_rows
@@ -106,16 +106,16 @@ class TrainingBatches(Iterator[Batch]):
     DataError when more images than `max_skip_fraction` of the data set could not be read.
     """
 
-    def __init__(self, rows: _Rows, dataset: Dataset, config: DataConfig, batch_size: int) -> None:
+    def __init__(self, rows: _Rows, dataset: Dataset, data_config: DataConfig, batch_size: int) -> None:
         import grain
 
         self._dataset = dataset
-        self._max_unreadable = config.max_skip_fraction * len(dataset)
+        self._max_unreadable = data_config.max_skip_fraction * len(dataset)
         self._unreadable: set[int] = set()
 
         self.dropped_objects = 0
         """Objects beyond `max_objects` of their image."""
-        options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+        options = grain.ReadOptions(num_threads=data_config.num_threads, prefetch_buffer_size=data_config.prefetch)
         stream = grain.MapDataset.source(rows).batch(batch_size, batch_fn=_stack).to_iter_dataset(options)
         self._batches = iter(stream)
 
@@ -133,7 +133,7 @@ class TrainingBatches(Iterator[Batch]):
 
 def training_batches(
     dataset: Dataset,
-    config: DataConfig,
+    data_config: DataConfig,
     *,
     batch_size: int,
     seed: int,
@@ -152,15 +152,17 @@ def training_batches(
     """
     if batch_size % process_count != 0:
         raise ConfigError(f"The batch size {batch_size} is not divisible by {process_count} processes.")
-    short_side = max(config.short_sides)
+    short_side = max(data_config.short_sides)
     sizes, inverse = np.unique(dataset.sizes, axis=0, return_inverse=True)
-    canvases = [fit_size((height, width), short_side, config.max_side, config.canvases)[1] for height, width in sizes]
-    canvas_of_size = np.array([config.canvases.index(canvas) for canvas in canvases])
+    canvases = [
+        fit_size((height, width), short_side, data_config.max_side, data_config.canvases)[1] for height, width in sizes
+    ]
+    canvas_of_size = np.array([data_config.canvases.index(canvas) for canvas in canvases])
     entries = np.arange(len(dataset))
-    if config.repeat_threshold > 0:
-        entries = repeat_records(repeat_factors(dataset.labels(), config.repeat_threshold), seed)
+    if data_config.repeat_threshold > 0:
+        entries = repeat_records(repeat_factors(dataset.labels(), data_config.repeat_threshold), seed)
     plan = Plan(canvas_of_size[inverse.ravel()][entries], batch_size=batch_size, seed=seed)
     local = batch_size // process_count
     local_rows = range(process_index * local, (process_index + 1) * local)
-    rows = _Rows(dataset, config, keypoint_flip, plan, entries, seed, range(start_step, num_steps), local_rows)
-    return TrainingBatches(rows, dataset, config, local)
+    rows = _Rows(dataset, data_config, keypoint_flip, plan, entries, seed, range(start_step, num_steps), local_rows)
+    return TrainingBatches(rows, dataset, data_config, local)

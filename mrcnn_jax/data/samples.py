@@ -39,7 +39,7 @@ class Sample:
 def make_sample(
     record: Record,
     canvas: Canvas,
-    config: DataConfig,
+    data_config: DataConfig,
     rng: np.random.Generator,
     keypoint_flip: tuple[int, ...] = (),
 ) -> Sample:
@@ -49,28 +49,28 @@ def make_sample(
 
     `keypoint_flip` holds for each keypoint the index of the one that it becomes in a flip; () leaves keypoints out.
     """
-    short_side = config.short_sides[rng.integers(len(config.short_sides))]
-    is_flipped = bool(rng.random() < config.flip_probability)
+    short_side = data_config.short_sides[rng.integers(len(data_config.short_sides))]
+    is_flipped = bool(rng.random() < data_config.flip_probability)
     old_hw = (record.image.shape[0], record.image.shape[1])
-    new_hw, _ = fit_size(old_hw, short_side, config.max_side, (canvas,))
-    is_jittered = config.scale_jitter != (1.0, 1.0)
+    new_hw, _ = fit_size(old_hw, short_side, data_config.max_side, (canvas,))
+    is_jittered = data_config.scale_jitter != (1.0, 1.0)
     if is_jittered:
-        new_hw = scale_size(new_hw, rng.uniform(*config.scale_jitter))
+        new_hw = scale_size(new_hw, rng.uniform(*data_config.scale_jitter))
     window = draw_window(new_hw, canvas, rng)  # all of it, unless jittered
     image = crop_image(resize_image(record.image, new_hw), window)
     if is_flipped:
         image = _flip_image(image)
     objects = [item for item in record.objects if not item.is_crowd]
     if is_jittered:
-        objects = crop_objects(objects, window, old_hw, new_hw, config.mask_size)
-    kept = choose_objects(objects, config.max_objects)
-    ground_truth = _make_ground_truth(kept, old_hw, new_hw, window, is_flipped, config, keypoint_flip)
+        objects = crop_objects(objects, window, old_hw, new_hw, data_config.mask_size)
+    kept = choose_objects(objects, data_config.max_objects)
+    ground_truth = _make_ground_truth(kept, old_hw, new_hw, window, is_flipped, data_config, keypoint_flip)
     return Sample(pad_to_canvas(image, canvas), window.hw, ground_truth, len(objects) - len(kept))
 
 
-def make_invalid_sample(canvas: Canvas, config: DataConfig, num_keypoints: int = 0) -> Sample:
+def make_invalid_sample(canvas: Canvas, data_config: DataConfig, num_keypoints: int = 0) -> Sample:
     """What stands in for an image that could not be read."""
-    return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(config, num_keypoints), 0)
+    return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(data_config, num_keypoints), 0)
 
 
 def choose_objects(objects: list[ObjectRecord], max_objects: int) -> list[ObjectRecord]:
@@ -81,13 +81,13 @@ def choose_objects(objects: list[ObjectRecord], max_objects: int) -> list[Object
     return [objects[index] for index in sorted(by_area[:max_objects])]
 
 
-def _empty_ground_truth(config: DataConfig, num_keypoints: int) -> GroundTruth:
+def _empty_ground_truth(data_config: DataConfig, num_keypoints: int) -> GroundTruth:
     return GroundTruth(
-        boxes=np.zeros((config.max_objects, 4), np.float32),
-        labels=np.zeros(config.max_objects, np.int32),
-        masks=np.zeros((config.max_objects, config.mask_size, config.mask_size), np.uint8),
-        valid=np.zeros(config.max_objects, np.bool_),
-        keypoints=np.zeros((config.max_objects, num_keypoints, 3), np.float32) if num_keypoints else None,
+        boxes=np.zeros((data_config.max_objects, 4), np.float32),
+        labels=np.zeros(data_config.max_objects, np.int32),
+        masks=np.zeros((data_config.max_objects, data_config.mask_size, data_config.mask_size), np.uint8),
+        valid=np.zeros(data_config.max_objects, np.bool_),
+        keypoints=np.zeros((data_config.max_objects, num_keypoints, 3), np.float32) if num_keypoints else None,
     )
 
 
@@ -97,15 +97,15 @@ def _make_ground_truth(
     new_hw: ImageHW,
     window: CropWindow,
     is_flipped: bool,
-    config: DataConfig,
+    data_config: DataConfig,
     keypoint_flip: tuple[int, ...],
 ) -> GroundTruth:
-    ground_truth = _empty_ground_truth(config, len(keypoint_flip))
+    ground_truth = _empty_ground_truth(data_config, len(keypoint_flip))
     if not objects:
         return ground_truth
     boxes = np.array([clip_bbox(item.bbox, old_hw) for item in objects])
     for slot, (item, box) in enumerate(zip(objects, boxes, strict=True)):
-        bitmap = make_bitmap(item.segmentation, box, old_hw, config.mask_size)
+        bitmap = make_bitmap(item.segmentation, box, old_hw, data_config.mask_size)
         ground_truth.masks[slot] = bitmap[:, ::-1] if is_flipped else bitmap
     boxes = move_boxes(resize_boxes(boxes, old_hw, new_hw), window)
     ground_truth.boxes[: len(objects)] = flip_boxes(boxes, window.hw[1]) if is_flipped else boxes

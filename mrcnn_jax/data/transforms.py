@@ -117,11 +117,11 @@ def flip_keypoints(keypoints: np.ndarray, width: int, keypoint_flip: Sequence[in
     return np.stack([np.where(visibility > 0, width - x, 0.0), y, visibility], axis=-1).astype(np.float32)
 
 
-def with_keypoint_flip(model: ModelConfig, categories: Sequence[Category]) -> ModelConfig:
+def with_keypoint_flip(model_config: ModelConfig, categories: Sequence[Category]) -> ModelConfig:
     """The config with `keypoint_flip` taken from the names of the categories' keypoints if it is empty."""
-    if not model.num_keypoints or model.keypoint_flip:
-        return model
-    return replace(model, keypoint_flip=find_keypoint_flip(keypoint_names(categories)))
+    if not model_config.num_keypoints or model_config.keypoint_flip:
+        return model_config
+    return replace(model_config, keypoint_flip=find_keypoint_flip(keypoint_names(categories)))
 
 
 def find_keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:

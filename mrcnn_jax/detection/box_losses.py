@@ -13,15 +13,15 @@ def roi_losses(
     rois: RoiTargets,
     *,
     weights: tuple[float, float, float, float],
-    targets: TargetsConfig,
+    targets_config: TargetsConfig,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns L_cls and L_box (paper section 3) of n RoIs from class logits and the deltas of their own labels.
 
-    `weights` are those that the deltas are scaled by; `targets.box_loss` chooses smooth L1 or GIoU.
+    `weights` are those that the deltas are scaled by; `targets_config.box_loss` chooses smooth L1 or GIoU.
     """
     is_foreground = rois.labels > 0
-    if targets.box_loss == "giou":
+    if targets_config.box_loss == "giou":
         regression = giou_loss(deltas, rois.deltas, rois.rois, is_foreground, rois.valid, weights=weights)
     else:
-        regression = box_loss(deltas, rois.deltas, is_foreground, rois.valid, beta=targets.box_loss_beta)
+        regression = box_loss(deltas, rois.deltas, is_foreground, rois.valid, beta=targets_config.box_loss_beta)
     return class_loss(logits, rois.labels, rois.valid), regression

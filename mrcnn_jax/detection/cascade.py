@@ -33,20 +33,20 @@ def cascade_losses(
     image_hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
-    targets: TargetsConfig,
+    targets_config: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each head and image, the first over the sampled RoIs, the next over their boxes."""
-    config, boxes = model.config, roi_targets.rois
+    model_config, boxes = model.config, roi_targets.rois
     losses: dict[str, Array] = {}
-    for stage in range(config.box_head_stages):
-        weights = config.stage_delta_weights(stage)
+    for stage in range(model_config.box_head_stages):
+        weights = model_config.stage_delta_weights(stage)
         if stage > 0:
-            iou = targets.cascade_ious[stage - 1]
+            iou = targets_config.cascade_ious[stage - 1]
             rematch = partial(rematch_rois, foreground_iou=iou, delta_weights=weights)
             # Boxes carry no gradient on: RoI targets never do.
             roi_targets = jax.vmap(rematch)(boxes, roi_targets.valid & is_nonempty(boxes), ground_truth)
         logits, deltas, boxes = run_stage(variables, features, roi_targets.rois, image_hw, stage=stage, model=model)
-        one = partial(roi_losses, weights=weights, targets=targets)
+        one = partial(roi_losses, weights=weights, targets_config=targets_config)
         losses[f"class_{stage + 1}"], losses[f"box_{stage + 1}"] = jax.vmap(one)(logits, deltas, roi_targets)
     return losses
 
@@ -58,7 +58,7 @@ def classify_in_cascade(
     image_hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns each image's detections without masks and keypoints: the last head's boxes, the heads' mean scores."""
     num_stages, boxes = model.config.box_head_stages, proposals.boxes
@@ -71,7 +71,7 @@ def classify_in_cascade(
         scores.append(jax.nn.softmax(logits, axis=-1))
 
     def one(scores: Array, boxes: Array, valid: Array, image_hw: Array) -> Detections:
-        return select_boxes(scores, valid, lambda proposal, _: boxes[proposal], image_hw, config=config)
+        return select_boxes(scores, valid, lambda proposal, _: boxes[proposal], image_hw, test_config=test_config)
 
     found = jax.vmap(one)(sum(scores) / num_stages, boxes, proposals.valid, image_hw)
     return replace(found, not_finite=not_finite)
@@ -87,14 +87,16 @@ def run_stage(
     model: nn.Module,
 ) -> tuple[Float[Array, "b n C"], Float[Array, "b n 4"], Float[Array, "b n 4"]]:
     """Returns a head's class logits and deltas, and the boxes that it makes of the RoIs, cut off at the borders."""
-    config = model.config
-    (roi_features,) = pool_rois(features, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
-    roi_features = scale_gradient(roi_features, 1.0 / config.box_head_stages)
+    model_config = model.config
+    (roi_features,) = pool_rois(
+        features, [rois], image_hw, output_sizes=[model_config.box_pool_size], model_config=model_config
+    )
+    roi_features = scale_gradient(roi_features, 1.0 / model_config.box_head_stages)
     logits, deltas = model.apply(variables, roi_features, stage, method=model.classify_rois)  # [B*N, C], [B*N, 1, 4]
     logits, deltas = logits.reshape(*rois.shape[:2], -1), deltas.reshape(rois.shape)
 
     def refine(deltas: Array, rois: Array, image_hw: Array) -> Array:
-        return clip_boxes(decode_boxes(deltas, rois, config.stage_delta_weights(stage)), image_hw)
+        return clip_boxes(decode_boxes(deltas, rois, model_config.stage_delta_weights(stage)), image_hw)
 
     return logits, deltas, jax.vmap(refine)(deltas, rois, image_hw)
 

@@ -19,18 +19,18 @@ class LevelAnchors(NamedTuple):
 
 
 @jax.named_scope("make_anchors")
-def make_anchors(canvas: tuple[int, ...], image_hw: Array, config: ModelConfig) -> list[LevelAnchors]:
+def make_anchors(canvas: tuple[int, ...], image_hw: Array, model_config: ModelConfig) -> list[LevelAnchors]:
     """Returns the anchors of each map for one image of size `image_hw` [2]; those in its own extent are valid."""
     levels = []
-    padded_hw = count_cells(image_hw, 1, config.size_divisor)
-    for stride, sizes in zip(config.feature_strides, config.anchor_sizes_by_level, strict=True):
+    padded_hw = count_cells(image_hw, 1, model_config.size_divisor)
+    for stride, sizes in zip(model_config.feature_strides, model_config.anchor_sizes_by_level, strict=True):
         feature_hw = -(-canvas[0] // stride), -(-canvas[1] // stride)
-        cells_hw = count_cells(image_hw, stride, config.size_divisor)
+        cells_hw = count_cells(image_hw, stride, model_config.size_divisor)
         fitted = padded_hw // jnp.maximum(cells_hw, 1)
-        stride_yx = fitted if config.anchor_stride == "fitted" else jnp.full(2, stride)
-        cell_anchors = make_cell_anchors(sizes, config.anchor_ratios, rounded=config.anchors_rounded)
+        stride_yx = fitted if model_config.anchor_stride == "fitted" else jnp.full(2, stride)
+        cell_anchors = make_cell_anchors(sizes, model_config.anchor_ratios, rounded=model_config.anchors_rounded)
         boxes = make_level_anchors(feature_hw, stride_yx, cell_anchors)
-        inside = find_inside(image_hw, feature_hw, stride, config.size_divisor)
-        valid = jnp.repeat(inside.reshape(-1), config.anchors_per_cell)
+        inside = find_inside(image_hw, feature_hw, stride, model_config.size_divisor)
+        valid = jnp.repeat(inside.reshape(-1), model_config.anchors_per_cell)
         levels.append(LevelAnchors(boxes, valid))
     return levels

@@ -40,10 +40,16 @@ class Objective(NamedTuple):
 
 
 def compute_objective(
-    params: Tree, model_state: Tree, batch: Batch, key: Key[Array, ""], *, model: nn.Module, targets: TargetsConfig
+    params: Tree,
+    model_state: Tree,
+    batch: Batch,
+    key: Key[Array, ""],
+    *,
+    model: nn.Module,
+    targets_config: TargetsConfig,
 ) -> Objective:
     """Returns the losses of all valid images. Pure; differentiable in `params`."""
-    config = model.config
+    model_config = model.config
     variables = {"params": params, **model_state}
     image_hw = jnp.where(batch.valid[:, None], batch.image_hw, 0)
     ground_truth = hide_invalid(batch.ground_truth, batch.valid)
@@ -55,36 +61,42 @@ def compute_objective(
     def choose_samples(
         logits: Any, deltas: Any, image_hw: Array, ground_truth: GroundTruth, rpn_key: Array, roi_key: Array
     ) -> tuple[RpnTargets, RoiTargets]:
-        anchors = make_anchors(batch.images.shape[1:3], image_hw, config)
-        rpn_targets = sample_anchors(anchors, ground_truth, config=targets, key=rpn_key)
+        anchors = make_anchors(batch.images.shape[1:3], image_hw, model_config)
+        rpn_targets = sample_anchors(anchors, ground_truth, targets_config=targets_config, key=rpn_key)
         proposals = propose(
             logits,
             deltas,
             anchors,
             image_hw,
-            pre_nms_top_n=targets.pre_nms_top_n,
-            post_nms_top_n=targets.post_nms_top_n,
-            nms_threshold=targets.rpn_nms_threshold,
-            min_side=config.min_proposal_side,
-            score=config.proposal_score,
+            pre_nms_top_n=targets_config.pre_nms_top_n,
+            post_nms_top_n=targets_config.post_nms_top_n,
+            nms_threshold=targets_config.rpn_nms_threshold,
+            min_side=model_config.min_proposal_side,
+            score=model_config.proposal_score,
         )
-        weights = config.box_delta_weights
-        return rpn_targets, sample_rois(proposals, ground_truth, config=targets, delta_weights=weights, key=roi_key)
+        weights = model_config.box_delta_weights
+        return rpn_targets, sample_rois(
+            proposals, ground_truth, targets_config=targets_config, delta_weights=weights, key=roi_key
+        )
 
     rpn_targets, roi_targets = jax.vmap(choose_samples)(
         *jax.lax.stop_gradient((logits, deltas)), image_hw, ground_truth, rpn_keys, roi_keys
     )
-    losses = rpn_losses(logits, deltas, rpn_targets, targets)
+    losses = rpn_losses(logits, deltas, rpn_targets, targets_config)
     # All foreground lies in the first F slots, and masks and keypoints have RoIs there only.
-    foreground = jax.tree.map(lambda leaf: leaf[:, : targets.num_foreground_rois], roi_targets)
-    roi_features = pool_for_heads(features, roi_targets, foreground, image_hw, config=config)
-    if config.box_head_stages == 1:
-        losses |= box_head_losses(variables, roi_features["box"], roi_targets, model=model, targets=targets)
+    foreground = jax.tree.map(lambda leaf: leaf[:, : targets_config.num_foreground_rois], roi_targets)
+    roi_features = pool_for_heads(features, roi_targets, foreground, image_hw, model_config=model_config)
+    if model_config.box_head_stages == 1:
+        losses |= box_head_losses(
+            variables, roi_features["box"], roi_targets, model=model, targets_config=targets_config
+        )
     else:
-        losses |= cascade_losses(variables, features, roi_targets, ground_truth, image_hw, model=model, targets=targets)
-    if config.masks:
+        losses |= cascade_losses(
+            variables, features, roi_targets, ground_truth, image_hw, model=model, targets_config=targets_config
+        )
+    if model_config.masks:
         losses |= mask_head_loss(variables, roi_features["mask"], foreground, ground_truth, model=model)
-    if config.num_keypoints:
+    if model_config.num_keypoints:
         losses |= keypoint_head_loss(variables, roi_features["keypoint"], foreground, ground_truth, model=model)
     return sum_over_images(losses, roi_targets, batch.valid, model_state)
 
@@ -121,7 +133,7 @@ def extract_features(
 
 @jax.named_scope("rpn_losses")
 def rpn_losses(
-    logits: list[Array], deltas: list[Array], rpn_targets: RpnTargets, targets: TargetsConfig
+    logits: list[Array], deltas: list[Array], rpn_targets: RpnTargets, targets_config: TargetsConfig
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_rpn_cls and L_rpn_box of each image over its sampled anchors."""
     all_logits, all_deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
@@ -133,7 +145,9 @@ def rpn_losses(
 
     def one(logits: Array, deltas: Array, sampled: RpnTargets) -> tuple[Array, Array]:
         classification = objectness_loss(logits, sampled.is_foreground, sampled.valid)
-        regression = box_loss(deltas, sampled.deltas, sampled.is_foreground, sampled.valid, beta=targets.rpn_loss_beta)
+        regression = box_loss(
+            deltas, sampled.deltas, sampled.is_foreground, sampled.valid, beta=targets_config.rpn_loss_beta
+        )
         return classification, regression
 
     classification, regression = jax.vmap(one)(sampled_logits, sampled_deltas, rpn_targets)
@@ -146,17 +160,19 @@ def pool_for_heads(
     foreground: RoiTargets,
     image_hw: Array,
     *,
-    config: ModelConfig,
+    model_config: ModelConfig,
 ) -> dict[str, Float[Array, "bn _ _ D"]]:
     """Returns the RoI features of the heads that are trained on RoIs sampled once: "box", "mask", "keypoint"."""
     sets = {
-        "box": (config.box_head_stages == 1, roi_targets.rois, config.box_pool_size),
-        "mask": (config.masks, foreground.rois, config.mask_pool_size),
-        "keypoint": (config.num_keypoints > 0, foreground.rois, config.keypoint_pool_size),
+        "box": (model_config.box_head_stages == 1, roi_targets.rois, model_config.box_pool_size),
+        "mask": (model_config.masks, foreground.rois, model_config.mask_pool_size),
+        "keypoint": (model_config.num_keypoints > 0, foreground.rois, model_config.keypoint_pool_size),
     }
     wanted = {name: (rois, size) for name, (is_wanted, rois, size) in sets.items() if is_wanted}
     rois, sizes = zip(*wanted.values(), strict=True) if wanted else ((), ())
-    return dict(zip(wanted, pool_rois(features, rois, image_hw, output_sizes=sizes, config=config), strict=True))
+    return dict(
+        zip(wanted, pool_rois(features, rois, image_hw, output_sizes=sizes, model_config=model_config), strict=True)
+    )
 
 
 @jax.named_scope("box_head_losses")
@@ -166,15 +182,17 @@ def box_head_losses(
     roi_targets: RoiTargets,
     *,
     model: nn.Module,
-    targets: TargetsConfig,
+    targets_config: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_cls and L_box of each image over its N RoIs."""
-    config = model.config
+    model_config = model.config
     logits, deltas = model.apply(variables, roi_features, method=model.classify_rois)  # [B*N, C+1], [B*N, C+1, 4]
 
     def one(logits: Array, deltas: Array, rois: RoiTargets) -> tuple[Array, Array]:
         own_deltas = pick(jnp.moveaxis(deltas, 1, 2), rois.labels[:, None])  # [N, 4]
-        return roi_losses(logits, own_deltas, rois, weights=config.box_delta_weights, targets=targets)
+        return roi_losses(
+            logits, own_deltas, rois, weights=model_config.box_delta_weights, targets_config=targets_config
+        )
 
     batch_and_rois = roi_targets.labels.shape
     classification, regression = jax.vmap(one)(
@@ -197,14 +215,14 @@ def mask_head_loss(
     The logits are those of each RoI's own class, under a sigmoid (paper section 3, "Mask Representation"), or, with
     `mask_activation` "softmax", those of all classes (table 2b).
     """
-    config = model.config
+    model_config = model.config
     logits = model.apply(variables, roi_features, foreground.labels.reshape(-1), method=model.predict_masks)
 
     def one(logits: Array, rois: RoiTargets, ground_truth: GroundTruth) -> Array:
         mask_targets = sample_mask_targets(
-            ground_truth.masks, ground_truth.boxes, rois.rois, rois.matched_gt, output_size=config.mask_size
+            ground_truth.masks, ground_truth.boxes, rois.rois, rois.matched_gt, output_size=model_config.mask_size
         )
-        if config.mask_activation == "softmax":
+        if model_config.mask_activation == "softmax":
             return softmax_mask_loss(logits, mask_targets, rois.labels > 0, rois.labels)
         return mask_loss(logits, mask_targets, rois.labels > 0)
 
@@ -222,11 +240,11 @@ def keypoint_head_loss(
     model: nn.Module,
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_keypoint of each image over the visible keypoints in its foreground RoIs."""
-    config = model.config
+    model_config = model.config
     logits = model.apply(variables, roi_features, method=model.predict_keypoints)  # [B*F, h, h, K]
 
     def one(logits: Array, rois: RoiTargets, keypoints: Any) -> Array:
-        cells, inside = encode_keypoints(keypoints[rois.matched_gt], rois.rois, size=config.heat_map_size)
+        cells, inside = encode_keypoints(keypoints[rois.matched_gt], rois.rois, size=model_config.heat_map_size)
         return keypoint_loss(logits, cells, inside & (rois.labels > 0)[:, None])
 
     logits = logits.transpose(0, 3, 1, 2).reshape(*foreground.labels.shape, -1, *logits.shape[1:3])

@@ -21,21 +21,21 @@ def pool_rois(
     image_hw: Int[Array, "b 2"],
     *,
     output_sizes: Sequence[int],
-    config: ModelConfig,
+    model_config: ModelConfig,
 ) -> list[Float[Array, "_ _ _ D"]]:
     """Returns the features [B * N, S, S, D] of each set of RoIs [B, N, 4], image by image, in its own output size.
 
     `image_hw` are the sizes in pixels of the images on their canvas. Sets that are pooled together share the array
     that their gradients are added to.
     """
-    strides = config.roi_strides
-    pool = {"align": _align, "warp": _warp, "pool": _pool}[config.roi_op]
+    strides = model_config.roi_strides
+    pool = {"align": _align, "warp": _warp, "pool": _pool}[model_config.roi_op]
 
     def pool_image(features: tuple[Array, ...], sets: list[Array], image_hw: Array) -> list[Array]:
-        eps = {"eps_in_log": config.level_eps_in_log, "eps_after_log": config.level_eps_after_log}
+        eps = {"eps_in_log": model_config.level_eps_in_log, "eps_after_log": model_config.level_eps_after_log}
         levels = [assign_levels(rois, len(strides), **eps) for rois in sets]
-        extents = jnp.stack([count_cells(image_hw, stride, config.size_divisor) for stride in strides])
-        return pool(features, sets, levels, extents, output_sizes, config)
+        extents = jnp.stack([count_cells(image_hw, stride, model_config.size_divisor) for stride in strides])
+        return pool(features, sets, levels, extents, output_sizes, model_config)
 
     pooled = jax.vmap(pool_image)(features[: len(strides)], list(sets), image_hw)  # each [B, N, S, S, D]
     return [features.reshape(-1, *features.shape[2:]) for features in pooled]
@@ -47,12 +47,12 @@ def _align(
     levels: list[Array],
     extents: Array,
     output_sizes: Sequence[int],
-    config: ModelConfig,
+    model_config: ModelConfig,
 ) -> list[Array]:
     """RoIAlign. Its maxima are those of the samples, each of which is the average of a bin of its own."""
-    choices: dict[str, Any] = {"strides": config.roi_strides, "aligned": config.roi_align_aligned}
-    ratio = config.sampling_ratio
-    if config.roi_reduce == "average":
+    choices: dict[str, Any] = {"strides": model_config.roi_strides, "aligned": model_config.roi_align_aligned}
+    ratio = model_config.sampling_ratio
+    if model_config.roi_reduce == "average":
         return align_sets(features, sets, levels, extents, output_sizes=output_sizes, sampling_ratio=ratio, **choices)
     finer = [size * ratio for size in output_sizes]
     samples = align_sets(features, sets, levels, extents, output_sizes=finer, sampling_ratio=1, **choices)
@@ -65,11 +65,11 @@ def _warp(
     levels: list[Array],
     extents: Array,
     output_sizes: Sequence[int],
-    config: ModelConfig,
+    model_config: ModelConfig,
 ) -> list[Array]:
     """RoIWarp: RoIAlign of the RoI rounded to whole cells, between whose borders it lies: `aligned`."""
-    rounded = [quantise_rois(rois, own, config.roi_strides) for rois, own in zip(sets, levels, strict=True)]
-    return _align(features, rounded, levels, extents, output_sizes, replace(config, roi_align_aligned=True))
+    rounded = [quantise_rois(rois, own, model_config.roi_strides) for rois, own in zip(sets, levels, strict=True)]
+    return _align(features, rounded, levels, extents, output_sizes, replace(model_config, roi_align_aligned=True))
 
 
 def _pool(
@@ -78,10 +78,10 @@ def _pool(
     levels: list[Array],
     extents: Array,
     output_sizes: Sequence[int],
-    config: ModelConfig,
+    model_config: ModelConfig,
 ) -> list[Array]:
     """RoIPool: the RoI and its bins rounded to whole cells."""
-    choices: dict[str, Any] = {"strides": config.roi_strides, "reduce": config.roi_reduce}
+    choices: dict[str, Any] = {"strides": model_config.roi_strides, "reduce": model_config.roi_reduce}
     return [
         pool_whole_cells(features, rois, own, extents, output_size=size, **choices)
         for rois, own, size in zip(sets, levels, output_sizes, strict=True)

@@ -26,7 +26,7 @@ def predict(
     image_hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns the detections of each image, in pixels of the network input; none for images of size (0, 0).
 
@@ -34,7 +34,7 @@ def predict(
     `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
     """
     features = model.apply(variables, images, image_hw, method=model.extract_features)
-    detections = detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    detections = detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, test_config=test_config)
     return add_masks_and_keypoints(variables, features, detections, image_hw, model=model)
 
 
@@ -44,11 +44,11 @@ def predict_boxes(
     image_hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns the detections of `predict` without masks and keypoints."""
     features = model.apply(variables, images, image_hw, method=model.extract_features)
-    return detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, config=config)
+    return detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, test_config=test_config)
 
 
 def predict_masks_and_keypoints(
@@ -71,12 +71,12 @@ def detect(
     *,
     canvas: tuple[int, ...],
     model: nn.Module,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns the detections in the feature maps without masks and keypoints."""
-    proposals = propose_batch(variables, features, image_hw, canvas=canvas, model=model, config=config)
+    proposals = propose_batch(variables, features, image_hw, canvas=canvas, model=model, test_config=test_config)
     classify = classify_proposals if model.config.box_head_stages == 1 else classify_in_cascade
-    return classify(variables, features, proposals, image_hw, model=model, config=config)
+    return classify(variables, features, proposals, image_hw, model=model, test_config=test_config)
 
 
 def add_masks_and_keypoints(
@@ -97,9 +97,9 @@ def propose_batch(
     *,
     canvas: tuple[int, ...],
     model: nn.Module,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Proposals:
-    """Returns the best `config.post_nms_top_n` proposals of each image, features and RPN marked if not finite."""
+    """Returns the best `test_config.post_nms_top_n` proposals of each image, features and RPN marked if not finite."""
     logits, deltas = model.apply(variables, features, image_hw, method=model.score_anchors)
     # P6 is cells of P5, and what RoIs do not see is in the RPN's outputs.
     part = "the backbone or the FPN" if model.config.neck == "fpn" else "the backbone"
@@ -112,9 +112,9 @@ def propose_batch(
             deltas,
             make_anchors(canvas, image_hw, model.config),
             image_hw,
-            pre_nms_top_n=config.pre_nms_top_n,
-            post_nms_top_n=config.post_nms_top_n,
-            nms_threshold=config.rpn_nms_threshold,
+            pre_nms_top_n=test_config.pre_nms_top_n,
+            post_nms_top_n=test_config.post_nms_top_n,
+            nms_threshold=test_config.rpn_nms_threshold,
             min_side=model.config.min_proposal_side,
             score=model.config.proposal_score,
         )
@@ -129,17 +129,21 @@ def classify_proposals(
     image_hw: Array,
     *,
     model: nn.Module,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns each image's detections without masks and keypoints."""
     pool_size = model.config.box_pool_size
-    (roi_features,) = pool_rois(features, [proposals.boxes], image_hw, output_sizes=[pool_size], config=model.config)
+    (roi_features,) = pool_rois(
+        features, [proposals.boxes], image_hw, output_sizes=[pool_size], model_config=model.config
+    )
     logits, deltas = model.apply(variables, roi_features, method=model.classify_rois)
     shape = proposals.valid.shape  # [B, P]
     not_finite = mark(proposals.not_finite, "the box head", rows_finite([logits, deltas], proposals.valid))
 
     def one(logits: Array, deltas: Array, proposals: Proposals, image_hw: Array) -> Detections:
-        return select_detections(logits, deltas, proposals, image_hw, model_config=model.config, config=config)
+        return select_detections(
+            logits, deltas, proposals, image_hw, model_config=model.config, test_config=test_config
+        )
 
     found = jax.vmap(one)(logits.reshape(*shape, -1), deltas.reshape(*shape, -1, 4), proposals, image_hw)
     return dataclasses.replace(found, not_finite=not_finite)
@@ -154,15 +158,15 @@ def add_masks(
     model: nn.Module,
 ) -> Detections:
     """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
-    config = model.config
+    model_config = model.config
     (roi_features,) = pool_rois(
-        features, [detections.boxes], image_hw, output_sizes=[config.mask_pool_size], config=config
+        features, [detections.boxes], image_hw, output_sizes=[model_config.mask_pool_size], model_config=model_config
     )
     labels = detections.labels.reshape(-1)
     logits = model.apply(variables, roi_features, labels, method=model.predict_masks)
     not_finite = mark(detections.not_finite, "the mask head", rows_finite([logits], detections.valid))
-    masks = mask_probabilities(logits, labels, activation=config.mask_activation)
-    masks = masks.reshape(*detections.valid.shape, config.mask_size, config.mask_size)
+    masks = mask_probabilities(logits, labels, activation=model_config.mask_activation)
+    masks = masks.reshape(*detections.valid.shape, model_config.mask_size, model_config.mask_size)
     masks = jnp.where(detections.valid[..., None, None], masks, 0.0)
     return dataclasses.replace(detections, masks=masks, not_finite=not_finite)
 
@@ -186,9 +190,13 @@ def add_heat_maps(
     model: nn.Module,
 ) -> Detections:
     """Returns the detections with their keypoints' heat maps [B, D, K, h, h], logits (paper section 5)."""
-    config = model.config
+    model_config = model.config
     (roi_features,) = pool_rois(
-        features, [detections.boxes], image_hw, output_sizes=[config.keypoint_pool_size], config=config
+        features,
+        [detections.boxes],
+        image_hw,
+        output_sizes=[model_config.keypoint_pool_size],
+        model_config=model_config,
     )
     logits = model.apply(variables, roi_features, method=model.predict_keypoints)  # [B*D, h, h, K]
     not_finite = mark(detections.not_finite, "the keypoint head", rows_finite([logits], detections.valid))

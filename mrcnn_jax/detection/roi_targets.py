@@ -16,13 +16,13 @@ def sample_rois(
     proposals: Proposals,
     ground_truth: GroundTruth,
     *,
-    config: TargetsConfig,
+    targets_config: TargetsConfig,
     delta_weights: tuple[float, float, float, float],
     key: Key[Array, ""],
 ) -> RoiTargets:
-    """Returns `config.roi_samples` RoIs sampled 1:3 from proposals and ground-truth boxes, foreground first.
+    """Returns `targets_config.roi_samples` RoIs sampled 1:3 from proposals and ground-truth boxes, foreground first.
 
-    All foreground lies within the first `config.num_foreground_rois` slots: the mask head runs on these only.
+    All foreground lies within the first `targets_config.num_foreground_rois` slots: the mask head runs on these only.
     """
     candidates = jnp.concatenate([proposals.boxes, ground_truth.boxes])
     valid = jnp.concatenate([proposals.valid, ground_truth.valid])
@@ -32,12 +32,15 @@ def sample_rois(
         valid,
         ground_truth.boxes,
         ground_truth.valid,
-        foreground_iou=config.roi_foreground_iou,
-        background_iou=config.roi_foreground_iou,
+        foreground_iou=targets_config.roi_foreground_iou,
+        background_iou=targets_config.roi_foreground_iou,
         allow_low_quality=False,
     )
     sample = sample_balanced(
-        matches.states, num_samples=config.roi_samples, max_foreground=config.num_foreground_rois, key=key
+        matches.states,
+        num_samples=targets_config.roi_samples,
+        max_foreground=targets_config.num_foreground_rois,
+        key=key,
     )
     rois = jnp.where(sample.valid[:, None], candidates[sample.indices], 0.0)
     matched_gt = matches.matched_gt[sample.indices]
@@ -82,11 +85,11 @@ def _make_targets(
     matched_gt = jnp.where(foreground, matched_gt, 0)
     matched_boxes = jnp.where(foreground[:, None], ground_truth.boxes[matched_gt], 0.0)
     deltas = encode_boxes(matched_boxes, rois, delta_weights)
-    targets = RoiTargets(
+    roi_targets = RoiTargets(
         rois=rois,
         labels=jnp.where(foreground, ground_truth.labels[matched_gt], 0),
         deltas=jnp.where(foreground[:, None], deltas, 0.0),
         matched_gt=matched_gt,
         valid=valid,
     )
-    return jax.lax.stop_gradient(targets)
+    return jax.lax.stop_gradient(roi_targets)

@@ -15,9 +15,9 @@ from mrcnn_jax.structures import GroundTruth, RpnTargets
 
 @jax.named_scope("sample_anchors")
 def sample_anchors(
-    anchors: list[LevelAnchors], ground_truth: GroundTruth, *, config: TargetsConfig, key: Key[Array, ""]
+    anchors: list[LevelAnchors], ground_truth: GroundTruth, *, targets_config: TargetsConfig, key: Key[Array, ""]
 ) -> RpnTargets:
-    """Returns `config.rpn_samples` sampled anchors, numbered through all levels, with their targets."""
+    """Returns `targets_config.rpn_samples` sampled anchors, numbered through all levels, with their targets."""
     boxes = jnp.concatenate([level.boxes for level in anchors])  # [A, 4]
     valid = jnp.concatenate([level.valid for level in anchors])  # [A]
     matches = match_boxes(
@@ -25,12 +25,14 @@ def sample_anchors(
         valid,
         ground_truth.boxes,
         ground_truth.valid,
-        foreground_iou=config.rpn_foreground_iou,
-        background_iou=config.rpn_background_iou,
+        foreground_iou=targets_config.rpn_foreground_iou,
+        background_iou=targets_config.rpn_background_iou,
         allow_low_quality=True,
     )
-    max_foreground = int(config.rpn_samples * config.rpn_foreground_fraction)
-    sample = sample_balanced(matches.states, num_samples=config.rpn_samples, max_foreground=max_foreground, key=key)
+    max_foreground = int(targets_config.rpn_samples * targets_config.rpn_foreground_fraction)
+    sample = sample_balanced(
+        matches.states, num_samples=targets_config.rpn_samples, max_foreground=max_foreground, key=key
+    )
     matched_boxes = ground_truth.boxes[matches.matched_gt[sample.indices]]  # [S, 4]
     deltas = encode_boxes(
         jnp.where(sample.is_foreground[:, None], matched_boxes, 0.0), boxes[sample.indices], RPN_DELTA_WEIGHTS

@@ -20,14 +20,14 @@ def select_detections(
     image_hw: Int[Array, "2"],
     *,
     model_config: ModelConfig,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns the detections of one image from what the box head says of its proposals."""
 
     def decode(proposal: Array, label: Array) -> Array:
         return decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
 
-    return select_boxes(jax.nn.softmax(logits, axis=-1), proposals.valid, decode, image_hw, config=config)
+    return select_boxes(jax.nn.softmax(logits, axis=-1), proposals.valid, decode, image_hw, test_config=test_config)
 
 
 @jax.named_scope("select_boxes")
@@ -37,35 +37,35 @@ def select_boxes(
     decode: Callable[[Array, Array], Array],
     image_hw: Int[Array, "2"],
     *,
-    config: TestConfig,
+    test_config: TestConfig,
 ) -> Detections:
     """Returns the detections of one image: score above threshold, NMS within each class, best `max_detections`.
 
-    `decode` turns proposals [K] and labels [K], indices, into boxes [K, 4]. Only the `config.max_candidates` best
+    `decode` turns proposals [K] and labels [K], indices, into boxes [K, 4]. Only the `test_config.max_candidates` best
     (proposal, class) pairs enter NMS. That is exact as long as `max_detections` of them are kept or no more pairs than
     that pass the score threshold.
     """
     scores = scores[:, 1:]  # [P, C - 1]
     num_classes = scores.shape[1]
-    passing = valid[:, None] & (scores > config.score_threshold)  # False for NaN
-    num_candidates = min(config.max_candidates, passing.size)
+    passing = valid[:, None] & (scores > test_config.score_threshold)  # False for NaN
+    num_candidates = min(test_config.max_candidates, passing.size)
     top_scores, top = find_largest(jnp.where(passing, scores, -1.0).reshape(-1), num_candidates)
     proposal, label = top // num_classes, top % num_classes + 1  # [K]
     boxes = clip_boxes(decode(proposal, label), image_hw)
-    usable = (top_scores >= 0.0) & is_nonempty(boxes, config.min_detection_side)
+    usable = (top_scores >= 0.0) & is_nonempty(boxes, test_config.min_detection_side)
     kept = suppress_overlaps(
         jnp.where(usable[:, None], boxes, 0.0),
         top_scores,
         usable,
         label,
-        iou_threshold=config.nms_threshold,
-        max_kept=config.max_detections,
+        iou_threshold=test_config.nms_threshold,
+        max_kept=test_config.max_detections,
     )
     return Detections(
         boxes=jnp.where(kept.valid[:, None], boxes[kept.indices], 0.0),
         scores=jnp.where(kept.valid, top_scores[kept.indices], 0.0),
         labels=jnp.where(kept.valid, label[kept.indices], 0),
-        masks=jnp.zeros((config.max_detections, 0, 0), jnp.float32),
-        heat_maps=jnp.zeros((config.max_detections, 0, 0, 0), jnp.float32),
+        masks=jnp.zeros((test_config.max_detections, 0, 0), jnp.float32),
+        heat_maps=jnp.zeros((test_config.max_detections, 0, 0, 0), jnp.float32),
         valid=kept.valid,
     )

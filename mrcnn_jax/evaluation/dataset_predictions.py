@@ -77,8 +77,8 @@ def predict_part(
             resized_hw,
             (height, width),
             categories=categories,
-            test=test,
-            name=partial(_describe, dataset, index),
+            test_config=test,
+            name=partial(_name_image, dataset, index),
         )
         found = restored.coco_results(int(dataset.image_ids[index]))
         predicted.results[index] = [row for row in found if row["category_id"] in known_ids]
@@ -88,7 +88,7 @@ def predict_part(
     return predicted
 
 
-def _describe(dataset: Dataset, index: int) -> str:
+def _name_image(dataset: Dataset, index: int) -> str:
     return dataset.describe(index)
 
 
@@ -113,7 +113,7 @@ class PartReader:
     def __init__(
         self,
         dataset: Dataset,
-        test: TestConfig,
+        test_config: TestConfig,
         batch_size: int,
         max_skip_fraction: float,
         *,
@@ -121,13 +121,13 @@ class PartReader:
         before_batch: Callable[[], None] | None = None,
     ) -> None:
         self.dataset = dataset
-        self.test = test
+        self.test = test_config
         self.skipped: dict[str, int] = {}
         self._batch_size = batch_size
         self._max_skip_fraction = max_skip_fraction
         self._before_batch = before_batch
         index, count = part
-        batches = plan_batches(dataset.sizes, test, batch_size)
+        batches = plan_batches(dataset.sizes, test_config, batch_size)
         self._batches = batches[index::count]
         self._num_rounds = -(-len(batches) // count)
         self.num_images = sum(len(batch.indices) for batch in self._batches)

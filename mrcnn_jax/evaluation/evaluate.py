@@ -33,7 +33,7 @@ def evaluate(
     dataset: Dataset,
     predict_fn: PredictFn,
     *,
-    test: TestConfig,
+    test_config: TestConfig,
     num_devices: int = 1,
     progress: Callable[[int, int], None] | None = None,
     max_skip_fraction: float = DataConfig.max_skip_fraction,
@@ -60,8 +60,8 @@ def evaluate(
         raise DataError(f"{dataset.name}: no images to evaluate on. Choose another split.")
     reader = PartReader(
         dataset,
-        test,
-        test.batch_size * num_devices,
+        test_config,
+        test_config.batch_size * num_devices,
         max_skip_fraction,
         part=(jax.process_index(), jax.process_count()),
         before_batch=before_batch,
@@ -77,9 +77,9 @@ def evaluate(
     scores = score_results(
         ground_truth,
         rows,
-        max_detections=test.max_detections,
+        max_detections=test_config.max_detections,
         iou_types=predicted.iou_types,
-        keypoint_sigmas=test.keypoint_sigmas,
+        keypoint_sigmas=test_config.keypoint_sigmas,
     )
     table = format_table(scores)
     if cityscapes:

@@ -22,7 +22,7 @@ def evaluate_weights(
     weights: str | Path,
     data: str,
     *,
-    test: TestConfig | None = None,
+    test_config: TestConfig | None = None,
     cityscapes: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **test_overrides: Any,
@@ -46,15 +46,15 @@ def evaluate_weights(
     loaded = load_weights(weights)
     if cityscapes and not loaded.model.masks:
         raise ConfigError("Cityscapes scores masks, and this model has no mask head. Evaluate without --cityscapes.")
-    test = override_test(test or loaded.test, test_overrides)
+    test_config = override_test(test_config or loaded.test, test_overrides)
     dataset = open_dataset(data)
     check_categories(loaded.categories, dataset.categories)
     mesh = make_mesh(jax.local_devices())
-    model = with_keypoint_flip(loaded.model, loaded.categories) if test.augment_flip else loaded.model
+    model = with_keypoint_flip(loaded.model, loaded.categories) if test_config.augment_flip else loaded.model
     return evaluate(
         dataset,
-        make_predict_fn(loaded.variables, model, test, mesh),
-        test=test,
+        make_predict_fn(loaded.variables, model, test_config, mesh),
+        test_config=test_config,
         num_devices=mesh.size,
         progress=progress,
         categories=loaded.categories,

@@ -28,38 +28,38 @@ class Variant:
     is_flipped: bool
 
 
-def is_augmented(test: TestConfig) -> bool:
+def is_augmented(test_config: TestConfig) -> bool:
     """Whether the config asks for more than one variant."""
-    return test.augment_flip or bool(test.augment_short_sides)
+    return test_config.augment_flip or bool(test_config.augment_short_sides)
 
 
-def without_augmentation(test: TestConfig) -> TestConfig:
+def without_augmentation(test_config: TestConfig) -> TestConfig:
     """The same config for a network that sees each image once."""
-    return dataclasses.replace(test, augment_flip=False, augment_short_sides=())
+    return dataclasses.replace(test_config, augment_flip=False, augment_short_sides=())
 
 
-def further_recipes(test: TestConfig, canvas: Canvas) -> list[TestConfig]:
+def further_recipes(test_config: TestConfig, canvas: Canvas) -> list[TestConfig]:
     """How images on this canvas are resized for each further short side: all of them fit the recipe's one canvas."""
 
     def scale(side: int, short_side: int, divisor: int = 1) -> int:
-        return -(-side * short_side // (test.short_side * divisor)) * divisor
+        return -(-side * short_side // (test_config.short_side * divisor)) * divisor
 
     return [
         dataclasses.replace(
-            without_augmentation(test),
+            without_augmentation(test_config),
             short_side=short_side,
-            max_side=scale(test.max_side, short_side),
+            max_side=scale(test_config.max_side, short_side),
             canvases=((scale(canvas[0], short_side, SIZE_DIVISOR), scale(canvas[1], short_side, SIZE_DIVISOR)),),
         )
-        for short_side in dict.fromkeys(test.augment_short_sides)
-        if short_side != test.short_side
+        for short_side in dict.fromkeys(test_config.augment_short_sides)
+        if short_side != test_config.short_side
     ]
 
 
 def augment(
     detect: Callable[[np.ndarray, np.ndarray], Detections],
     complete: Callable[[np.ndarray, np.ndarray, Detections], Detections],
-    test: TestConfig,
+    test_config: TestConfig,
     keypoint_flip: Sequence[int],
 ) -> Callable[..., Detections]:
     """A PredictFn with augmentation, made of two compiled functions.
@@ -73,9 +73,9 @@ def augment(
     """
 
     def predict_fn(images: np.ndarray, image_hw: np.ndarray, *further: tuple[np.ndarray, np.ndarray]) -> Detections:
-        variants = make_variants([(images, image_hw), *further], flip=test.augment_flip)
+        variants = make_variants([(images, image_hw), *further], flip=test_config.augment_flip)
         found = jax.device_get([detect(variant.images, variant.image_hw) for variant in variants])
-        merged = merge_detections(found, variants, test)
+        merged = merge_detections(found, variants, test_config)
         completed = [
             complete(variant.images, variant.image_hw, to_variant(merged, variant, image_hw)) for variant in variants
         ]
@@ -84,11 +84,12 @@ def augment(
     return predict_fn
 
 
-def check_keypoint_flip(test: TestConfig, model: ModelConfig) -> None:
+def check_keypoint_flip(test_config: TestConfig, model_config: ModelConfig) -> None:
     """ConfigError if images are to be flipped, and `model.keypoint_flip` is not of the model's keypoints."""
-    if test.augment_flip and model.num_keypoints and len(model.keypoint_flip) != model.num_keypoints:
+    count, num_indices = model_config.num_keypoints, len(model_config.keypoint_flip)
+    if test_config.augment_flip and count and num_indices != count:
         raise ConfigError(
-            f"The model has {model.num_keypoints} keypoints, model.keypoint_flip has {len(model.keypoint_flip)} "
+            f"The model has {count} keypoints, model.keypoint_flip has {num_indices} "
             "indices: it is not known which keypoints a flip exchanges. Predict without test.augment_flip."
         )
 
@@ -139,7 +140,7 @@ def _with_boxes(detections: Detections, boxes: list[np.ndarray]) -> Detections:
     return dataclasses.replace(detections, boxes=kept)
 
 
-def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], test: TestConfig) -> Detections:
+def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], test_config: TestConfig) -> Detections:
     """The best `max_detections` boxes of all variants after NMS per class, in the frame of the first variant."""
     reference_hw = variants[0].image_hw
     moved = [to_reference(*pair, reference_hw) for pair in zip(found, variants, strict=True)]
@@ -148,8 +149,8 @@ def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], t
     merged = jax.tree.map(np.zeros_like, moved[0])
     for slot, valid in enumerate(candidates.valid):
         boxes, scores, labels = (leaf[slot] for leaf in (candidates.boxes, candidates.scores, candidates.labels))
-        kept = suppress(boxes, np.where(valid, scores, -np.inf), labels, iou_threshold=test.nms_threshold)
-        kept = kept[: test.max_detections]
+        kept = suppress(boxes, np.where(valid, scores, -np.inf), labels, iou_threshold=test_config.nms_threshold)
+        kept = kept[: test_config.max_detections]
         for name in ("boxes", "scores", "labels", "valid"):
             getattr(merged, name)[slot, : len(kept)] = getattr(candidates, name)[slot, kept]
     return dataclasses.replace(merged, not_finite=join_marks([detections.not_finite for detections in found]))

@@ -39,12 +39,16 @@ class InputBatch:
     further: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # (images, image_hw) at each further short side
 
 
-def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_size: int) -> list[PlannedBatch]:
+def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test_config: TestConfig, batch_size: int) -> list[PlannedBatch]:
     """Batches of up to `batch_size` images that share a canvas, in the order in which their first images come."""
     by_canvas: dict[Canvas, list[int]] = {}
     for index, (height, width) in enumerate(sizes):
         _, canvas = fit_size(
-            (int(height), int(width)), test.short_side, test.max_side, test.canvases, test.size_rounding
+            (int(height), int(width)),
+            test_config.short_side,
+            test_config.max_side,
+            test_config.canvases,
+            test_config.size_rounding,
         )
         by_canvas.setdefault(canvas, []).append(index)
     batches = [
@@ -56,22 +60,28 @@ def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test: TestConfig, batch_
 
 
 def assemble_batch(
-    indices: Sequence[int], images: Sequence[np.ndarray], canvas: Canvas, test: TestConfig, batch_size: int
+    indices: Sequence[int], images: Sequence[np.ndarray], canvas: Canvas, test_config: TestConfig, batch_size: int
 ) -> InputBatch:
     """Images, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`.
 
     The same for every further short side of the recipe.
     """
-    padded = np.zeros((batch_size, *canvas, 3), np.float32 if test.resize == "float" else np.uint8)
+    padded = np.zeros((batch_size, *canvas, 3), np.float32 if test_config.resize == "float" else np.uint8)
     image_hw = np.zeros((batch_size, 2), np.int32)
     for slot, image in enumerate(images):
         height, width = image.shape[:2]
-        new_hw, _ = fit_size((height, width), test.short_side, test.max_side, test.canvases, test.size_rounding)
-        padded[slot, : new_hw[0], : new_hw[1]] = resize_image(image, new_hw, test.resize)
+        new_hw, _ = fit_size(
+            (height, width),
+            test_config.short_side,
+            test_config.max_side,
+            test_config.canvases,
+            test_config.size_rounding,
+        )
+        padded[slot, : new_hw[0], : new_hw[1]] = resize_image(image, new_hw, test_config.resize)
         image_hw[slot] = new_hw
     scaled = [
         assemble_batch(indices, images, recipe.canvases[0], recipe, batch_size)
-        for recipe in further_recipes(test, canvas)
+        for recipe in further_recipes(test_config, canvas)
     ]
     return InputBatch(tuple(indices), padded, image_hw, tuple((batch.images, batch.image_hw) for batch in scaled))
 

@@ -98,7 +98,7 @@ def restore_detections(
     image_hw: ImageHW,
     *,
     categories: tuple[Category, ...],
-    test: TestConfig,
+    test_config: TestConfig,
     name: Callable[[], str] = str,
 ) -> ImageDetections:
     """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the image.
@@ -114,14 +114,14 @@ def restore_detections(
     heat_maps = np.asarray(detections.heat_maps)[valid]
     if not all(np.isfinite(values).all() for values in (boxes, scores, masks, heat_maps)):
         raise not_finite_error(name(), "the model")
-    keypoints = decode_keypoints(heat_maps, boxes, test.keypoint_score)
+    keypoints = decode_keypoints(heat_maps, boxes, test_config.keypoint_score)
     scale_y, scale_x = image_hw[0] / resized_hw[0], image_hw[1] / resized_hw[1]
     keypoints = (keypoints * [scale_x, scale_y, 1.0]).astype(np.float32)
     boxes = boxes.astype(np.float64) * [scale_x, scale_y, scale_x, scale_y]
     boxes = np.clip(boxes, 0.0, [image_hw[1], image_hw[0], image_hw[1], image_hw[0]]).astype(np.float32)
     x0, y0, x1, y1 = boxes.T
     category_ids = np.array([0, *(category.id for category in categories)], np.int64)
-    found = ImageDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test, categories)
+    found = ImageDetections(boxes, scores, category_ids[labels], masks, keypoints, image_hw, test_config, categories)
     return found.select((x1 > x0) & (y1 > y0))
 
 

@@ -21,30 +21,32 @@ PredictionProgram = Callable[..., Detections]
 the test config add further arguments, a pair (images, image_hw) each."""
 
 
-def make_prediction_program(model_config: ModelConfig, test: TestConfig, mesh: Mesh) -> PredictionProgram:
+def make_prediction_program(model_config: ModelConfig, test_config: TestConfig, mesh: Mesh) -> PredictionProgram:
     """Returns the prediction program over all devices of `mesh`, each of which takes its share of a batch.
 
     Without augmentation it is a jitted function. With augmentation the host merges what two jitted functions return; a
     flip exchanges the keypoints by `model_config.keypoint_flip`, which has to be given then. ConfigError if it is not.
     """
     model = MaskRCNN(model_config)
-    if not is_augmented(test):
-        return _jit_over_images(functools.partial(predict, model=model, config=test), mesh)
-    check_keypoint_flip(test, model_config)
-    detect = _jit_over_images(functools.partial(predict_boxes, model=model, config=test), mesh)
+    if not is_augmented(test_config):
+        return _jit_over_images(functools.partial(predict, model=model, test_config=test_config), mesh)
+    check_keypoint_flip(test_config, model_config)
+    detect = _jit_over_images(functools.partial(predict_boxes, model=model, test_config=test_config), mesh)
     complete = _jit_over_images(functools.partial(predict_masks_and_keypoints, model=model), mesh, num_inputs=3)
 
     def predict_augmented(variables: Mapping[str, Any], *inputs: Any) -> Detections:
         bound = functools.partial(detect, variables), functools.partial(complete, variables)
-        return augment(*bound, test, model_config.keypoint_flip)(*inputs)
+        return augment(*bound, test_config, model_config.keypoint_flip)(*inputs)
 
     return predict_augmented
 
 
-def make_predict_fn(variables: Mapping[str, Any], model_config: ModelConfig, test: TestConfig, mesh: Mesh) -> PredictFn:
+def make_predict_fn(
+    variables: Mapping[str, Any], model_config: ModelConfig, test_config: TestConfig, mesh: Mesh
+) -> PredictFn:
     """Returns `make_prediction_program` of these arguments with the variables, which it copies to the mesh."""
     on_devices = jax.device_put(dict(variables), replicated(mesh))
-    return functools.partial(make_prediction_program(model_config, test, mesh), on_devices)
+    return functools.partial(make_prediction_program(model_config, test_config, mesh), on_devices)
 
 
 def _jit_over_images(function: Callable[..., Detections], mesh: Mesh, num_inputs: int = 2) -> jax.stages.Wrapped:

@@ -90,7 +90,7 @@ class Predictor:
                 resized_hw,
                 sizes[index],
                 categories=self.categories,
-                test=self.test_config,
+                test_config=self.test_config,
                 name=functools.partial(called.__getitem__, index),
             )
             for index, resized_hw, detections in predict_images(self._predict, batches)
@@ -130,12 +130,12 @@ def _as_sequence(images: Any) -> Sequence[Any]:
     return list(images)
 
 
-def override_test(test: TestConfig, overrides: Mapping[str, Any]) -> TestConfig:
+def override_test(test_config: TestConfig, overrides: Mapping[str, Any]) -> TestConfig:
     """The test config with some fields replaced; ConfigError for a value of the wrong type or out of range."""
     hints = get_type_hints(TestConfig, include_extras=True)
     values = {name: coerce(hints[name], value) for name, value in overrides.items()}
     try:
-        return replace(test, **values)
+        return replace(test_config, **values)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -24,9 +24,9 @@ from mrcnn_jax.models.layers import (
 )
 
 
-def compute_dtype(config: ModelConfig) -> jnp.dtype:
+def compute_dtype(model_config: ModelConfig) -> jnp.dtype:
     """Returns the dtype of the convolutions."""
-    return jnp.dtype(config.dtype)
+    return jnp.dtype(model_config.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -99,7 +99,7 @@ class ResidualBlock(nn.Module):
 
 
 def apply_stage(
-    config: ModelConfig,
+    model_config: ModelConfig,
     stage: int,
     x: Array,
     extent_in: Array,
@@ -113,9 +113,9 @@ def apply_stage(
 
     `extent_in` is that of x, `extent` that of the features returned; `mode` is `train` and `axis_name`.
     """
-    for block in range(config.layout.blocks[stage]):
+    for block in range(model_config.layout.blocks[stage]):
         name = f"layer{stage + 1}_{block}"
-        x = ResidualBlock(config, stage, stride if block == 0 else 1, dilation=dilation, name=name, **mode)(
+        x = ResidualBlock(model_config, stage, stride if block == 0 else 1, dilation=dilation, name=name, **mode)(
             x, extent_in if block == 0 else extent, extent
         )
     return x
@@ -167,6 +167,6 @@ class ResNet(nn.Module):
         return jax.lax.stop_gradient(x) if stage <= self.config.freeze_at else x
 
 
-def frozen_modules(config: ModelConfig) -> tuple[str, ...]:
+def frozen_modules(model_config: ModelConfig) -> tuple[str, ...]:
     """Returns the prefixes of the backbone's modules that `freeze_at` leaves untrained."""
-    return ("stem", "layer1_", "layer2_", "layer3_", "layer4_")[: config.freeze_at]
+    return ("stem", "layer1_", "layer2_", "layer3_", "layer4_")[: model_config.freeze_at]

@@ -59,7 +59,7 @@ SCALAR = 8
 """Bytes of the largest scalar, which takes no time worth counting."""
 
 
-def describe_program(text: str, assumed_trips: int, top: int) -> dict[str, Any]:
+def summarise_program(text: str, assumed_trips: int, top: int) -> dict[str, Any]:
     """What the optimised HLO says, in JSON; loops of unknown trips count as `assumed_trips`, lists end at `top`."""
     program = Program(text, assumed_trips)
     runs = list(program.runs())
@@ -147,17 +147,17 @@ def cycles_by_part(runs: Iterable[ExecutedInstruction]) -> dict[str, dict[str, i
 def most_expensive(runs: Iterable[ExecutedInstruction], count: int) -> list[dict[str, Any]]:
     """The instructions of most estimated cycles over all their runs."""
     largest = sorted(runs, key=lambda run: -run.cycles)[:count]
-    return [describe_run(run) for run in largest if run.cycles]
+    return [summarise_run(run) for run in largest if run.cycles]
 
 
 def largest_without_estimate(runs: Iterable[ExecutedInstruction], count: int) -> list[dict[str, Any]]:
     """The instructions without an estimate, those of the largest results first."""
     uncounted = [run for run in runs if is_uncounted(run)]
     uncounted.sort(key=lambda run: -run.times * count_bytes(run.instruction.shape))
-    return [describe_run(run) for run in uncounted[:count]]
+    return [summarise_run(run) for run in uncounted[:count]]
 
 
-def describe_run(run: ExecutedInstruction) -> dict[str, Any]:
+def summarise_run(run: ExecutedInstruction) -> dict[str, Any]:
     """An instruction in JSON."""
     return {
         "name": run.instruction.name,

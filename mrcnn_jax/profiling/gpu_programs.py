@@ -77,7 +77,7 @@ def read_dump(folder: Path) -> Dump:
     )
 
 
-def describe_gpu_program(dump: Dump, gpu: Gpu, assumed_trips: int, top: int) -> dict[str, Any]:
+def summarise_gpu_program(dump: Dump, gpu: Gpu, assumed_trips: int, top: int) -> dict[str, Any]:
     """What the program launches and what it costs, in JSON; loops of unknown trips count as `assumed_trips`."""
     program = Program(dump.hlo, assumed_trips)
     runs = [run for run in program.runs() if not run.is_fused]
@@ -85,14 +85,16 @@ def describe_gpu_program(dump: Dump, gpu: Gpu, assumed_trips: int, top: int) -> 
     shapes = {name: one.shape for computation in program.computations.values() for name, one in computation.items()}
     return {
         "launches": count_launches(launches),
-        "loops": describe_loops(program, launches, dump.names),
+        "loops": summarise_loops(program, launches, dump.names),
         "library_calls": count_library_calls(runs),
         "convolutions_not_bfloat16": [
-            describe(run) for run in runs if "__cudnn$conv" in target_of(run.instruction) and dtype_of(run) != "bf16"
+            summarise_instruction(run)
+            for run in runs
+            if "__cudnn$conv" in target_of(run.instruction) and dtype_of(run) != "bf16"
         ],
-        "scatters": describe_scatters(runs, dump.kernels),
-        "sorts": describe_sorts(program),
-        "host_callbacks": [describe(run) for run in runs if "callback" in target_of(run.instruction)],
+        "scatters": summarise_scatters(runs, dump.kernels),
+        "sorts": summarise_sorts(program),
+        "host_callbacks": [summarise_instruction(run) for run in runs if "callback" in target_of(run.instruction)],
         "collectives": group_collectives(program.collectives()),
         "estimated_microseconds": estimate(runs, shapes, gpu, top),
     }
@@ -125,7 +127,7 @@ def count_launches(launches: Iterable[Launch]) -> dict[str, Any]:
     return {"graphs": graphs, **{place: dict(sorted(kinds.items())) for place, kinds in counts.items()}}
 
 
-def describe_loops(program: Program, launches: Iterable[Launch], names: str) -> list[dict[str, Any]]:
+def summarise_loops(program: Program, launches: Iterable[Launch], names: str) -> list[dict[str, Any]]:
     """The loops: their trips, None if they depend on the data, and whether the host has to wait for each of them."""
     found = re.findall(r'profile_annotation: "([^"]+)"\s+thunk_id: (\d+)\s+\}\s+thunk_kind: "kWhile"', names)
     name_of = {int(number): name for name, number in found}
@@ -151,7 +153,7 @@ def count_library_calls(runs: Iterable[ExecutedInstruction]) -> list[dict[str, A
     return [{"function": name, "dtype": dtype, "times": times} for (name, dtype), times in calls.most_common()]
 
 
-def describe_scatters(runs: Iterable[ExecutedInstruction], kernels: Iterable[str]) -> list[dict[str, Any]]:
+def summarise_scatters(runs: Iterable[ExecutedInstruction], kernels: Iterable[str]) -> list[dict[str, Any]]:
     """Every kernel that adds with atomic operations: in one instruction, or by comparing and swapping in a loop."""
     adding: dict[str, Addition] = {}
     for text in kernels:
@@ -166,11 +168,11 @@ def describe_scatters(runs: Iterable[ExecutedInstruction], kernels: Iterable[str
     for run in runs:
         how = adding.get(re.sub(r"\W", "_", run.instruction.name))
         if how:
-            found.append({**describe(run), "adds_by": how})
+            found.append({**summarise_instruction(run), "adds_by": how})
     return sorted(found, key=lambda scatter: -scatter["bytes"])
 
 
-def describe_sorts(program: Program) -> list[dict[str, Any]]:
+def summarise_sorts(program: Program) -> list[dict[str, Any]]:
     """Sorts and selections of the largest, the longest rows first. XLA sorts by itself in a kernel for each pass."""
     found = []
     for run in program.runs():
@@ -210,7 +212,7 @@ def estimate(runs: Iterable[ExecutedInstruction], shapes: dict[str, str], gpu: G
         "total": round(sum(cost for cost, _ in costs), 1),
         "without_estimate": dict(without),
         "by_part": {name: {way: round(time, 1) for way, time in times.items()} for name, times in by_part},
-        "most_expensive": [{**describe(run), "microseconds": round(cost, 1)} for cost, run in costs[:top]],
+        "most_expensive": [{**summarise_instruction(run), "microseconds": round(cost, 1)} for cost, run in costs[:top]],
     }
 
 
@@ -258,7 +260,7 @@ def count_flops(instruction: Instruction, shapes: dict[str, str]) -> int:
     return 2 * math.prod(output) * math.prod(kernel) // kernel[labels[1].index("o")]
 
 
-def describe(run: ExecutedInstruction) -> dict[str, Any]:
+def summarise_instruction(run: ExecutedInstruction) -> dict[str, Any]:
     """An instruction in JSON."""
     return {
         "name": run.instruction.name,

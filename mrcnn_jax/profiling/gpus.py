@@ -34,7 +34,7 @@ class Gpu:
         """XLA has a table of this architecture's products, without which its model of costs ends in an error."""
         return self.compute_capability == (9, 0)
 
-    def describe_target(self) -> str:
+    def make_target(self) -> str:
         """XLA's GpuTargetConfigProto as text."""
         major, minor = self.compute_capability
         extension = " feature_extension: ACCELERATED_FEATURES" if major >= 9 else ""

@@ -46,7 +46,7 @@ def run_checks(setting: Setting, names: Sequence[str], report: Callable[[Finding
     return tuple(findings)
 
 
-def describe_machine() -> dict[str, Any]:
+def read_machine() -> dict[str, Any]:
     """The device, release and flags that the checks run with, and the faults that this release is known for."""
     devices, jaxlib = jax.local_devices(), installed_jaxlib()
     return {

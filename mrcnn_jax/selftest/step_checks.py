@@ -47,7 +47,7 @@ def check_step(_: Setting) -> Iterator[Finding]:
 
     def losses(params: Tree, is_followed: jax.Array, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """The followed of the total and the RPN's losses; both, and the sum of all parts."""
-        sums = compute_objective(params, variables, batch, jax.random.key(0), model=model, targets=TARGETS).sums
+        sums = compute_objective(params, variables, batch, jax.random.key(0), model=model, targets_config=TARGETS).sums
         rpn = sums["loss/objectness"] + sums["loss/rpn_box"]
         parts = sum((sums[f"loss/{name}"] for name in ("class", "box", "mask")), rpn)
         values = jnp.stack([sums["loss/total"], rpn])

@@ -14,22 +14,26 @@ from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.training.averaging import track_average
 
 
-def learning_rate(config: TrainConfig, step: jax.Array | int) -> jax.Array:
+def learning_rate(train_config: TrainConfig, step: jax.Array | int) -> jax.Array:
     """Returns the rate of a step, float32: warm-up from `warmup_factor`, then a drop at each of `decay_steps` or half a
     cosine. All steps that are accumulated into one update have the rate of the first of them."""
-    if config.accumulate_steps > 1:
-        step = step // config.accumulate_steps * config.accumulate_steps
+    if train_config.accumulate_steps > 1:
+        step = step // train_config.accumulate_steps * train_config.accumulate_steps
     step = jnp.asarray(step, jnp.float32)
-    progress = jnp.clip(step / max(config.warmup_steps, 1), 0.0, 1.0) if config.warmup_steps else jnp.float32(1.0)
-    warmup = config.warmup_factor + (1.0 - config.warmup_factor) * progress
-    if config.schedule == "cosine":
-        cosine = optax.cosine_decay_schedule(config.peak_learning_rate, config.num_steps - config.warmup_steps)
-        return warmup * cosine(jnp.maximum(step - config.warmup_steps, 0.0))
-    drops = jnp.sum(step >= jnp.asarray((*config.decay_steps, jnp.inf), jnp.float32))
-    return config.peak_learning_rate * warmup * config.decay_factor**drops
+    progress = (
+        jnp.clip(step / max(train_config.warmup_steps, 1), 0.0, 1.0) if train_config.warmup_steps else jnp.float32(1.0)
+    )
+    warmup = train_config.warmup_factor + (1.0 - train_config.warmup_factor) * progress
+    if train_config.schedule == "cosine":
+        cosine = optax.cosine_decay_schedule(
+            train_config.peak_learning_rate, train_config.num_steps - train_config.warmup_steps
+        )
+        return warmup * cosine(jnp.maximum(step - train_config.warmup_steps, 0.0))
+    drops = jnp.sum(step >= jnp.asarray((*train_config.decay_steps, jnp.inf), jnp.float32))
+    return train_config.peak_learning_rate * warmup * train_config.decay_factor**drops
 
 
-def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.GradientTransformation:
+def make_optimizer(train_config: TrainConfig, model_config: ModelConfig) -> optax.GradientTransformation:
     """Returns SGD as the references define it, v = m v + g + d p, p = p - rate v; or AdamW.
 
     Decay d acts on kernels only, neither on biases nor on normalisation; frozen stages do not move at all. Gradients
@@ -44,22 +48,22 @@ def make_optimizer(config: TrainConfig, model_config: ModelConfig) -> optax.Grad
     def label(path: tuple[Any, ...], leaf: jax.Array) -> str:
         return "trained" if is_trained(path, leaf) else "frozen"
 
-    accumulate = config.accumulate_steps
+    accumulate = train_config.accumulate_steps
     decay = optax.add_decayed_weights(
-        config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+        train_config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
     )
 
     def rate(update: jax.Array) -> jax.Array:
-        return learning_rate(config, update * accumulate)
+        return learning_rate(train_config, update * accumulate)
 
-    if config.optimizer == "adamw":
-        stages = [optax.scale_by_adam(b1=config.momentum), decay, optax.scale_by_learning_rate(rate)]
+    if train_config.optimizer == "adamw":
+        stages = [optax.scale_by_adam(b1=train_config.momentum), decay, optax.scale_by_learning_rate(rate)]
     else:
-        stages = [decay, optax.sgd(rate, momentum=config.momentum)]
-    if config.clip_norm:
-        stages.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    if config.ema_decay:
-        stages.append(track_average(config.ema_decay))
+        stages = [decay, optax.sgd(rate, momentum=train_config.momentum)]
+    if train_config.clip_norm:
+        stages.insert(0, optax.clip_by_global_norm(train_config.clip_norm))
+    if train_config.ema_decay:
+        stages.append(track_average(train_config.ema_decay))
     sgd = optax.chain(*stages)
     if accumulate > 1:
         sgd = optax.MultiSteps(sgd, accumulate).gradient_transformation()

@@ -64,7 +64,7 @@ def load_or_compile(
     0 writes it, as it does in JAX's cache. A file that is damaged or cannot be read or written counts as none. Files
     hold machine code: trust them as you trust the program.
     """
-    origin = describe_origin(arguments, devices, config)
+    origin = digest_origin(arguments, devices, config)
     program = _load(file, origin, arguments, devices)
     # All or none: for a GPU processes share the work of compiling.
     if not all(gather_bytes(b"found" if program is not None else b"")) or program is None:
@@ -75,7 +75,7 @@ def load_or_compile(
     return program
 
 
-def describe_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config: Config) -> str:
+def digest_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config: Config) -> str:
     """The SHA-256 of everything that a compiled training step depends on."""
     settings = {name: repr(value) for name, value in jax.config.values.items() if not name.endswith(OF_A_PROCESS)}
     leaves = [

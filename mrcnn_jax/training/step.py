@@ -29,10 +29,12 @@ def train_step(
     *,
     model: MaskRCNN,
     optimizer: optax.GradientTransformation,
-    targets: TargetsConfig,
+    targets_config: TargetsConfig,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step and the mean metrics of the batch, float32 scalars. Pure; on one device."""
-    return apply_gradients(state, *compute_gradients(state, batch, key, model=model, targets=targets), optimizer)
+    return apply_gradients(
+        state, *compute_gradients(state, batch, key, model=model, targets_config=targets_config), optimizer
+    )
 
 
 def compute_gradients(
@@ -41,7 +43,7 @@ def compute_gradients(
     key: jax.Array,
     *,
     model: MaskRCNN,
-    targets: TargetsConfig,
+    targets_config: TargetsConfig,
     axis_name: str | None = None,
     gradient_dtype: DTypeLike = jnp.float32,
 ) -> tuple[Gradients, dict[str, Any], Metrics]:
@@ -53,7 +55,7 @@ def compute_gradients(
     """
 
     def summed_loss(params: dict) -> tuple[jax.Array, Objective]:
-        objective = compute_objective(params, state.model_state, batch, key, model=model, targets=targets)
+        objective = compute_objective(params, state.model_state, batch, key, model=model, targets_config=targets_config)
         return objective.total, objective
 
     gradients, objective = jax.grad(summed_loss, has_aux=True)(state.params)
@@ -85,7 +87,7 @@ def make_train_step(
     *,
     model: MaskRCNN,
     optimizer: optax.GradientTransformation,
-    targets: TargetsConfig,
+    targets_config: TargetsConfig,
     gradient_dtype: DTypeLike = jnp.float32,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Returns `train_step` over a mesh: batch split along `data`, parameters replicated, `gradient_dtype` on the wire.
@@ -100,7 +102,7 @@ def make_train_step(
             batch,
             key,
             model=model,
-            targets=targets,
+            targets_config=targets_config,
             axis_name=DATA_AXIS,
             gradient_dtype=gradient_dtype,
         )

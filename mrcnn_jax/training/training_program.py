@@ -44,7 +44,11 @@ def make_training_program(config: Config, mesh: Mesh) -> TrainingProgram:
     state_shapes = jax.eval_shape(create_state)
     state_shardings = state_sharding(mesh, state_shapes, shard_optimizer=config.train.shard_optimizer)
     step = make_train_step(
-        mesh, model=model, optimizer=optimizer, targets=config.targets, gradient_dtype=config.train.gradient_dtype
+        mesh,
+        model=model,
+        optimizer=optimizer,
+        targets_config=config.targets,
+        gradient_dtype=config.train.gradient_dtype,
     )
     whole, split = replicated(mesh), batch_sharding(mesh)
     jitted = jax.jit(

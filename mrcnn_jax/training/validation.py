@@ -69,7 +69,7 @@ class Validation:
                 evaluation = evaluate(
                     self.data,
                     functools.partial(self.predict, variables),
-                    test=self.test,
+                    test_config=self.test,
                     num_devices=self.own_mesh.size,
                     progress=self.line.show_evaluation,
                     max_skip_fraction=self.config.data.max_skip_fraction,
@@ -93,8 +93,8 @@ class Validation:
                 save_weights(
                     self.workdir / "weights",
                     variables,
-                    model=config.model,
-                    test=config.test,
+                    model_config=config.model,
+                    test_config=config.test,
                     categories=self.categories,
                 )
         return EvaluationRecord(step, metrics, score)

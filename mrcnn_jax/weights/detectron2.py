@@ -78,55 +78,57 @@ def recognise(arrays: Arrays) -> Recognised:
     return Recognised(name, model, TestConfig(**test))
 
 
-def backbone_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = True) -> list[Row]:
+def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = True) -> list[Row]:
     """Rows of the backbone's stem and stages in Detectron2's names."""
     rows = module(f"{prefix}stem.conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
-    rows += norm(f"{prefix}stem.conv1.norm", f"{target}/stem/norm", trained=config.norm == "sync_bn")
-    for stage in range(3 if config.neck == "c4" else 4):
-        rows += stage_rows(config, stage, prefix, target)
+    rows += norm(f"{prefix}stem.conv1.norm", f"{target}/stem/norm", trained=model_config.norm == "sync_bn")
+    for stage in range(3 if model_config.neck == "c4" else 4):
+        rows += stage_rows(model_config, stage, prefix, target)
     return rows
 
 
-def stage_rows(config: ModelConfig, stage: int, prefix: str, target: str) -> list[Row]:
+def stage_rows(model_config: ModelConfig, stage: int, prefix: str, target: str) -> list[Row]:
     """Rows of one stage, 0 for res2."""
     rows: list[Row] = []
-    for block in range(config.layout.blocks[stage]):
+    for block in range(model_config.layout.blocks[stage]):
         theirs, ours = f"{prefix}res{stage + 2}.{block}", f"{target}/layer{stage + 1}_{block}"
         convs = [("conv1", "conv1"), ("conv2", "conv2"), ("conv3", "conv3"), ("shortcut", "downsample")]
         for their_conv, our_conv in convs if block == 0 else convs[:3]:
             rows += module(f"{theirs}.{their_conv}", f"{ours}/{our_conv}/conv", conv_kernel, bias=False)
-            rows += norm(f"{theirs}.{their_conv}.norm", f"{ours}/{our_conv}/norm", trained=config.norm == "sync_bn")
+            rows += norm(
+                f"{theirs}.{their_conv}.norm", f"{ours}/{our_conv}/norm", trained=model_config.norm == "sync_bn"
+            )
     return rows
 
 
-def table(config: ModelConfig, arrays: Arrays) -> list[Row]:
+def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
     """All rows of a model."""
-    rows = backbone_rows(config, backbone_prefix(arrays), "backbone")
-    if config.neck == "fpn":
+    rows = backbone_rows(model_config, backbone_prefix(arrays), "backbone")
+    if model_config.neck == "fpn":
         for level in (2, 3, 4, 5):
             rows += module(f"backbone.fpn_lateral{level}", f"fpn/lateral{level}/conv", conv_kernel)
             rows += module(f"backbone.fpn_output{level}", f"fpn/output{level}/conv", conv_kernel)
     rows += module("proposal_generator.rpn_head.conv", "rpn_head/conv", conv_kernel)
     rows += module("proposal_generator.rpn_head.objectness_logits", "rpn_head/objectness", conv_kernel)
     rows += module("proposal_generator.rpn_head.anchor_deltas", "rpn_head/deltas", conv_kernel)
-    if config.neck == "c4":
-        rows += stage_rows(config, 3, "roi_heads.", "res5")
+    if model_config.neck == "c4":
+        rows += stage_rows(model_config, 3, "roi_heads.", "res5")
     else:
-        rows += module("roi_heads.box_head.fc1", "box_head/fc1", roi_dense(config.feature_channels))
+        rows += module("roi_heads.box_head.fc1", "box_head/fc1", roi_dense(model_config.feature_channels))
         rows += module("roi_heads.box_head.fc2", "box_head/fc2", dense_kernel)
     rows += module("roi_heads.box_predictor.cls_score", "box_head/logits", dense_kernel, classes=background_first)
     deltas = partial(add_background, group=4)
     rows += module("roi_heads.box_predictor.bbox_pred", "box_head/deltas", dense_kernel, classes=deltas)
-    if config.masks:
-        for index in range(0 if config.neck == "c4" else config.mask_head_convs):
+    if model_config.masks:
+        for index in range(0 if model_config.neck == "c4" else model_config.mask_head_convs):
             rows += module(f"roi_heads.mask_head.mask_fcn{index + 1}", f"mask_head/conv{index + 1}/conv", conv_kernel)
         rows += module("roi_heads.mask_head.deconv", "mask_head/upconv", upconv_kernel)
         rows += [
             Row("roi_heads.mask_head.predictor.weight", "params/mask_head/kernel", chain(add_background, squeeze_1x1)),
             Row("roi_heads.mask_head.predictor.bias", "params/mask_head/bias", add_background),
         ]
-    if config.num_keypoints:
-        for index in range(config.keypoint_head_convs):
+    if model_config.num_keypoints:
+        for index in range(model_config.keypoint_head_convs):
             rows += module(
                 f"roi_heads.keypoint_head.conv_fcn{index + 1}", f"keypoint_head/conv{index + 1}", conv_kernel
             )

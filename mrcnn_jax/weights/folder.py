@@ -56,15 +56,20 @@ class Weights:
 
 
 def save_weights(
-    path: str | Path, variables: Variables, *, model: ModelConfig, test: TestConfig, categories: Sequence[Category]
+    path: str | Path,
+    variables: Variables,
+    *,
+    model_config: ModelConfig,
+    test_config: TestConfig,
+    categories: Sequence[Category],
 ) -> None:
     """Writes the folder, in place of one that is there. StorageError if it cannot be written."""
     path = Path(path).absolute()
     leaves = host_copies(dict(variables))
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "model": asdict(model),
-        "test": asdict(test),
+        "model": asdict(model_config),
+        "test": asdict(test_config),
         "categories": [asdict(category) for category in categories],
         "leaves": record_leaves(leaves),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy", "orbax-checkpoint")},

@@ -43,7 +43,7 @@ CAFFE2_NAMES = (
 """Patterns that turn Caffe2's names into Detectron2's, one after the other."""
 
 
-def read_backbone(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
+def read_backbone(path: Path, model_config: ModelConfig) -> dict[str, np.ndarray]:
     """Leaves of our tree by name, from a backbone in one of the known naming schemes.
 
     frozen_bn and sync_bn take the norms' values, group_norm the kernels alone. Raises DataError for a file that is no
@@ -55,20 +55,20 @@ def read_backbone(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
             raise DataError(f"{path}: {name} is not finite in {count_not_finite(array)}. Download the file again.")
     if any(re.match(r"(conv1|res\d_\d+_branch\w+)_w$", name) for name in arrays):
         arrays = {_caffe2_name(name): array for name, array in arrays.items() if not _is_surplus(name)}
-        arrays = _with_statistics(arrays, model.norm_eps)
-        _check_caffe2(path, model)
-        rows: Sequence[Row] = detectron2.backbone_rows(model, "", "backbone", is_bgr=True)
-        rows = [*rows, *(detectron2.stage_rows(model, 3, "", "res5") if model.neck == "c4" else [])]
-        scale = np.asarray((1.0, 1.0, 1.0) if model.backbone == DIVIDES else model.pixel_std, np.float32)
+        arrays = _with_statistics(arrays, model_config.norm_eps)
+        _check_caffe2(path, model_config)
+        rows: Sequence[Row] = detectron2.backbone_rows(model_config, "", "backbone", is_bgr=True)
+        rows = [*rows, *(detectron2.stage_rows(model_config, 3, "", "res5") if model_config.neck == "c4" else [])]
+        scale = np.asarray((1.0, 1.0, 1.0) if model_config.backbone == DIVIDES else model_config.pixel_std, np.float32)
     else:
         is_folded = "conv1.bias" in arrays or any(name.endswith("conv1.bias") for name in arrays)
-        arrays = _unfolded(arrays, model.norm_eps) if is_folded else arrays
-        rows, scale = torchvision.backbone_rows(model, "", "backbone"), np.ones(3, np.float32)
-    return _apply(path, rows, arrays, model, scale)
+        arrays = _unfolded(arrays, model_config.norm_eps) if is_folded else arrays
+        rows, scale = torchvision.backbone_rows(model_config, "", "backbone"), np.ones(3, np.float32)
+    return _apply(path, rows, arrays, model_config, scale)
 
 
 def _apply(
-    path: Path, rows: Sequence[Row], arrays: Mapping[str, np.ndarray], model: ModelConfig, scale: np.ndarray
+    path: Path, rows: Sequence[Row], arrays: Mapping[str, np.ndarray], model_config: ModelConfig, scale: np.ndarray
 ) -> dict[str, np.ndarray]:
     by_source = {row.source: row for row in rows}
     leaves = {}
@@ -77,11 +77,11 @@ def _apply(
             continue
         row = by_source.get(name)
         if row is None or array.ndim != (4 if row.target.endswith("kernel") else 1):
-            raise DataError(f"{path}: {name} {list(array.shape)} is not part of a {model.backbone} backbone.")
-        if model.norm == "group_norm" and not row.target.endswith("kernel"):
+            raise DataError(f"{path}: {name} {list(array.shape)} is not part of a {model_config.backbone} backbone.")
+        if model_config.norm == "group_norm" and not row.target.endswith("kernel"):
             continue
         leaf = row.convert(array)
-        if problem := describe_bad_values(row, leaf, model.norm_eps):
+        if problem := describe_bad_values(row, leaf, model_config.norm_eps):
             raise DataError(f"{path}: {problem}.{advise([problem])}")
         leaves[row.target] = leaf * scale.reshape(-1, 1) if row.target.endswith("stem/conv/kernel") else leaf
     return leaves
@@ -123,15 +123,15 @@ def _caffe2_name(name: str) -> str:
     return name
 
 
-def _check_caffe2(path: Path, model: ModelConfig) -> None:
+def _check_caffe2(path: Path, model_config: ModelConfig) -> None:
     """ConfigError unless the model strides and normalises as Caffe2's backbones do."""
-    if not model.layout.has_bottlenecks:
-        raise DataError(f"{path} is a backbone with bottlenecks, {model.backbone} has none.")
-    needs_1x1 = model.layout.groups == 1
-    if model.stride_in_1x1 != needs_1x1:
+    if not model_config.layout.has_bottlenecks:
+        raise DataError(f"{path} is a backbone with bottlenecks, {model_config.backbone} has none.")
+    needs_1x1 = model_config.layout.groups == 1
+    if model_config.stride_in_1x1 != needs_1x1:
         option = "--model.stride-in-1x1" if needs_1x1 else "--model.no-stride-in-1x1"
         raise ConfigError(f"{path} strides in its {1 if needs_1x1 else 3}x{1 if needs_1x1 else 3}: add {option}.")
-    if not np.allclose(model.pixel_mean, IMAGENET_MEAN, atol=1e-3):
+    if not np.allclose(model_config.pixel_mean, IMAGENET_MEAN, atol=1e-3):
         raise ConfigError(f"{path} was trained with the pixel mean {IMAGENET_MEAN}: set --model.pixel-mean to it.")
-    if model.backbone == DIVIDES and not np.allclose(model.pixel_std, IMAGENET_STD, rtol=1e-3):
+    if model_config.backbone == DIVIDES and not np.allclose(model_config.pixel_std, IMAGENET_STD, rtol=1e-3):
         raise ConfigError(f"{path} was trained with the pixel deviation {IMAGENET_STD}: set --model.pixel-std to it.")

@@ -64,17 +64,17 @@ def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
     return matching[0]
 
 
-def import_variables(source: WeightsFile, model: ModelConfig) -> tuple[dict[str, Any], Mapped]:
+def import_variables(source: WeightsFile, model_config: ModelConfig) -> tuple[dict[str, Any], Mapped]:
     """The variables (NumPy leaves) of `model` filled from the source, and what became of its arrays.
 
     DataError that lists everything that does not fit: missing, surplus, of another shape, not finite, or a
     variance that is not positive with the model's norm_eps.
     """
-    template = variable_shapes(MaskRCNN(model))
+    template = variable_shapes(MaskRCNN(model_config))
     shapes = {name: leaf.shape for name, leaf in named_leaves(template).items()}
-    rows = source.family.table(model, source.arrays)
+    rows = source.family.table(model_config, source.arrays)
     is_surplus = source.family.is_surplus
-    mapped = apply_rows(rows, source.arrays, shapes, is_surplus=is_surplus, norm_eps=model.norm_eps)
+    mapped = apply_rows(rows, source.arrays, shapes, is_surplus=is_surplus, norm_eps=model_config.norm_eps)
     if mapped.problems:
         shown = "; ".join(mapped.problems[:MAX_PROBLEMS])
         more = len(mapped.problems) - MAX_PROBLEMS

@@ -52,7 +52,7 @@ class InitReport:
 
 
 def initialise(
-    variables: Mapping[str, Any], source: str, model: ModelConfig, classes: Sequence[str] = ()
+    variables: Mapping[str, Any], source: str, model_config: ModelConfig, classes: Sequence[str] = ()
 ) -> tuple[dict[str, Any], InitReport]:
     """`variables` with the leaves of `source` where name and shape agree, and what was done.
 
@@ -60,7 +60,7 @@ def initialise(
     the names of the model's, without background; () takes layers with outputs for each class wherever their shape fits.
     DataError if the source cannot be read or does not fit anywhere.
     """
-    given, their_classes = _read(Path(source), model)
+    given, their_classes = _read(Path(source), model_config)
     ours = named_leaves(dict(variables))
     differ = bool(classes) and bool(their_classes) and tuple(classes) != their_classes
     adopted = adopt_rows(host_copies(dict(variables)), given, classes, their_classes) if differ else {}
@@ -69,7 +69,7 @@ def initialise(
         name for name in ours if name in given and given[name].shape == ours[name].shape and name not in adopted
     )
     if not taken:
-        raise DataError(f"{source}: no array has the name and shape of one of this model's ({model.backbone}).")
+        raise DataError(f"{source}: no array has the name and shape of one of this model's ({model_config.backbone}).")
     by_class = tuple(adopted) if shares_classes else ()
     report = InitReport(
         taken,
@@ -82,22 +82,22 @@ def initialise(
     return replace_leaves(dict(variables), chosen), report
 
 
-def _read(path: Path, model: ModelConfig) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+def _read(path: Path, model_config: ModelConfig) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
     """The leaves of the source, and the names of its classes where they are known."""
     if not path.is_file():
         weights = load_weights(path)
-        _check_conventions(path, weights.model, model)
+        _check_conventions(path, weights.model, model_config)
         return host_copies(dict(weights.variables)), tuple(category.name for category in weights.categories)
     try:
         found = open_weights_file(path)
     except UnknownNames:
-        return read_backbone(path, model), ()
+        return read_backbone(path, model_config), ()
     theirs = found.recognised.model
-    _check_conventions(path, theirs, model)
+    _check_conventions(path, theirs, model_config)
     categories = default_categories(theirs.num_classes, theirs.num_keypoints)
     names = tuple(category.name for category in categories if not category.name.startswith("class "))
     # The norms that their variances go into are ours.
-    return named_leaves(import_variables(found, replace(theirs, norm_eps=model.norm_eps))[0]), names
+    return named_leaves(import_variables(found, replace(theirs, norm_eps=model_config.norm_eps))[0]), names
 
 
 def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:

@@ -85,15 +85,15 @@ def recognise(arrays: Arrays) -> Recognised:
     return Recognised(name, model, TestConfig(**TORCHVISION.test))
 
 
-def backbone_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
+def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
     """Rows of the backbone in torchvision's names; with C4 the last stage belongs to the heads."""
-    trained = config.norm == "sync_bn"
+    trained = model_config.norm == "sync_bn"
     rows = module(f"{prefix}conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
     rows += norm(f"{prefix}bn1", f"{target}/stem/norm", trained=trained)
-    num_convs = 3 if config.layout.has_bottlenecks else 2
-    for stage, blocks in enumerate(config.layout.blocks):
+    num_convs = 3 if model_config.layout.has_bottlenecks else 2
+    for stage, blocks in enumerate(model_config.layout.blocks):
         for block in range(blocks):
-            home = "res5" if config.neck == "c4" and stage == 3 else target
+            home = "res5" if model_config.neck == "c4" and stage == 3 else target
             theirs, ours = f"{prefix}layer{stage + 1}.{block}", f"{home}/layer{stage + 1}_{block}"
             for index in range(1, num_convs + 1):
                 rows += module(f"{theirs}.conv{index}", f"{ours}/conv{index}/conv", conv_kernel, bias=False)
@@ -104,43 +104,43 @@ def backbone_rows(config: ModelConfig, prefix: str, target: str, *, is_bgr: bool
     return rows
 
 
-def head_conv(config: ModelConfig, source: str, target: str) -> list[Row]:
+def head_conv(model_config: ModelConfig, source: str, target: str) -> list[Row]:
     """Rows of a convolution of FPN, box or mask head: with bias, or with batch norm."""
-    if config.head_norm == "none":
+    if model_config.head_norm == "none":
         return module(f"{source}.0", f"{target}/conv", conv_kernel)
     return module(f"{source}.0", f"{target}/conv", conv_kernel, bias=False) + norm(f"{source}.1", f"{target}/norm")
 
 
-def table(config: ModelConfig, arrays: Arrays) -> list[Row]:
+def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
     """All rows of a model."""
-    rows = backbone_rows(config, "backbone.body.", "backbone")
+    rows = backbone_rows(model_config, "backbone.body.", "backbone")
     for index in range(4):
-        rows += head_conv(config, f"backbone.fpn.inner_blocks.{index}", f"fpn/lateral{index + 2}")
-        rows += head_conv(config, f"backbone.fpn.layer_blocks.{index}", f"fpn/output{index + 2}")
-    for index in range(config.rpn_convs):
+        rows += head_conv(model_config, f"backbone.fpn.inner_blocks.{index}", f"fpn/lateral{index + 2}")
+        rows += head_conv(model_config, f"backbone.fpn.layer_blocks.{index}", f"fpn/output{index + 2}")
+    for index in range(model_config.rpn_convs):
         rows += module(f"rpn.head.conv.{index}.0", f"rpn_head/conv{index + 1 if index else ''}", conv_kernel)
     rows += module("rpn.head.cls_logits", "rpn_head/objectness", conv_kernel)
     rows += module("rpn.head.bbox_pred", "rpn_head/deltas", conv_kernel)
-    if config.box_head_convs:
-        for index in range(config.box_head_convs):
-            rows += head_conv(config, f"roi_heads.box_head.{index}", f"box_head/conv{index + 1}")
-        flat = config.box_head_convs + 1  # behind torch's Flatten
-        rows += module(f"roi_heads.box_head.{flat}", "box_head/fc1", roi_dense(config.box_head_conv_dim))
+    if model_config.box_head_convs:
+        for index in range(model_config.box_head_convs):
+            rows += head_conv(model_config, f"roi_heads.box_head.{index}", f"box_head/conv{index + 1}")
+        flat = model_config.box_head_convs + 1  # behind torch's Flatten
+        rows += module(f"roi_heads.box_head.{flat}", "box_head/fc1", roi_dense(model_config.box_head_conv_dim))
     else:
-        rows += module("roi_heads.box_head.fc6", "box_head/fc1", roi_dense(config.fpn_channels))
+        rows += module("roi_heads.box_head.fc6", "box_head/fc1", roi_dense(model_config.fpn_channels))
         rows += module("roi_heads.box_head.fc7", "box_head/fc2", dense_kernel)
     rows += module("roi_heads.box_predictor.cls_score", "box_head/logits", dense_kernel)
     rows += module("roi_heads.box_predictor.bbox_pred", "box_head/deltas", dense_kernel)
-    if config.masks:
-        for index in range(config.mask_head_convs):
-            rows += head_conv(config, f"roi_heads.mask_head.{index}", f"mask_head/conv{index + 1}")
+    if model_config.masks:
+        for index in range(model_config.mask_head_convs):
+            rows += head_conv(model_config, f"roi_heads.mask_head.{index}", f"mask_head/conv{index + 1}")
         rows += module("roi_heads.mask_predictor.conv5_mask", "mask_head/upconv", upconv_kernel)
         rows += [
             Row("roi_heads.mask_predictor.mask_fcn_logits.weight", "params/mask_head/kernel", squeeze_1x1),
             Row("roi_heads.mask_predictor.mask_fcn_logits.bias", "params/mask_head/bias", keep),
         ]
-    if config.num_keypoints:
-        for index in range(config.keypoint_head_convs):
+    if model_config.num_keypoints:
+        for index in range(model_config.keypoint_head_convs):
             rows += module(f"roi_heads.keypoint_head.{2 * index}", f"keypoint_head/conv{index + 1}", conv_kernel)
         rows += module("roi_heads.keypoint_predictor.kps_score_lowres", "keypoint_head", flipped_upconv_kernel)
     return rows

@@ -33,7 +33,7 @@ def dataset(empty_coco: Any) -> Dataset:
 
 
 def stream(dataset: Dataset, **changes: Any) -> TrainingBatches:
-    options: dict[str, Any] = {"config": CONFIG, "batch_size": 4, "seed": 5, "start_step": 0, "num_steps": 8}
+    options: dict[str, Any] = {"data_config": CONFIG, "batch_size": 4, "seed": 5, "start_step": 0, "num_steps": 8}
     return training_batches(dataset, **(options | changes))
 
 
@@ -58,7 +58,9 @@ def test_shapes_and_types(dataset: Dataset) -> None:
 
 def test_an_epoch_shows_every_image_once(dataset: Dataset) -> None:
     one_canvas = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),)}))
-    ids = np.concatenate([batch.image_id for batch in stream(dataset, config=one_canvas, batch_size=3, num_steps=6)])
+    ids = np.concatenate(
+        [batch.image_id for batch in stream(dataset, data_config=one_canvas, batch_size=3, num_steps=6)]
+    )
     assert sorted(ids[:9]) == sorted(ids[9:]) == list(range(100, 109)) and ids[:9].tolist() != ids[9:].tolist()
 
 
@@ -72,7 +74,7 @@ def test_the_start_is_a_slice_of_the_stream(dataset: Dataset) -> None:
 
 
 def test_threads_do_not_matter(dataset: Dataset) -> None:
-    runs = [list(stream(dataset, config=DataConfig(**(vars(CONFIG) | {"num_threads": n})))) for n in (0, 1, 8)]
+    runs = [list(stream(dataset, data_config=DataConfig(**(vars(CONFIG) | {"num_threads": n})))) for n in (0, 1, 8)]
     for batches in zip(*runs, strict=True):
         assert_equal(batches[0], batches[1])
         assert_equal(batches[0], batches[2])
@@ -102,7 +104,7 @@ def test_a_image_is_augmented_anew_in_every_epoch(empty_coco: Any) -> None:
 
 def test_dropped_objects_are_counted(dataset: Dataset) -> None:
     one_canvas = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),)}))
-    batches = stream(dataset, config=one_canvas, batch_size=9, num_steps=2)
+    batches = stream(dataset, data_config=one_canvas, batch_size=9, num_steps=2)
     next(batches)
     assert batches.dropped_objects == 2  # two images have three objects for two slots
     next(batches)
@@ -118,7 +120,7 @@ def test_unreadable_images_become_invalid_images(dataset: Dataset, monkeypatch: 
     read = Dataset.__getitem__
     monkeypatch.setattr(Dataset, "__getitem__", fail_for_104)
     tolerant = DataConfig(**(vars(CONFIG) | {"canvases": ((64, 64),), "max_skip_fraction": 0.2}))
-    batches = stream(dataset, config=tolerant, batch_size=9, num_steps=2)
+    batches = stream(dataset, data_config=tolerant, batch_size=9, num_steps=2)
     num_batches = 0
     for num_batches, batch in enumerate(batches, start=1):  # noqa: B007
         (row,) = np.flatnonzero(~batch.valid)
@@ -127,7 +129,7 @@ def test_unreadable_images_become_invalid_images(dataset: Dataset, monkeypatch: 
     assert num_batches == 2
     strict = DataConfig(**(vars(tolerant) | {"max_skip_fraction": 0.01}))
     with pytest.raises(DataError, match=r"1 of 9 images cannot be read.*\[104\]"):
-        list(stream(dataset, config=strict, batch_size=9))
+        list(stream(dataset, data_config=strict, batch_size=9))
 
 
 def test_large_image_ids_are_replaced_by_positions(empty_coco: Any) -> None:

@@ -20,7 +20,7 @@ def objective() -> Callable[..., LossesAndGradients]:
     model, variables = MaskRCNN(tiny.MODEL), tiny.make_variables(tiny.MODEL)
 
     def total(params: dict, batch: Batch, key: jax.Array):
-        result = compute_objective(params, {}, batch, key, model=model, targets=tiny.TARGETS)
+        result = compute_objective(params, {}, batch, key, model=model, targets_config=tiny.TARGETS)
         return result.total, {**result.sums, "num_images": result.num_images}
 
     differentiate = jax.jit(jax.grad(total, has_aux=True))

@@ -43,8 +43,8 @@ def seen_rois(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The RoIs of each call of `pool_rois`, which finds the one map, [B * N], in them."""
     seen: list[Any] = []
 
-    def pool(features: Any, sets: Any, image_hw: Any, *, output_sizes: list[int], config: ModelConfig) -> Any:
-        assert output_sizes == [CONFIG.box_pool_size] and config == CONFIG
+    def pool(features: Any, sets: Any, image_hw: Any, *, output_sizes: list[int], model_config: ModelConfig) -> Any:
+        assert output_sizes == [CONFIG.box_pool_size] and model_config == CONFIG
         seen.extend(sets)
         return [features[0]]
 
@@ -99,7 +99,7 @@ def compute_losses(
     tables: dict, features: Any, case: tuple | None = None, sizes: tuple = SIZES, **changes: Any
 ) -> dict[str, jax.Array]:
     inputs = {"params": tables}, (features,), *(case or make_case()), jnp.asarray(sizes, jnp.int32)
-    return cascade.cascade_losses(*inputs, model=HEADS, targets=TargetsConfig(**changes))
+    return cascade.cascade_losses(*inputs, model=HEADS, targets_config=TargetsConfig(**changes))
 
 
 def cascade_by_loop(tables: dict) -> tuple[dict, list, dict, np.ndarray]:
@@ -203,7 +203,7 @@ def test_detections_are_the_last_boxes_with_mean_scores(seen_rois: list[Any]) ->
     boxes_and_padding = np.where(valid[..., None], rois, np.array([5, 5, 30, 30], np.float32))
     proposals = Proposals(jnp.asarray(boxes_and_padding), jnp.zeros((2, NUM)), jnp.asarray(valid))
     inputs = {"params": spoiled}, (jnp.zeros(2 * NUM),), proposals, jnp.asarray(SIZES, jnp.int32)
-    found = cascade.classify_in_cascade(*inputs, model=HEADS, config=config)
+    found = cascade.classify_in_cascade(*inputs, model=HEADS, test_config=config)
     assert len(seen_rois) == 3
     scores = sum(oracles.softmax(logits) for logits in tables["logits"]).reshape(2, NUM, CLASSES) / 3
     for i in range(2):
@@ -233,7 +233,7 @@ def test_one_head_is_classified_as_without_a_cascade(monkeypatch: pytest.MonkeyP
     inputs = {}, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.zeros((1, 2), jnp.int32)
     for config, name in ((tiny.MODEL, "classify_proposals"), (CONFIG, "classify_in_cascade")):
         for run in (predict.predict, predict.predict_boxes):
-            assert run(*inputs, model=MaskRCNN(config), config=TestConfig()).boxes == name
+            assert run(*inputs, model=MaskRCNN(config), train_config=TestConfig()).boxes == name
 
 
 def test_parameters_of_one_and_of_three_heads() -> None:
@@ -250,7 +250,9 @@ def test_every_parameter_learns() -> None:
     variables, batch = tiny.make_variables(CONFIG), tiny.make_batch(2, (64, 96))
 
     def loss(params: dict) -> tuple:
-        found = compute_objective(params, {}, batch, jax.random.key(0), model=MaskRCNN(CONFIG), targets=tiny.TARGETS)
+        found = compute_objective(
+            params, {}, batch, jax.random.key(0), model=MaskRCNN(CONFIG), targets_config=tiny.TARGETS
+        )
         return found.total, found.sums
 
     gradients, sums = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])

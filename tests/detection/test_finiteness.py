@@ -39,7 +39,7 @@ SIZES = np.array([(60, 80), (0, 0), (60, 80)], np.int32)
 @cache
 def program(name: str) -> Callable[..., Detections]:
     """Compiled once for all values that are planted."""
-    return jax.jit(lambda *inputs: predict(*inputs, model=MaskRCNN(MODELS[name]), config=TEST))
+    return jax.jit(lambda *inputs: predict(*inputs, model=MaskRCNN(MODELS[name]), test_config=TEST))
 
 
 @cache

@@ -33,7 +33,7 @@ def run():
 
     def loss(params, batch):
         objective = compute_objective(
-            params, {}, batch, jax.random.key(0), model=MaskRCNN(CONFIG), targets=tiny.TARGETS
+            params, {}, batch, jax.random.key(0), model=MaskRCNN(CONFIG), targets_config=tiny.TARGETS
         )
         return objective.total, objective.sums
 

@@ -31,7 +31,9 @@ def test_every_parameter_learns(name: str) -> None:
     state = {key: value for key, value in variables.items() if key != "params"}
 
     def loss(params: dict) -> tuple:
-        found = compute_objective(params, state, batch, jax.random.key(0), model=MaskRCNN(config), targets=tiny.TARGETS)
+        found = compute_objective(
+            params, state, batch, jax.random.key(0), model=MaskRCNN(config), targets_config=tiny.TARGETS
+        )
         return found.total, found.sums
 
     gradients, sums = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
@@ -44,7 +46,7 @@ def test_every_parameter_learns(name: str) -> None:
 def test_detections_have_the_heads_outputs(name: str) -> None:
     config = MODELS[name]
     batch = tiny.make_batch(2, (64, 96))
-    run = jax.jit(lambda *inputs: predict(*inputs, model=MaskRCNN(config), config=TEST))
+    run = jax.jit(lambda *inputs: predict(*inputs, model=MaskRCNN(config), test_config=TEST))
     found = run(tiny.make_variables(config), batch.images, batch.image_hw)
     side = {"c4": 8, "no_masks": 0}.get(name, 28)
     assert found.valid.any() and found.masks.shape == (2, 5, side, side) and found.heat_maps.shape == (2, 5, 0, 0, 0)

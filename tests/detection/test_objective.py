@@ -38,10 +38,10 @@ def choose_samples(params: dict, key: jax.Array):
         limits = {"pre_nms_top_n": TARGETS.pre_nms_top_n, "post_nms_top_n": TARGETS.post_nms_top_n}
         proposals = propose(logits, deltas, anchors, image_hw, **limits, nms_threshold=TARGETS.rpn_nms_threshold)
         weights = tiny.MODEL.box_delta_weights
-        rois = sample_rois(proposals, truth, config=TARGETS, delta_weights=weights, key=roi_key)
+        rois = sample_rois(proposals, truth, targets_config=TARGETS, delta_weights=weights, key=roi_key)
         masks = partial(sample_mask_targets, output_size=tiny.MODEL.mask_size)
         mask_targets = masks(truth.masks, truth.boxes, rois.rois[:QUOTA], rois.matched_gt[:QUOTA])
-        return sample_anchors(anchors, truth, config=TARGETS, key=rpn_key), rois, mask_targets
+        return sample_anchors(anchors, truth, targets_config=TARGETS, key=rpn_key), rois, mask_targets
 
     keys = sampling_keys(key, BATCH.sample_index)
     return jax.vmap(one)(logits, deltas, BATCH.image_hw, BATCH.ground_truth, *keys)
@@ -52,7 +52,7 @@ def run_heads(params: dict, rois: RoiTargets):
     """All that the network says: anchor logits and deltas, RoI logits and deltas, mask logits."""
     pyramid = apply(params, "extract_features", BATCH.images, BATCH.image_hw)
     logits, deltas = apply(params, "score_anchors", pyramid, BATCH.image_hw)
-    pool = partial(pool_rois, pyramid, image_hw=BATCH.image_hw, config=tiny.MODEL)
+    pool = partial(pool_rois, pyramid, image_hw=BATCH.image_hw, model_config=tiny.MODEL)
     (roi_features,) = pool([rois.rois], output_sizes=[tiny.MODEL.box_pool_size])
     roi_logits, roi_deltas = apply(params, "classify_rois", roi_features)
     (features,) = pool([rois.rois[:, :QUOTA]], output_sizes=[tiny.MODEL.mask_pool_size])
@@ -128,7 +128,7 @@ def test_the_forms_for_gpus_give_the_same_losses_and_gradients(objective, monkey
     variables = tiny.make_variables(tiny.MODEL)
 
     def total(params: dict):
-        loss = partial(compute_objective, model=MODEL, targets=TARGETS)
+        loss = partial(compute_objective, model=MODEL, targets_config=TARGETS)
         result = loss(params, {}, BATCH, jax.random.key(0))
         return result.total, result.sums
 
@@ -187,7 +187,7 @@ def test_losses_and_gradients_are_float32_in_bfloat16(norm):
 
     def total(params):
         result = compute_objective(
-            params, model_state, BATCH, jax.random.key(0), model=MaskRCNN(config), targets=TARGETS
+            params, model_state, BATCH, jax.random.key(0), model=MaskRCNN(config), targets_config=TARGETS
         )
         return result.total, result
 

@@ -93,7 +93,7 @@ def test_an_invalid_image_is_in_no_batch_statistics():
     config = replace(tiny.MODEL, norm="sync_bn", head_norm="none")
     variables = tiny.make_variables(config)
     model_state = {"batch_stats": variables["batch_stats"]}
-    run = jax.jit(partial(compute_objective, model=MaskRCNN(config), targets=tiny.TARGETS))
+    run = jax.jit(partial(compute_objective, model=MaskRCNN(config), targets_config=tiny.TARGETS))
     filler = jax.tree.map(lambda leaf: leaf[1:], LAST_IS_FILLER)  # one image and a filler
     bright = filler.replace(images=filler.images.at[1].set(255))
     results = [run(variables["params"], model_state, batch, jax.random.key(0)) for batch in (filler, bright)]

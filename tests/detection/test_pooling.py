@@ -30,7 +30,7 @@ def test_equals_loop(sampling_ratio):
     sizes = jnp.array([[256, 512], [200, 300]])  # the second image ends at 224 x 320 on its canvas
     # A second set, in another size, is of the first RoI of each image.
     sets = jnp.asarray(rois), jnp.asarray(rois[:, :1])
-    pooled, finer = pool(features, sets, sizes, output_sizes=(3, 5), config=config)
+    pooled, finer = pool(features, sets, sizes, output_sizes=(3, 5), model_config=config)
     assert finer.shape == (2, 5, 5, 2) and pooled.shape == (6, 3, 3, 2)
     levels = [oracles.pyramid_level(roi) for roi in rois.reshape(-1, 4)]
     assert set(levels) == {0, 1, 2}

@@ -20,7 +20,7 @@ MODEL = MaskRCNN(tiny.MODEL)
 
 @jax.jit
 def run(variables, images, image_hw) -> Detections:
-    return predict(variables, images, image_hw, model=MODEL, config=CONFIG)
+    return predict(variables, images, image_hw, model=MODEL, test_config=CONFIG)
 
 
 def put(image: np.ndarray, canvas: tuple[int, int], fill: int = 0) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_outputs_are_float32_whatever_the_compute_type(dtype):
     config = replace(tiny.MODEL, dtype=dtype)
     images, image_hw = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8), jax.ShapeDtypeStruct((2, 2), jnp.int32)
     detections = jax.eval_shape(
-        lambda v, i, s: predict(v, i, s, model=MaskRCNN(config), config=CONFIG),
+        lambda v, i, s: predict(v, i, s, model=MaskRCNN(config), test_config=CONFIG),
         tiny.make_variables(tiny.MODEL),
         images,
         image_hw,

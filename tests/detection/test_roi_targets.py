@@ -14,7 +14,7 @@ from tests import oracles, tiny
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 CONFIG = replace(tiny.TARGETS, roi_samples=16)  # a quota of four foreground RoIs
-jitted_sample = jax.jit(partial(sample_rois, config=CONFIG, delta_weights=WEIGHTS))
+jitted_sample = jax.jit(partial(sample_rois, targets_config=CONFIG, delta_weights=WEIGHTS))
 
 
 def make_proposals(boxes, valid=None) -> Proposals:
@@ -130,7 +130,7 @@ def test_targets_carry_no_gradient():
         targets = sample_rois(
             make_proposals(boxes, valid),
             make_truth(objects, labels),
-            config=CONFIG,
+            targets_config=CONFIG,
             delta_weights=WEIGHTS,
             key=jax.random.key(0),
         )

@@ -14,7 +14,7 @@ from mrcnn_jax.structures import GroundTruth
 from tests import oracles, tiny
 
 CONFIG = replace(tiny.TARGETS, rpn_samples=16)
-jitted_sample = jax.jit(partial(sample_anchors, config=CONFIG))
+jitted_sample = jax.jit(partial(sample_anchors, targets_config=CONFIG))
 
 
 def make_truth(boxes, valid=None) -> GroundTruth:
@@ -35,7 +35,7 @@ def test_golden():
         LevelAnchors(jnp.array([[50.0, 50, 60, 60], [10, 10, 20, 20]]), jnp.array([True, True])),
         LevelAnchors(jnp.array([[11.0, 9, 21, 20], [0, 0, 4, 4]]), jnp.array([True, False])),
     ]
-    targets = sample_anchors(levels, make_truth([[10, 10, 20, 20]]), config=CONFIG, key=jax.random.key(0))
+    targets = sample_anchors(levels, make_truth([[10, 10, 20, 20]]), targets_config=CONFIG, key=jax.random.key(0))
     valid = np.asarray(targets.valid)
     assert valid.tolist() == [True] * 3 + [False] * 13  # the padded anchor is not sampled
     foreground = np.asarray(targets.anchor_index)[np.asarray(targets.is_foreground)]

@@ -65,7 +65,7 @@ def select_by_loop(logits, deltas, boxes, valid, image_hw, config):
 def test_equals_loop(seed, max_detections):
     config = TestConfig(score_threshold=0.2, nms_threshold=0.5, max_detections=max_detections)
     logits, deltas, boxes, valid = random_case(seed)
-    detections = select(logits, deltas, make_proposals(boxes, valid), config=config)
+    detections = select(logits, deltas, make_proposals(boxes, valid), test_config=config)
     rows = select_by_loop(logits, deltas, boxes, valid, (80, 100), config)
     kept = np.asarray(detections.valid)
     np.testing.assert_array_equal(kept, np.arange(max_detections) < len(rows))
@@ -126,7 +126,7 @@ def test_nothing_found_in_a_image_of_size_zero_or_below_the_threshold():
     logits, deltas, boxes, valid = random_case(5)
     assert not select(logits, deltas, make_proposals(boxes, valid), image_hw=(0, 0)).valid.any()
     assert not select(
-        logits * 0, deltas, make_proposals(boxes, valid), config=TestConfig(score_threshold=0.25)
+        logits * 0, deltas, make_proposals(boxes, valid), test_config=TestConfig(score_threshold=0.25)
     ).valid.any()
 
 
@@ -134,5 +134,5 @@ def test_only_the_best_candidates_enter_nms():
     logits, deltas, boxes, valid = random_case(6)
     few = TestConfig(score_threshold=0.0, max_detections=12, max_candidates=4)
     scores = np.sort((oracles.softmax(logits)[valid, 1:]).ravel())[::-1]
-    detections = select(logits, deltas, make_proposals(boxes, valid), config=few)
+    detections = select(logits, deltas, make_proposals(boxes, valid), test_config=few)
     assert 1 <= detections.valid.sum() <= 4 and detections.scores[0] == pytest.approx(scores[0], rel=1e-5)

@@ -117,7 +117,7 @@ def mask_gradients():
                 batch.replace(ground_truth=truth),
                 jax.random.key(0),
                 model=MaskRCNN(config),
-                targets=tiny.TARGETS,
+                targets_config=tiny.TARGETS,
             )
             return found.sums["loss/mask"]
 

@@ -106,7 +106,7 @@ class RectangleFinder:
 
 def test_found_rectangles_score_high_in_the_images_own_pixels():
     calls = []
-    evaluation = evaluate(Images(), RectangleFinder(), test=TEST, progress=lambda *call: calls.append(call))
+    evaluation = evaluate(Images(), RectangleFinder(), test_config=TEST, progress=lambda *call: calls.append(call))
     for kind in ("bbox", "segm"):
         assert evaluation.metrics[kind]["AP50"] == evaluation.metrics[kind]["AP75"] == 1.0
         assert evaluation.metrics[kind]["AP"] > 0.85
@@ -119,10 +119,10 @@ def test_found_rectangles_score_high_in_the_images_own_pixels():
 
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(2, 1), (3, 2), (16, 1)])
 def test_results_do_not_depend_on_the_batch_size(batch_size, num_devices):
-    alone = evaluate(Images(), RectangleFinder(), test=TEST)
+    alone = evaluate(Images(), RectangleFinder(), test_config=TEST)
     finder = RectangleFinder()
     test = TestConfig(**{**vars(TEST), "batch_size": batch_size})
-    together = evaluate(Images(), finder, test=test, num_devices=num_devices)
+    together = evaluate(Images(), finder, test_config=test, num_devices=num_devices)
     assert together.results == alone.results and together.metrics == alone.metrics
     size = batch_size * num_devices
     assert finder.shapes == {(size, 64, 96, 3), (size, 96, 64, 3)}  # one shape per canvas: one compilation each
@@ -131,33 +131,33 @@ def test_results_do_not_depend_on_the_batch_size(batch_size, num_devices):
 
 def test_undecodable_images_are_counted_and_not_scored():
     finder = RectangleFinder()
-    evaluation = evaluate(Images(undecodable=(1, 3)), finder, test=TEST, max_skip_fraction=0.3)
+    evaluation = evaluate(Images(undecodable=(1, 3)), finder, test_config=TEST, max_skip_fraction=0.3)
     assert finder.num_filler == 0  # the network does not run for a batch without images
     assert evaluation.metrics["num_images"] == 5
     assert evaluation.metrics["skipped"] == {"image is truncated": 2}
     assert evaluation.metrics["segm"]["AR100"] > 0.85  # the objects in skipped images are not missed
     assert not {55, 35} & {row["image_id"] for row in evaluation.results}
     with pytest.raises(DataError, match=r"2 x image is truncated; allowed: 20\.0%"):
-        evaluate(Images(undecodable=(1, 3)), RectangleFinder(), test=TEST, max_skip_fraction=0.2)
+        evaluate(Images(undecodable=(1, 3)), RectangleFinder(), test_config=TEST, max_skip_fraction=0.2)
     with pytest.raises(DataError, match=r"allowed: 1\.0%"):
-        evaluate(Images(undecodable=(1,)), RectangleFinder(), test=TEST)
+        evaluate(Images(undecodable=(1,)), RectangleFinder(), test_config=TEST)
 
 
 def test_cityscapes_scores_are_added_for_the_evaluated_images():
     images = Images(undecodable=(1, 3))
-    evaluation = evaluate(images, RectangleFinder(), test=TEST, max_skip_fraction=0.3, cityscapes=True)
+    evaluation = evaluate(images, RectangleFinder(), test_config=TEST, max_skip_fraction=0.3, cityscapes=True)
     scores = evaluation.metrics["cityscapes"]
     assert scores["AP50"] == 1.0 and scores["AP"] > 0.8  # the objects in skipped images are not missed
     assert [row["name"] for row in scores["categories"]] == ["red", "green"]
     assert evaluation.table.endswith(f"masks (cityscapes)\n AP = {scores['AP']:.3f}\n AP50 = 1.000")
-    plain = evaluate(images, RectangleFinder(), test=TEST, max_skip_fraction=0.3)
+    plain = evaluate(images, RectangleFinder(), test_config=TEST, max_skip_fraction=0.3)
     assert "cityscapes" not in plain.metrics and "cityscapes" not in plain.table
     assert plain.metrics["segm"] == evaluation.metrics["segm"]
 
 
 def test_no_images_are_an_error():
     with pytest.raises(DataError, match="no images"):
-        evaluate(Images(0), RectangleFinder(), test=TEST)
+        evaluate(Images(0), RectangleFinder(), test_config=TEST)
 
 
 def test_categories_of_weights_and_data_must_be_the_same():
@@ -185,6 +185,6 @@ def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):
     found = {}
     for count in (1, 8):
         predict_fn = make_predict_fn(variables, ModelConfig(), TEST, make_mesh(jax.devices()[:count]))
-        found[count] = evaluate(Images(20), predict_fn, test=TEST, num_devices=count).results
+        found[count] = evaluate(Images(20), predict_fn, test_config=TEST, num_devices=count).results
     assert found[1] == found[8] and len(found[1]) == 20
     assert shapes == [(1, 64, 96, 3), (1, 96, 64, 3)] * 2  # of each device's share

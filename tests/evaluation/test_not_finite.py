@@ -81,7 +81,7 @@ def test_evaluation_names_the_image_on_several_devices() -> None:
     test = replace(TEST, batch_size=1)
     predict_fn = make_predict_fn(overflowing(), MODEL, test, make_mesh(jax.devices()[:2]))
     with pytest.raises(NumericalError, match=r"Image 1\.png \(id 9\): the backbone or the FPN computed"):
-        evaluate(Squares(), predict_fn, test=test, num_devices=2)
+        evaluate(Squares(), predict_fn, test_config=test, num_devices=2)
 
 
 @pytest.mark.parametrize(("first", "second", "part"), [(4, 0, "the RPN"), (0, 1 << 24, "the mask head")])
@@ -105,7 +105,7 @@ def test_augmentation_keeps_the_marks_of_every_variant_and_pass(first: int, seco
     images = Images()
     images.describe = "image {}".format
     with pytest.raises(NumericalError, match=rf"Image image 0: {part} computed"):
-        evaluate(images, predict_fn, test=test)
+        evaluate(images, predict_fn, test_config=test)
 
 
 def test_marks_of_variants_are_joined_by_image() -> None:

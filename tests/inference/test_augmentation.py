@@ -168,9 +168,9 @@ def test_boxes_and_then_the_rest_are_the_whole_prediction():
 
     @jax.jit
     def both(variables, images, image_hw):
-        boxes = predict_boxes(variables, images, image_hw, model=model, config=TEST)
+        boxes = predict_boxes(variables, images, image_hw, model=model, test_config=TEST)
         completed = predict_masks_and_keypoints(variables, images, image_hw, boxes, model=model)
-        return completed, predict(variables, images, image_hw, model=model, config=TEST), boxes
+        return completed, predict(variables, images, image_hw, model=model, test_config=TEST), boxes
 
     completed, whole, boxes = jax.device_get(both(tiny.make_variables(MODEL), images, image_hw))
     assert whole.valid[0].sum() >= 3 and whole.heat_maps.std() > 0 and whole.masks.std() > 0
@@ -229,7 +229,7 @@ def test_evaluation_with_augmentation_finds_the_same_rectangles():
         test,
         (),
     )
-    evaluation = evaluate(Images(), predict_fn, test=test)
+    evaluation = evaluate(Images(), predict_fn, test_config=test)
     assert {shape[1:3] for shape in finder.shapes} == {(64, 96), (96, 64), (96, 160), (160, 96)}
     for kind in ("bbox", "segm"):
         assert evaluation.metrics[kind]["AP50"] == evaluation.metrics[kind]["AP75"] == 1.0

@@ -27,7 +27,7 @@ def device_detections(boxes, labels, valid=None, mask_value=1.0):
 
 
 def restore(detections, resized_hw=(100, 200), image_hw=(50, 400)):
-    return restore_detections(detections, resized_hw, image_hw, categories=CATEGORIES, test=TestConfig())
+    return restore_detections(detections, resized_hw, image_hw, categories=CATEGORIES, test_config=TestConfig())
 
 
 def test_boxes_scale_by_axis_and_labels_become_category_ids():
@@ -75,7 +75,7 @@ def test_marks_are_an_error_with_or_without_detections():
         marked = replace(found, not_finite=np.int32(0b10100))
         with pytest.raises(NumericalError, match=message):
             restore_detections(
-                marked, (9, 9), (9, 9), categories=CATEGORIES, test=TestConfig(), name=lambda: "street.jpg"
+                marked, (9, 9), (9, 9), categories=CATEGORIES, test_config=TestConfig(), name=lambda: "street.jpg"
             )
         with pytest.raises(NumericalError, match="An image: the RPN"):
             restore(marked)

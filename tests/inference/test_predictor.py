@@ -202,7 +202,7 @@ def test_a_weights_folder_becomes_sound_detections(tmp_path):
         max_detections=5,
         max_candidates=20,
     )
-    save_weights(tmp_path / "weights", random_variables(), model=TINY, test=test, categories=CATEGORIES)
+    save_weights(tmp_path / "weights", random_variables(), model_config=TINY, test_config=test, categories=CATEGORIES)
     image = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
     predictor = Predictor.load(tmp_path)  # a workdir
     assert predictor.categories == CATEGORIES

@@ -18,8 +18,8 @@ from tests import tiny
 from tests.parameters import expected_parameters
 
 
-def shapes_of(config: ModelConfig) -> dict:
-    return variable_shapes(MaskRCNN(config))
+def shapes_of(model_config: ModelConfig) -> dict:
+    return variable_shapes(MaskRCNN(model_config))
 
 
 def test_r50_fpn_has_the_published_number_of_parameters():

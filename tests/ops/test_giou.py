@@ -135,7 +135,7 @@ def test_the_box_head_trains_on_the_configured_loss(name: str) -> None:
         per_class.reshape(NUM, 1, 1, 12),
         jax.tree.map(lambda leaf: leaf[None], sampled),
         model=Head(ModelConfig(box_delta_weights=WEIGHTS)),
-        targets=config,
+        targets_config=config,
     )
     loss = loss_of if name == "giou" else partial(smooth_l1_of, beta=config.box_loss_beta)
     np.testing.assert_allclose(losses["box"], loss(deltas, targets, rois)[None], rtol=1e-6)

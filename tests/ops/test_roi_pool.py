@@ -19,14 +19,16 @@ SIZE = 5
 IMAGE_HW = np.array([[192, 256]], np.int32)
 
 
-def pooled_by(config: ModelConfig, pyramid, rois: np.ndarray, image_hw: np.ndarray = IMAGE_HW) -> jax.Array:
+def pooled_by(model_config: ModelConfig, pyramid, rois: np.ndarray, image_hw: np.ndarray = IMAGE_HW) -> jax.Array:
     features = tuple(jnp.asarray(level, jnp.float32)[None] for level in pyramid)
-    return jitted_pool(config)(features, jnp.asarray(rois)[None], jnp.asarray(image_hw))
+    return jitted_pool(model_config)(features, jnp.asarray(rois)[None], jnp.asarray(image_hw))
 
 
 @functools.cache
-def jitted_pool(config: ModelConfig):
-    return jax.jit(lambda features, rois, hw: pool_rois(features, [rois], hw, output_sizes=[SIZE], config=config)[0])
+def jitted_pool(model_config: ModelConfig):
+    return jax.jit(
+        lambda features, rois, hw: pool_rois(features, [rois], hw, output_sizes=[SIZE], model_config=model_config)[0]
+    )
 
 
 ORACLES = {

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from mrcnn_jax.profiling.costs import (
-    describe_program,
     group_collectives,
     is_backward,
     part_of,
     purpose_of,
+    summarise_program,
 )
 from mrcnn_jax.profiling.hlo import Collective, ExecutedInstruction, Program
 
@@ -95,7 +95,7 @@ def test_collectives_of_one_purpose_are_added_up() -> None:
 
 
 def test_a_program_in_json() -> None:
-    report = describe_program(
+    report = summarise_program(
         program(
             ("conv", "f32[8]{0} add(%x, %x)", "jit(step)/shard_map/jvp(M)/backbone/add", 30),
             ("grad", "f32[8]{0} add(%conv, %x)", "jit(step)/shard_map/transpose(jvp(M))/backbone/add", 50),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn_jax.profiling.gpu_programs import Dump, describe_gpu_program, read_dump, read_steps
+from mrcnn_jax.profiling.gpu_programs import Dump, read_dump, read_steps, summarise_gpu_program
 from mrcnn_jax.profiling.gpus import GPUS
 
 COST = 'backend_config={"reification_cost":[{"exec_time_us":9,"name":""},{"exec_time_us":1.5,"name":"sol"}]}'
@@ -87,7 +87,7 @@ KERNELS = (
 
 @pytest.fixture(scope="module")
 def described() -> dict:
-    return describe_gpu_program(Dump(HLO, STEPS, NAMES, KERNELS), GPUS["h100"], assumed_trips=1, top=3)
+    return summarise_gpu_program(Dump(HLO, STEPS, NAMES, KERNELS), GPUS["h100"], assumed_trips=1, top=3)
 
 
 def test_launches_in_graphs_and_outside(described: dict) -> None:
@@ -164,7 +164,7 @@ def test_the_module_compiled_last_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", GPUS)
 def test_a_target_names_its_gpu(name: str) -> None:
     gpu = GPUS[name]
-    target = gpu.describe_target()
+    target = gpu.make_target()
     assert f'name: "{gpu.name}"' in target and f"core_count: {gpu.cores}" in target
     assert ("ACCELERATED_FEATURES" in target) == (gpu.compute_capability[0] >= 9)
 
@@ -189,7 +189,7 @@ backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs
 metadata={op_name="jit(step)/pool_rois/x"}
 }
 """
-    times = describe_gpu_program(Dump(product, "", "", ()), gpu, assumed_trips=1, top=3)["estimated_microseconds"]
+    times = summarise_gpu_program(Dump(product, "", "", ()), gpu, assumed_trips=1, top=3)["estimated_microseconds"]
     assert times["by_part"]["box head"]["forward"] == round(2 * 4096 * 1024 * 4096 / gpu.bfloat16_flops * 1e6, 1)
     assert times["by_part"]["RoI pooling"]["forward"] == round(2 * 4_000_000 / gpu.bandwidth * 1e6, 1)
     assert not times["without_estimate"]

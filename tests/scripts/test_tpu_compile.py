@@ -121,7 +121,7 @@ class Refusing:
 def test_a_refusal_for_memory_is_a_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(tpu_compile.importlib.metadata, "version", lambda name: "1")
-    monkeypatch.setattr(tpu_compile, "describe_slice", lambda topology: (make_mesh(), MEMORY))
+    monkeypatch.setattr(tpu_compile, "make_abstract_slice", lambda topology: (make_mesh(), MEMORY))
     monkeypatch.setitem(tpu_compile.JOBS, "train", lambda *_: tpu_compile.Job(Refusing(REFUSAL), ()))
     assert run_main(monkeypatch, PRESET, *SLICE, *TINY, "--task", "train") == tpu_compile.DOES_NOT_FIT == 4
     report = json.loads(capsys.readouterr().out)

@@ -23,8 +23,8 @@ TARGETS = replace(tiny.TARGETS, roi_samples=64, roi_foreground_fraction=0.5)
 class Trainer:
     """The training program of one model on some devices."""
 
-    def __init__(self, config: ModelConfig, num_devices: int):
-        self.config, self.mesh = config, make_mesh(jax.devices()[:num_devices])
+    def __init__(self, model_config: ModelConfig, num_devices: int):
+        self.config, self.mesh = model_config, make_mesh(jax.devices()[:num_devices])
         self.program = self.make_program()
         self.optimizer, self.step = self.program.optimizer, self.program.step
 

@@ -22,13 +22,13 @@ from mrcnn_jax.training.state import TrainState, make_train_state
 TRAIN = TrainConfig(num_steps=12, warmup_steps=0, ema_decay=0.5, accumulate_steps=2, clip_norm=1.0)
 
 
-def make_state(train: TrainConfig, num_steps: int) -> TrainState:
+def make_state(train_config: TrainConfig, num_steps: int) -> TrainState:
     """A state whose average differs from its parameters, once something was trained."""
     params = {
         "backbone": {"stem": {"kernel": jnp.ones((2, 2))}},
         "box_head": {"kernel": jnp.ones((2, 3))},
     }
-    optimizer = make_optimizer(train, ModelConfig(freeze_at=2))
+    optimizer = make_optimizer(train_config, ModelConfig(freeze_at=2))
     state = make_train_state({"params": params, "frozen": {"mean": jnp.ones(2)}}, optimizer)
     for _ in range(num_steps):
         updates, opt_state = optimizer.update(state.params, state.opt_state, state.params)
@@ -56,9 +56,9 @@ def test_average_is_saved_and_resumed_between_updates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("train", [TRAIN, TrainConfig()])
 def test_averaged_weights_are_evaluated_and_written(
-    train: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = make_state(train, num_steps=4)
+    state = make_state(train_config, num_steps=4)
     seen = []
 
     def evaluate(dataset, predict_batch, **_):
@@ -69,7 +69,7 @@ def test_averaged_weights_are_evaluated_and_written(
     monkeypatch.setattr(validation, "save_weights", lambda path, variables, **_: seen.append(variables))
     mesh = make_mesh(jax.devices()[:1])
     scorer = validation.Validation(
-        config=Config(train=train),
+        config=Config(train=train_config),
         workdir=tmp_path,
         data=type("Data", (), {"name": "val", "__len__": lambda self: 1})(),
         categories=(),
@@ -87,4 +87,4 @@ def test_averaged_weights_are_evaluated_and_written(
     jax.tree.map(np.testing.assert_array_equal, evaluated, expected)
     jax.tree.map(np.testing.assert_array_equal, written, expected)
     differs = not np.array_equal(written["params"]["box_head"]["kernel"], state.params["box_head"]["kernel"])
-    assert differs == (train.ema_decay > 0)
+    assert differs == (train_config.ema_decay > 0)

@@ -97,11 +97,11 @@ class World:
         monkeypatch.setattr(training_program, "create_train_state", self.create_state)
         monkeypatch.setattr(training_program, "make_train_step", lambda mesh, **_: self.step)
         monkeypatch.setattr(validation, "evaluate", self.evaluate)
-        monkeypatch.setattr(prediction_program, "predict", lambda variables, images, image_hw, *, model, config: images)
+        monkeypatch.setattr(prediction_program, "predict", lambda variables, images, image_hw, *, model, test_config: images)
         monkeypatch.setattr(validation, "save_weights", self.save_weights)
         monkeypatch.setattr(validation.Validation, "draw_pictures", lambda run, dataset, evaluation: None)
 
-    def training_batches(self, dataset, config, *, start_step, num_steps, process_index, process_count, **_):
+    def training_batches(self, dataset, data_config, *, start_step, num_steps, process_index, process_count, **_):
         assert (process_index, process_count) == (0, 1)
         return FakeBatches(start_step, num_steps, self.before_batch)
 

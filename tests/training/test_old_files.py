@@ -1,8 +1,8 @@
 """A run, its weights and its data that an earlier version wrote, commit 83d2607, still load and go on.
 
 In that version `model.backbone_width` was `model.body_width`, and `model.keypoint_flip` was `data.keypoint_flip` and
-`test.keypoint_flip`. The archive holds the workdir after 4 steps, the prepared data, and the metrics of steps 5 and 6 of
-an uninterrupted run. On the machine that wrote it, both checkpoints of step 6 have the same bits.
+`test.keypoint_flip`. The archive holds the workdir after 4 steps, the prepared data, and the metrics of steps 5 and 6
+of an uninterrupted run. On the machine that wrote it, both checkpoints of step 6 have the same bits.
 """
 
 import json

@@ -35,9 +35,9 @@ def loss(params: dict, inputs: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(inputs @ kernel + params["box_head"]["bias"][None]))
 
 
-def run(config: TrainConfig, batches: jax.Array) -> list:
+def run(train_config: TrainConfig, batches: jax.Array) -> list:
     """The training states after each batch [n, 5]."""
-    optimizer = make_optimizer(config, MODEL)
+    optimizer = make_optimizer(train_config, MODEL)
     state = make_train_state({"params": make_params()}, optimizer)
 
     @jax.jit

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mrcnn_jax.config import Config, DataConfig, TrainConfig
 from mrcnn_jax.mesh import DATA_AXIS, make_mesh, replicated
 from mrcnn_jax.training import program_cache
-from mrcnn_jax.training.program_cache import describe_origin, load_or_compile, programs_folder
+from mrcnn_jax.training.program_cache import digest_origin, load_or_compile, programs_folder
 
 DEVICES = jax.devices()[:2]
 MESH = make_mesh(DEVICES)
@@ -146,7 +146,7 @@ def test_other_flags_are_compiled(compilations, monkeypatch, tmp_path, name):
 
 def test_another_sharding_is_another_origin():
     state, batch, key = make_arguments()
-    origins = [describe_origin((state, jax.device_put(batch, each), key), DEVICES, Config()) for each in (SPLIT, WHOLE)]
+    origins = [digest_origin((state, jax.device_put(batch, each), key), DEVICES, Config()) for each in (SPLIT, WHOLE)]
     assert origins[0] != origins[1]
 
 
@@ -162,7 +162,7 @@ def test_another_machine_is_another_origin():
         {"slice_index": 1},
     ]
     devices = [SimpleNamespace(**(device | other)) for other in ({}, *others)]
-    assert len({describe_origin(make_arguments(), [each], Config()) for each in devices}) == len(devices)
+    assert len({digest_origin(make_arguments(), [each], Config()) for each in devices}) == len(devices)
 
 
 def test_other_code_is_compiled(compilations, monkeypatch):
@@ -209,7 +209,7 @@ def test_what_comes_out_of_the_cache_of_jax_is_not_kept(cache, file):
         results.append(program(state, batch, key))
         jax.tree.map(np.testing.assert_array_equal, results[0], results[-1])
         origin = json.loads(file.read_bytes().partition(b"\n")[0])["origin"]
-        assert origin == describe_origin(make_arguments(), DEVICES, Config(train=TrainConfig(learning_rate=0.1)))
+        assert origin == digest_origin(make_arguments(), DEVICES, Config(train=TrainConfig(learning_rate=0.1)))
     assert any(cache.iterdir())
 
 

@@ -63,7 +63,7 @@ def test_prediction_communicates_nothing(kind):
     mesh, model, config = make_mesh(), MaskRCNN(KINDS[kind]), TestConfig(post_nms_top_n=20, max_detections=5)
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     sharded = jax.shard_map(
-        lambda variables, images, image_hw: predict(variables, images, image_hw, model=model, config=config),
+        lambda variables, images, image_hw: predict(variables, images, image_hw, model=model, test_config=config),
         mesh=mesh,
         in_specs=(whole, split, split),
         out_specs=split,

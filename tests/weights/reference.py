@@ -58,9 +58,9 @@ def make_source(arrays: dict[str, np.ndarray], path: str = "checkpoint") -> Weig
     return WeightsFile(Path(path), "memory", family, renamed, family.recognise(renamed))
 
 
-def categories_of(model: ModelConfig) -> tuple[Category, ...]:
+def categories_of(model_config: ModelConfig) -> tuple[Category, ...]:
     """Categories whose ids are the labels."""
-    return tuple(Category(label, str(label)) for label in range(1, model.num_classes + 1))
+    return tuple(Category(label, str(label)) for label in range(1, model_config.num_classes + 1))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Stages:
 
 
 @functools.lru_cache(maxsize=1)
-def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
+def _jit_stages(model: MaskRCNN, test_config: TestConfig) -> Any:
     """All stages and the detections in one program: what they share is compiled once."""
     apply, config = model.apply, model.config
 
@@ -127,18 +127,20 @@ def _jit_stages(model: MaskRCNN, test: TestConfig) -> Any:
             capture_intermediates=lambda module, _: module.name == "backbone",
             mutable=["intermediates"],
         )
-        (features,) = pool_rois(maps, [rois], image_hw, output_sizes=[config.box_pool_size], config=config)
+        (features,) = pool_rois(maps, [rois], image_hw, output_sizes=[config.box_pool_size], model_config=config)
         return {
             "input": apply(variables, images, image_hw, method="normalise"),
             "backbone": kept["intermediates"]["backbone"]["__call__"][0],
             "maps": maps,
             "scores": apply(variables, maps, image_hw, method="score_anchors"),
             "anchors": make_anchors(images.shape[1:3], image_hw[0], config),
-            "proposals": propose_batch(variables, maps, image_hw, canvas=images.shape[1:3], model=model, config=test),
+            "proposals": propose_batch(
+                variables, maps, image_hw, canvas=images.shape[1:3], model=model, test_config=test_config
+            ),
             "features": features,
             "hidden": apply(variables, features, method="extract_boxes"),
             "classes": apply(variables, features, method="classify_rois"),
-            "detections": predict(variables, images, image_hw, model=model, config=test),
+            "detections": predict(variables, images, image_hw, model=model, test_config=test_config),
         }
 
     return run
@@ -168,8 +170,8 @@ def compute_stages(reference: Reference) -> Stages:
 
 
 @functools.lru_cache(maxsize=1)
-def _jit_predict(model: MaskRCNN, test: TestConfig) -> Any:
-    return jax.jit(functools.partial(predict, model=model, config=test))
+def _jit_predict(model: MaskRCNN, test_config: TestConfig) -> Any:
+    return jax.jit(functools.partial(predict, model=model, test_config=test_config))
 
 
 def run_predict(reference: Reference, batch: InputBatch | None = None) -> Detections:
@@ -195,7 +197,7 @@ def restore(reference: Reference, detections: Detections, index: int = 0) -> Ima
         (height, width),
         load_image().shape[:2],
         categories=categories_of(reference.model.config),
-        test=reference.test,
+        test_config=reference.test,
     )
 
 

@@ -23,7 +23,13 @@ PAIRS = {0: 0, 1: 4, 3: 1}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     categories = [Category(index, name) for index, name in enumerate(THEIRS, start=1)]
-    save_weights(tmp_path / "weights", make_variables(SOURCE), model=SOURCE, test=TestConfig(), categories=categories)
+    save_weights(
+        tmp_path / "weights",
+        make_variables(SOURCE),
+        model_config=SOURCE,
+        test_config=TestConfig(),
+        categories=categories,
+    )
     return tmp_path
 
 

@@ -24,10 +24,10 @@ TEST = TestConfig(short_side=100, max_side=200, canvases=((96, 128), (128, 96)),
 CATEGORIES = (Category(3, "person", ("nose", "eye"), ((1, 2),)), Category(7, "Wüste Nr. 1"))
 
 
-def make_variables(model: ModelConfig, seed: int = 0) -> dict:
+def make_variables(model_config: ModelConfig, seed: int = 0) -> dict:
     """Variables of the model with random values, without compiling an initialiser."""
     rng = np.random.default_rng(seed)
-    shapes = variable_shapes(MaskRCNN(model))
+    shapes = variable_shapes(MaskRCNN(model_config))
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
 
 
@@ -36,8 +36,10 @@ def variables() -> dict:
     return make_variables(MODEL)
 
 
-def save(path: Path, variables: dict, model: ModelConfig = MODEL) -> None:
-    save_weights(path, variables, model=model, test=TEST, categories=CATEGORIES[: model.num_classes])
+def save(path: Path, variables: dict, model_config: ModelConfig = MODEL) -> None:
+    save_weights(
+        path, variables, model_config=model_config, test_config=TEST, categories=CATEGORIES[: model_config.num_classes]
+    )
 
 
 def edit_description(folder: Path, **changes: object) -> None:
@@ -178,11 +180,11 @@ def test_folder_that_cannot_be_written_is_a_storage_error(tmp_path, variables):
         save(tmp_path / "file" / "weights", variables)
 
 
-def write_backbone(path: Path, model: ModelConfig, seed: int = 3) -> dict[str, np.ndarray]:
+def write_backbone(path: Path, model_config: ModelConfig, seed: int = 3) -> dict[str, np.ndarray]:
     """A backbone in torchvision's names with random values; layer4 is missing."""
     rng = np.random.default_rng(seed)
     arrays = {}
-    for name, leaf in named_leaves(make_variables(model)).items():
+    for name, leaf in named_leaves(make_variables(model_config)).items():
         if name.startswith("params/backbone/") and name.endswith("conv/kernel") and "layer4" not in name:
             module = name.removeprefix("params/backbone/").removesuffix("/conv/kernel")
             module = {"stem": "conv1"}.get(module, module.replace("_", ".").replace("/", "."))

@@ -80,7 +80,7 @@ def step() -> tuple[dict[str, Any], dict[str, float], dict[str, np.ndarray], dic
 
     def loss(params: Any, state: Any) -> Any:
         found = objective.compute_objective(
-            params, state, batch, jax.random.key(0), model=MaskRCNN(config), targets=TARGETS
+            params, state, batch, jax.random.key(0), model=MaskRCNN(config), targets_config=TARGETS
         )
         return found.total, found.sums
 

@@ -56,7 +56,9 @@ def test_05_boxes_are_scaled_by_axis_with_the_rounded_sizes() -> None:
     slots = {"scores": np.ones(1), "labels": np.ones(1, np.int32), "valid": np.ones(1, bool)}
     empty = {"masks": np.zeros((1, 0, 0)), "heat_maps": np.zeros((1, 0, 0, 0))}
     detections = Detections(boxes=np.array([[0, 0, 1000, 800]], np.float32), **slots, **empty)
-    found = restore_detections(detections, (800, 1067), (480, 640), categories=(Category(1, "a"),), test=TestConfig())
+    found = restore_detections(
+        detections, (800, 1067), (480, 640), categories=(Category(1, "a"),), test_config=TestConfig()
+    )
     np.testing.assert_allclose(found.boxes, [[0, 0, 599.8126, 480]], rtol=1e-6)  # not 600, of one scale for both
 
 
@@ -163,14 +165,19 @@ def test_22_level_of_rois_at_a_border() -> None:
     assert levels == {"torchvision": [2, 1], "detectron2": [1, 1]}
 
 
-def select(config: TestConfig, scores: list, boxes: list) -> Detections:
+def select(test_config: TestConfig, scores: list, boxes: list) -> Detections:
     """Detections of one class from probabilities of given boxes."""
     probability = jnp.asarray(scores, jnp.float32)
     logits = jnp.log(jnp.stack([1 - probability, probability], axis=-1))
     proposals = Proposals(jnp.asarray(boxes, jnp.float32), probability, probability > 0)
     deltas = jnp.zeros((len(scores), 2, 4))
     return select_detections(
-        logits, deltas, proposals, jnp.array([100, 100]), model_config=ModelConfig(num_classes=1), config=config
+        logits,
+        deltas,
+        proposals,
+        jnp.array([100, 100]),
+        model_config=ModelConfig(num_classes=1),
+        test_config=test_config,
     )
 
 

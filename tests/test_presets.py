@@ -149,7 +149,7 @@ def make_step(config: Config) -> tuple[Callable, tuple[PyTree, Batch]]:
     def step_and_predict(variables, batch):
         optimizer = make_optimizer(config.train, config.model)
         state = make_train_state(variables, optimizer)
-        choices = {"model": model, "optimizer": optimizer, "targets": config.targets}
+        choices = {"model": model, "optimizer": optimizer, "targets_config": config.targets}
         _, metrics = train_step(state, batch, jax.random.key(0), **choices)
         return metrics, predict(variables, batch.images, batch.image_hw, model=model, test_config=config.test)
 

@@ -15,11 +15,12 @@ from mrcnn_jax.config.backbones import BACKBONES
 from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.models import mask_rcnn
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, variable_shapes
-from mrcnn_jax.named_leaves import PyTree
+from mrcnn_jax.models.resnet import frozen_modules
+from mrcnn_jax.named_leaves import PyTree, named_leaves
 from mrcnn_jax.structures import Batch, Detections
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.state import make_train_state
-from mrcnn_jax.training.step import train_step
+from mrcnn_jax.training.step import apply_gradients, compute_gradients
 from tests import tiny
 from tests.parameters import expected_parameters
 
@@ -76,7 +77,8 @@ def shrink(config: Config) -> Config:
         num_keypoints=min(model.num_keypoints, 3),
         keypoint_head_dim=8,
         keypoint_head_convs=1,
-        backbone={"resnet101": "resnet50"}.get(model.backbone, model.backbone),
+        # Others of the same blocks, which test_mask_rcnn.py builds.
+        backbone={"resnet101": "resnet50", "resnext101_64x4d": "resnext101_32x8d"}.get(model.backbone, model.backbone),
     )
     test = replace(
         Config().test,
@@ -149,9 +151,10 @@ def make_step(config: Config) -> tuple[Callable, tuple[PyTree, Batch]]:
     def step_and_predict(variables, batch):
         optimizer = make_optimizer(config.train, config.model)
         state = make_train_state(variables, optimizer)
-        choices = {"model": model, "optimizer": optimizer, "targets_config": config.targets}
-        _, metrics = train_step(state, batch, jax.random.key(0), **choices)
-        return metrics, predict(variables, batch.images, batch.image_hw, model=model, test_config=config.test)
+        computed = compute_gradients(state, batch, jax.random.key(0), model=model, targets_config=config.targets)
+        _, metrics = apply_gradients(state, *computed, optimizer=optimizer)
+        found = predict(variables, batch.images, batch.image_hw, model=model, test_config=config.test)
+        return metrics, found, computed[0]
 
     return step_and_predict, (tiny.make_variables(config.model), batch)
 
@@ -172,14 +175,18 @@ def check_outputs(model_config: ModelConfig, metrics: dict, found: Detections) -
 def test_a_step_and_a_prediction(config: Config, one_block: None) -> None:
     """Compiled and run; with `-m slow` those presets, too, whose every choice is in another preset."""
     step_and_predict, arguments = make_step(config)
-    metrics, found = jax.jit(step_and_predict)(*arguments)
+    metrics, found, gradients = jax.jit(step_and_predict)(*arguments)
     check_outputs(config.model, metrics, found)
     assert all(np.isfinite(value) for value in metrics.values())
     assert found.valid.any() and np.isfinite(found.boxes).all()
+    frozen = frozen_modules(config.model)
+    for name, leaf in named_leaves(gradients).items():
+        is_frozen = name.startswith(tuple(f"backbone/{module}" for module in frozen))
+        assert np.isfinite(leaf).all() and (is_frozen or np.asarray(leaf).any()), name
 
 
 @pytest.mark.parametrize("config", OTHERS, ids=map(SMALL.get, OTHERS))
 def test_a_step_and_a_prediction_can_be_traced(config: Config, one_block: None) -> None:
     """Shapes, dtypes and the choices' names fit in the presets that the fast suite does not compile."""
     step_and_predict, arguments = make_step(config)
-    check_outputs(config.model, *jax.eval_shape(step_and_predict, *arguments))
+    check_outputs(config.model, *jax.eval_shape(step_and_predict, *arguments)[:2])

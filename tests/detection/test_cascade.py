@@ -233,7 +233,7 @@ def test_one_head_is_classified_as_without_a_cascade(monkeypatch: pytest.MonkeyP
     inputs = {}, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.zeros((1, 2), jnp.int32)
     for config, name in ((tiny.MODEL, "classify_proposals"), (CONFIG, "classify_in_cascade")):
         for run in (predict.predict, predict.predict_boxes):
-            assert run(*inputs, model=MaskRCNN(config), train_config=TestConfig()).boxes == name
+            assert run(*inputs, model=MaskRCNN(config), test_config=TestConfig()).boxes == name
 
 
 def test_parameters_of_one_and_of_three_heads() -> None:

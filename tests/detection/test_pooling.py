@@ -25,7 +25,7 @@ def test_equals_loop(sampling_ratio):
         np.float32,
     )
     config = replace(tiny.MODEL, sampling_ratio=sampling_ratio)
-    pool = jax.jit(pool_rois, static_argnames=("output_sizes", "config"))
+    pool = jax.jit(pool_rois, static_argnames=("output_sizes", "model_config"))
     features = tuple(jnp.asarray(level) for level in pyramid)
     sizes = jnp.array([[256, 512], [200, 300]])  # the second image ends at 224 x 320 on its canvas
     # A second set, in another size, is of the first RoI of each image.

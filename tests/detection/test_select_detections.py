@@ -15,12 +15,12 @@ CONFIG = TestConfig(score_threshold=0.2, nms_threshold=0.5, max_detections=12)
 NUM = 30
 
 
-jitted_select = jax.jit(select_detections, static_argnames=("model_config", "config"))
+jitted_select = jax.jit(select_detections, static_argnames=("model_config", "test_config"))
 
 
-def select(logits, deltas, proposals, image_hw=(80, 100), config=CONFIG):
+def select(logits, deltas, proposals, image_hw=(80, 100), test_config=CONFIG):
     arrays = jnp.asarray(logits), jnp.asarray(deltas), proposals, jnp.asarray(image_hw)
-    return jitted_select(*arrays, model_config=MODEL, config=config)
+    return jitted_select(*arrays, model_config=MODEL, test_config=test_config)
 
 
 def random_case(seed: int):

@@ -33,10 +33,10 @@ def annotate(mask: np.ndarray, category_id: int, image_id: int = 1, **more: Any)
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": code} | more
 
 
-def ground_truth_dict(images: list[np.ndarray]) -> dict[str, Any]:
+def ground_truth_dict(instance_ids: list[np.ndarray]) -> dict[str, Any]:
     """The COCO form of instance-id images."""
     images, annotations = [], []
-    for image_id, ids in enumerate(images, start=1):
+    for image_id, ids in enumerate(instance_ids, start=1):
         void = encode(np.isin(ids, VOID))
         images.append({"id": image_id, "height": ids.shape[0], "width": ids.shape[1], "void": void})
         for value in np.unique(ids).tolist():

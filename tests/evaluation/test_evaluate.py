@@ -171,7 +171,7 @@ def test_categories_of_weights_and_data_must_be_the_same():
 def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):
     shapes = []
 
-    def predict(variables, images, image_hw, *, model, config):
+    def predict(variables, images, image_hw, *, model, test_config):
         shapes.append(images.shape)
         sides = image_hw[:, ::-1].astype(jnp.float32) * variables["params"]["gain"]
         boxes = jnp.concatenate([0 * sides, sides], -1)[:, None]

@@ -244,7 +244,7 @@ def traced(monkeypatch):
     """
     shapes = []
 
-    def boxes(variables, images, image_hw, *, model, config):
+    def boxes(variables, images, image_hw, *, model, test_config):
         shapes.append(images.shape)
         sides = image_hw[:, ::-1].astype(jnp.float32)
         ones = jnp.ones((len(images), 1))

@@ -37,7 +37,7 @@ def traced(monkeypatch):
     """
     shapes = []
 
-    def predict(variables, images, image_hw, *, model, config):
+    def predict(variables, images, image_hw, *, model, test_config):
         shapes.append(images.shape)
         height, width = image_hw[:, 0].astype(jnp.float32), image_hw[:, 1].astype(jnp.float32)
         brightness = images[:, 0, 0, 0].astype(jnp.float32) / 255.0 * variables["params"]["gain"]

@@ -54,7 +54,7 @@ def test_average_is_saved_and_resumed_between_updates(tmp_path: Path) -> None:
     checkpoints.close()
 
 
-@pytest.mark.parametrize("train", [TRAIN, TrainConfig()])
+@pytest.mark.parametrize("train_config", [TRAIN, TrainConfig()])
 def test_averaged_weights_are_evaluated_and_written(
     train_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

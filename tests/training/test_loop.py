@@ -97,7 +97,9 @@ class World:
         monkeypatch.setattr(training_program, "create_train_state", self.create_state)
         monkeypatch.setattr(training_program, "make_train_step", lambda mesh, **_: self.step)
         monkeypatch.setattr(validation, "evaluate", self.evaluate)
-        monkeypatch.setattr(prediction_program, "predict", lambda variables, images, image_hw, *, model, test_config: images)
+        monkeypatch.setattr(
+            prediction_program, "predict", lambda variables, images, image_hw, *, model, test_config: images
+        )
         monkeypatch.setattr(validation, "save_weights", self.save_weights)
         monkeypatch.setattr(validation.Validation, "draw_pictures", lambda run, dataset, evaluation: None)
 
@@ -117,15 +119,15 @@ class World:
         metrics["images"] = jnp.where(number == 2, NUM_DEVICES - self.invalid_images, NUM_DEVICES)
         return state.replace(step=state.step + 1, params={"weight": weight}), metrics
 
-    def evaluate(self, dataset, predict_fn, *, test, num_devices, progress, max_skip_fraction, before_batch):
+    def evaluate(self, dataset, predict_fn, *, test_config, num_devices, progress, max_skip_fraction, before_batch):
         assert num_devices == NUM_DEVICES
         self.during_evaluation()
         before_batch()
         predict_fn(np.zeros((NUM_DEVICES, 32, 32, 3), np.uint8), np.zeros((NUM_DEVICES, 2), np.int32))
         return SimpleNamespace(metrics={"segm": {"AP": next(self.scores)}}, table="TABLE", results=[])
 
-    def save_weights(self, path, variables, *, model, test, categories):
-        assert model.num_classes == 2
+    def save_weights(self, path, variables, *, model_config, test_config, categories):
+        assert model_config.num_classes == 2
         Path(path).mkdir(exist_ok=True)
 
 

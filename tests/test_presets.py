@@ -89,7 +89,8 @@ def shrink(config: Config) -> Config:
         max_detections=4,
         score_threshold=0.0,
     )
-    return Config(model=small, targets=tiny.TARGETS, test=test)
+    # So many anchors that P5 has some of them, too.
+    return Config(model=small, targets=replace(tiny.TARGETS, rpn_samples=512), test=test)
 
 
 SMALL = {shrink(config): name for name, config in reversed(PRESETS.items())}
@@ -173,16 +174,20 @@ def check_outputs(model_config: ModelConfig, metrics: dict, found: Detections) -
     ids=[SMALL[c] for c in (*COVER, *OTHERS)],
 )
 def test_a_step_and_a_prediction(config: Config, one_block: None) -> None:
-    """Compiled and run; with `-m slow` those presets, too, whose every choice is in another preset."""
+    """Every parameter learns. With `-m slow` also those presets whose every choice is in another preset."""
     step_and_predict, arguments = make_step(config)
     metrics, found, gradients = jax.jit(step_and_predict)(*arguments)
     check_outputs(config.model, metrics, found)
     assert all(np.isfinite(value) for value in metrics.values())
     assert found.valid.any() and np.isfinite(found.boxes).all()
-    frozen = frozen_modules(config.model)
+    # The later heads of a cascade find no object with the random boxes of those before: see test_cascade.py.
+    idle = (
+        "box_head_2/deltas",
+        "box_head_3/deltas",
+        *(f"backbone/{module}" for module in frozen_modules(config.model)),
+    )
     for name, leaf in named_leaves(gradients).items():
-        is_frozen = name.startswith(tuple(f"backbone/{module}" for module in frozen))
-        assert np.isfinite(leaf).all() and (is_frozen or np.asarray(leaf).any()), name
+        assert np.isfinite(leaf).all() and (name.startswith(idle) or np.asarray(leaf).any()), name
 
 
 @pytest.mark.parametrize("config", OTHERS, ids=map(SMALL.get, OTHERS))

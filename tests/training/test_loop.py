@@ -97,9 +97,7 @@ class World:
         monkeypatch.setattr(training_program, "create_train_state", self.create_state)
         monkeypatch.setattr(training_program, "make_train_step", lambda mesh, **_: self.step)
         monkeypatch.setattr(validation, "evaluate", self.evaluate)
-        monkeypatch.setattr(
-            prediction_program, "predict", lambda variables, images, image_hw, *, model, test_config: images
-        )
+        monkeypatch.setattr(prediction_program, "predict", lambda variables, images, *_, **__: images)
         monkeypatch.setattr(validation, "save_weights", self.save_weights)
         monkeypatch.setattr(validation.Validation, "draw_pictures", lambda run, dataset, evaluation: None)
 

@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from mrcnn_jax import Predictor, load_preset, prepare
+from mrcnn_jax.categories import Category
 from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.data.shapes import shapes_source
@@ -63,7 +64,7 @@ preset = load_preset("shapes_tiny")
 config = replace(
     preset,
     model=replace(preset.model, num_classes=len(dataset.categories)),
-    train=replace(preset.train, num_steps=150, warmup_steps=10, batch_size=2, ema_decay=0.0),
+    train=replace(preset.train, num_steps=100, warmup_steps=10, batch_size=2, ema_decay=0.0),
     test=replace(preset.test, short_side=128, max_side=128, canvases=((128, 128),)),
 )
 batches = training_batches(dataset, config.data, batch_size=2, seed=0, start_step=0, num_steps=config.train.num_steps)
@@ -72,13 +73,18 @@ truth = jax.tree.map(lambda leaf: leaf[0], batch.ground_truth)
 print("images", batch.images.shape, batch.images.dtype, "boxes", truth.boxes.shape, "valid", truth.valid.sum())
 
 
-def draw(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None = None) -> np.ndarray:
-    """The first image of the batch with boxes."""
-    return draw_detections(batch.images[0], boxes, scores, labels, None, dataset.categories)
+def draw(boxes: np.ndarray, scores: np.ndarray, name: str) -> np.ndarray:
+    """The first image of the batch with boxes, all of this name."""
+    labels = np.zeros(len(boxes), int)
+    return draw_detections(batch.images[0], boxes, scores, labels, None, [Category(0, name)])
 
 
 category_ids = np.array([category.id for category in dataset.categories])
-show("truth", draw(truth.boxes[truth.valid], category_ids[truth.labels[truth.valid] - 1]))
+labels = category_ids[truth.labels[truth.valid] - 1]
+show(
+    "truth",
+    draw_detections(batch.images[0], truth.boxes[truth.valid], None, labels, None, dataset.categories),
+)
 
 # %% [markdown]
 # ## Anchors
@@ -93,7 +99,7 @@ anchors = np.concatenate([np.asarray(level.boxes) for level in levels])
 print("anchors on P2..P6:", [len(level.boxes) for level in levels])
 overlaps = np.asarray(compute_iou(jnp.asarray(anchors), jnp.asarray(truth.boxes[:1])))[:, 0]
 best = np.argsort(-overlaps)[:5]
-show("anchors", draw(anchors[best], np.ones(5, int), overlaps[best]))
+show("anchors", draw(anchors[best], overlaps[best], "IoU"))
 
 # %% [markdown]
 # ## One training step
@@ -138,7 +144,7 @@ def propose(images: jax.Array, image_hw: jax.Array):
 features, proposals = propose(batch.images, batch.image_hw)
 print("P2..P6:", [level.shape for level in features])
 scores = np.asarray(jax.nn.sigmoid(proposals.scores[0][:8]))
-show("proposals", draw(np.asarray(proposals.boxes[0][:8]), np.ones(8, int), scores))
+show("proposals", draw(np.asarray(proposals.boxes[0][:8]), scores, "proposal"))
 
 # %% [markdown]
 # ## RoIs and mask targets

@@ -15,13 +15,13 @@ MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 
 def split_boxes(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array, Array, Array]:
-    """Returns x0, y0, x1, y1, each [*n]."""
+    """Returns x0, y0, x1, y1, each `[*n]`."""
     x0, y0, x1, y1 = (jax.lax.squeeze(side, [-1]) for side in jax.lax.split(boxes, [1] * 4, axis=boxes.ndim - 1))
     return x0, y0, x1, y1
 
 
 def box_sides(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array]:
-    """Returns width and height, each [*n]."""
+    """Returns width and height, each `[*n]`."""
     x0, y0, x1, y1 = split_boxes(boxes)
     return x1 - x0, y1 - y0
 

@@ -24,7 +24,7 @@ def sigmoid_cross_entropy(logits: Float[Array, "*n"], targets: Array) -> Float[A
 
 
 def smooth_l1(difference: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:
-    """Returns 0.5 d**2 / beta below beta, |d| - 0.5 beta above; L1 for beta 0."""
+    """Returns `0.5 d**2 / beta` below beta, `|d| - 0.5 beta` above; L1 for beta 0."""
     absolute = jnp.abs(difference)
     if beta == 0.0:
         return absolute

@@ -10,7 +10,7 @@
 # # A walk through the model
 #
 # This notebook trains a small Mask R-CNN on eight generated images and looks at everything on the way: anchors,
-# proposals, sampled RoIs, mask targets, detections. `python docs/walkthrough.py` runs it in a minute or two on two CPU
+# proposals, sampled RoIs, mask targets, detections. `python docs/walkthrough.py` runs it in three minutes on two CPU
 # cores, and `jupytext --to ipynb docs/walkthrough.py` makes a Jupyter notebook of it. All pictures are written to
 # `runs/walkthrough/`.
 
@@ -108,10 +108,11 @@ show("anchors", draw(anchors[best], overlaps[best], "IoU"))
 # update. The state is donated to it, and the metrics are float32 scalars.
 
 # %%
-program = make_training_program(config, make_mesh(jax.devices()[:1]))
+mesh = make_mesh(jax.devices()[:1])
+program = make_training_program(config, mesh)
 state = program.create_state()
 key = jax.random.key(config.train.seed)
-state, metrics = program.step(state, place_batch(batch, make_mesh(jax.devices()[:1])), key)
+state, metrics = program.step(state, place_batch(batch, mesh), key)
 for name, value in metrics.items():
     print(f"{name:20} {float(value):.3f}")
 
@@ -121,7 +122,7 @@ for name, value in metrics.items():
 # %%
 losses = []
 for later in batches:
-    state, metrics = program.step(state, place_batch(later, make_mesh(jax.devices()[:1])), key)
+    state, metrics = program.step(state, place_batch(later, mesh), key)
     losses.append(float(metrics["loss/total"]))
 print("mean loss of the first and the last ten steps:", np.mean(losses[:10]), np.mean(losses[-10:]))
 variables = {"params": state.params, **state.model_state}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mask R-CNN from nothing: .venv, requirements, generated images, training, COCO scores, images of predictions.
+# Mask R-CNN from nothing: .venv, requirements, generated images, training, COCO scores, pictures of predictions.
 #   bash scripts/quickstart.sh [WORKDIR]      # default runs/quickstart; a second run reuses what is there
 # PYTHON picks the interpreter (3.11 to 3.13).
 set -euo pipefail

@@ -171,7 +171,7 @@ def nms(
 
 
 def gradients(pool: Callable[..., Any], features: Any, rois: Any, image_hw: Any, weights: Any) -> Any:
-    """The gradients of the features where those of the pooled features are `weights`; the features are not computed."""
+    """The gradients of the features where those of the pooled features are `weights`; the latter are not computed."""
     return jax.vjp(lambda features: pool(features, rois, image_hw), features)[1](weights)[0]
 
 

@@ -20,7 +20,7 @@ class Arguments:
 
     config: command_line.Inline[Config]
     workdir: Path = command_line.Required
-    """Folder of the run: checkpoints, curves, scores, images, weights and compiled programs are written here."""
+    """Folder of the run: checkpoints, curves, scores, pictures, weights and compiled programs are written here."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """How the processes of a run on several machines find each other."""
 

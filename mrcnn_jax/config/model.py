@@ -28,7 +28,7 @@ class ModelConfig:
     freeze_at: Annotated[int, Range("0 to 5", lambda value: 0 <= value <= 5)] = 2
     """Stages that are not trained: 0 none, 1 the stem, 2 the stem and res2, and so on."""
     stride_in_1x1: bool = False
-    """Bottlenecks halve the map in their first 1x1 convolution (MSRA's ResNets) instead of the 3x3 (torchvision)."""
+    """Bottlenecks stride in their first 1x1 convolution (MSRA's ResNets) instead of the 3x3 (torchvision)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the convolutions; parameters, boxes, scores and losses stay float32."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -40,18 +40,18 @@ class ModelConfig:
     fpn_channels: Annotated[int, AT_LEAST_1] = 256
     """Channels of P2..P6."""
     anchor_sizes: Annotated[tuple[float, ...], POSITIVE] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    """Sides of square anchors, in pixels of the network input: one for each of P2..P6, without FPN all on one map."""
+    """Sides of square anchors, in pixels of the network input: one for each of P2..P6, without FPN all on one level."""
     anchor_ratios: Annotated[tuple[float, ...], POSITIVE] = (0.5, 1.0, 2.0)
     """Height divided by width."""
     anchors_rounded: bool = False
     """Anchor corners around the cell are rounded to whole pixels, half to even (torchvision)."""
     anchor_stride: Literal["nominal", "fitted"] = "nominal"
-    """Pixels between anchors: the map's stride, or the padded image's side divided by the map's (torchvision): less
+    """Pixels between anchors: the level's stride, or the padded image's side divided by the level's (torchvision): less
     than 64 on P6 where the side is no multiple of 64."""
     rpn_convs: Annotated[int, AT_LEAST_1] = 1
     """3x3 convolutions of the RPN before its two outputs."""
     proposal_score: Literal["logit", "probability"] = "logit"
-    """What proposals of different maps are ranked by; probabilities of sure ones tie in float32 (torchvision)."""
+    """What proposals of different levels are ranked by; probabilities of sure ones tie in float32 (torchvision)."""
     min_proposal_side: Annotated[float, AT_LEAST_0] = 0.0
     """Proposals with a shorter side, in pixels of the network input, are dropped, as are empty ones."""
     box_pool_size: Annotated[int, AT_LEAST_1] = 7
@@ -152,27 +152,27 @@ class ModelConfig:
 
     @property
     def feature_channels(self) -> int:
-        """Channels of the maps that RPN and RoIs see."""
+        """Channels of the features that RPN and RoIs see."""
         return self.fpn_channels if self.neck == "fpn" else self.stage_channels(2 if self.neck == "c4" else 3)
 
     @property
     def feature_strides(self) -> tuple[int, ...]:
-        """Strides of the maps that the RPN sees: P2..P6, or the one map."""
+        """Strides of the levels that the RPN sees: P2..P6, or the one level."""
         return (4, 8, 16, 32, 64) if self.neck == "fpn" else (32,) if self.neck == "c5" else (16,)
 
     @property
     def roi_strides(self) -> tuple[int, ...]:
-        """Strides of the maps that RoIs are pooled from: P2..P5, or the one map. P6 is for the largest anchors only."""
+        """Strides of the levels that RoIs are pooled from: P2..P5, or the one level. P6 has the largest anchors only."""
         return self.feature_strides[:4]
 
     @property
     def anchor_sizes_by_level(self) -> tuple[tuple[float, ...], ...]:
-        """Anchor sizes on each of the maps that the RPN sees."""
+        """Anchor sizes on each of the levels that the RPN sees."""
         return tuple((size,) for size in self.anchor_sizes) if self.neck == "fpn" else (self.anchor_sizes,)
 
     @property
     def anchors_per_cell(self) -> int:
-        """Anchors at each cell of a map."""
+        """Anchors at each cell of a level."""
         return len(self.anchor_sizes_by_level[0]) * len(self.anchor_ratios)
 
     @property
@@ -187,7 +187,7 @@ class ModelConfig:
 
     @property
     def num_mask_channels(self) -> int:
-        """Maps that the mask head can put out; map 0 is the softmax's background, and else without use."""
+        """Channels that the mask head can return; channel 0 is the softmax's background, and else without use."""
         return 1 if self.class_agnostic_masks else self.num_classes + 1
 
     @property

@@ -8,6 +8,7 @@ sky. Where that image is missing it is drawn from the polygons, as the official 
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,7 +119,7 @@ def _read(root: Path, name: str, what: str) -> bytes:
     except OSError:
         raise ImageError(f"{what} cannot be opened") from None
     except ImageError as error:
-        raise ImageError(error.reason.replace("image", what, 1)) from None
+        raise ImageError(re.sub("^image", what, error.reason)) from None
 
 
 def _read_ids(labels: Path, name: str, image_hw: ImageHW) -> np.ndarray:

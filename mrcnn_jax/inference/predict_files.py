@@ -1,4 +1,4 @@
-"""Files and folders of images become predictions.json and, where wanted, images with the detections drawn."""
+"""Files and folders of images become predictions.json and, where wanted, pictures with the detections drawn."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
 
 DrawFn = Callable[[Path, np.ndarray, ImageDetections], None]
-"""Writes one image with its detections to a path that ends in .jpg; its folder may not exist yet."""
+"""Writes a copy of an image with its detections drawn to a path that ends in .jpg; its folder may not exist yet."""
 
 MAX_MASK_BYTES = 10**9
 """Images with more full-size masks than this are drawn smaller."""
@@ -65,11 +65,11 @@ def predict_files(
     draw_score: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, str]:
-    """Writes output/predictions.json and, with `draw`, an image of each file under output/images.
+    """Writes output/predictions.json and, with `draw`, a picture of each file under output/pictures.
 
     Detections with a score of `draw_score` or more are drawn; predictions.json holds all of them.
     A file that cannot be read is recorded and the others are done. predictions.json holds "images" (id, file name,
-    size, drawn image), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
+    size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
 
     Returns: error by file, {} if all went well. Raises StorageError if something cannot be written, and NumericalError,
     without predictions.json, if the network computes NaN or infinity for a file.
@@ -131,7 +131,7 @@ def _fit_for_drawing(image: np.ndarray, found: ImageDetections, score: float) ->
 
 
 def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
-    """A path under the images folder for each file: its name with the suffix .jpg, numbered where two would clash."""
+    """A path under the pictures folder for each file: its name with the suffix .jpg, numbered where two would clash."""
     taken: set[str] = set()
     targets = {}
     for file in files:

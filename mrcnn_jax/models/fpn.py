@@ -55,10 +55,10 @@ class FeaturePyramid(nn.Module):
         pyramid: list[Array] = []
         top_down = None
         for index in reversed(range(len(backbone_features))):
-            backbone_map = backbone_features[index]
-            height, width = backbone_map.shape[1:3]
+            features = backbone_features[index]
+            height, width = features.shape[1:3]
             extent = make_extent(image_hw, (height, width), config.feature_strides[index], config.size_divisor)
-            lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(backbone_map, extent)
+            lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(features, extent)
             merged = zero_outside(lateral, extent)
             if top_down is not None:  # zeroed apart, or a GPU's library adds the upsampled map and wants it in memory
                 merged += zero_outside(upsample_nearest(top_down), extent)

@@ -1,4 +1,4 @@
-"""Evaluations during a run: scores, images and weights of the newest state.
+"""Evaluations during a run: scores, pictures and weights of the newest state.
 
 workdir/evaluation.json   newest scores                      workdir/weights/   newest evaluated weights
 workdir/pictures/         predictions beside ground truth

@@ -1,4 +1,4 @@
-"""Images of predictions beside their ground truth, both given as COCO dicts."""
+"""Pictures of predictions beside their ground truth, both given as COCO dicts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

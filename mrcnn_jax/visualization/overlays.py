@@ -1,4 +1,4 @@
-"""Images of detections and of ground truth: masks, contours, boxes and labels drawn on the photograph.
+"""Pictures of detections and of ground truth: masks, contours, boxes and labels drawn on the photograph.
 
 Everything is sized by the image, so that a label reads as well on 128 as on 4000 pixels: small images are enlarged
 by a whole factor first. n objects, H x W the image, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
@@ -101,16 +101,16 @@ def draw_side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, st
 
 
 def save_picture(path: str | Path, image: np.ndarray) -> None:
-    """Writes a uint8 RGB image in the format of the suffix, .png or .jpg; makes the folder. Raises StorageError."""
+    """Writes a uint8 RGB picture in the format of the suffix, .png or .jpg; makes the folder. Raises StorageError."""
     path = Path(path)
     encoded_ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not encoded_ok:
-        raise ValueError(f"Expected an image file name ending in .png or .jpg, got {path.name}.")
+        raise ValueError(f"Expected a picture's file name ending in .png or .jpg, got {path.name}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise StorageError(f"Cannot write the image {path}: {error.strerror}. Choose another folder.") from error
+        raise StorageError(f"Cannot write the picture {path}: {error.strerror}. Choose another folder.") from error
 
 
 def instance_color(rank: int) -> Color:

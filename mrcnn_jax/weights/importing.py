@@ -65,7 +65,7 @@ def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
 
 
 def import_variables(source: WeightsFile, model_config: ModelConfig) -> tuple[dict[str, Any], Mapped]:
-    """The variables (NumPy leaves) of `model` filled from the source, and what became of its arrays.
+    """The variables (NumPy leaves) of such a model, filled from the source, and what became of its arrays.
 
     DataError that lists everything that does not fit: missing, surplus, of another shape, not finite, or a
     variance that is not positive with the model's norm_eps.

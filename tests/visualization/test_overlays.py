@@ -158,7 +158,7 @@ def test_images_are_saved_as_rgb(tmp_path: object) -> None:
     save_picture(path, image)
     read = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_array_equal(read, image)
-    with pytest.raises(StorageError, match="Cannot write the image"):
+    with pytest.raises(StorageError, match="Cannot write the picture"):
         save_picture(f"{path}/inside_a_file.png", image)
 
 

@@ -162,7 +162,7 @@ class ModelConfig:
 
     @property
     def roi_strides(self) -> tuple[int, ...]:
-        """Strides of the levels that RoIs are pooled from: P2..P5, or the one level. P6 has the largest anchors only."""
+        """Strides of the levels that RoIs are pooled from: P2..P5, or the one level. P6 has the largest anchors."""
         return self.feature_strides[:4]
 
     @property

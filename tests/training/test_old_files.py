@@ -73,7 +73,9 @@ CONFIG = Config(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     with tarfile.open(ROOT / "tests" / "golden" / "run_of_renamed_fields.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        # Python 3.11.0 to 3.11.3 have no filters.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path)
     return tmp_path
 
 

@@ -4,7 +4,8 @@
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/nuclei --split val
     python scripts/reproduce_ablations.py --to runs/ablations --nuclei data/nuclei
 
-Trained from scratch; docs/ablations.md has the scores. A run takes two to three minutes on one CPU core.
+The network is trained from scratch, and docs/ablations.md lists the scores. A run takes two to three minutes on one CPU
+core.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

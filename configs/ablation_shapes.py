@@ -1,8 +1,9 @@
-"""Base of the ablations on generated images: shapes with thin parts that hide each other, in a small Mask R-CNN.
+"""Base of the ablations on generated images: a small Mask R-CNN on overlapping shapes with thin parts.
 
     python scripts/reproduce_ablations.py --to runs/ablations
 
-Trained from scratch; docs/ablations.md has the scores. A run takes two to four minutes on one CPU core.
+The network is trained from scratch, and docs/ablations.md lists the scores. A run takes two to four minutes on one CPU
+core.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -1,11 +1,11 @@
-"""Cascade Mask R-CNN, ResNet-50 FPN, on COCO: three box heads, each on the boxes of the one before (arXiv 1712.00726).
+"""Cascade Mask R-CNN, ResNet-50 FPN, on COCO, with three successive box heads (arXiv 1712.00726).
 
     python scripts/train.py configs/cascade_mask_rcnn_r50_fpn.py --workdir runs/cascade_mask_rcnn_r50_fpn \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-The 3x schedule of Detectron2 with its short sides of 640 to 800. Meant for eight accelerators. Not trained here yet.
-Published: Detectron2's model zoo, on val2017, box AP 44.3 and mask AP 38.5; 1x schedule and the same short sides 42.1
-and 36.4.
+The schedule is Detectron2's 3x, with its short sides of 640 to 800. The preset is meant for eight accelerators and has
+not been trained here yet. Detectron2's model zoo reports box AP 44.3 and mask AP 38.5 on val2017, and 42.1 and 36.4
+with the 1x schedule and the same short sides.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TrainConfig

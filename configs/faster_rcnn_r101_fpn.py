@@ -1,10 +1,10 @@
-"""Faster R-CNN with RoIAlign, ResNet-101 FPN, on COCO: Mask R-CNN without masks, the paper's table 3.
+"""Faster R-CNN with RoIAlign, ResNet-101 FPN, on COCO: Mask R-CNN without masks, as in the paper's table 3.
 
     python scripts/train.py configs/faster_rcnn_r101_fpn.py --workdir runs/faster_rcnn_r101_fpn \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet101-63fe2227.pth
 
-Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 3, box AP 37.3, with masks 38.2,
-on test-dev.
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports box AP
+37.3 on test-dev, and 38.2 with masks (table 3).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TrainConfig

@@ -1,10 +1,10 @@
-"""Faster R-CNN with RoIPool, ResNet-101 FPN, on COCO: the paper's table 3.
+"""Faster R-CNN with RoIPool, ResNet-101 FPN, on COCO, as in the paper's table 3.
 
     python scripts/train.py configs/faster_rcnn_r101_fpn_roi_pool.py --workdir runs/faster_rcnn_r101_fpn_roi_pool \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet101-63fe2227.pth
 
-Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 3 (from the FPN paper), box AP
-36.2 on test-dev.
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports box AP
+36.2 on test-dev (table 3, from the FPN paper).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TrainConfig

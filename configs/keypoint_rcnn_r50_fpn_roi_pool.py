@@ -1,11 +1,12 @@
-"""Keypoints of people, ResNet-50 FPN, with RoIPool: the paper's table 6.
+"""Keypoints of people, ResNet-50 FPN, with RoIPool, as in the paper's table 6.
 
     python scripts/train.py configs/keypoint_rcnn_r50_fpn_roi_pool.py --workdir runs/keypoint_rcnn_r50_fpn_roi_pool \
         --data.train data/people:train --data.val data/people:val --train.init-from resnet50-0676ba61.pth
 
-Prepared from person_keypoints_train2017.json with --annotated-only. Short sides of 640 to 800 in training, 800 in
-testing; 90,000 steps, drops at 60k and 80k. Meant for eight accelerators, as in the paper. Not trained here yet.
-Published: table 6, keypoint AP 59.8, with RoIAlign 64.2, on minival.
+The data are prepared from person_keypoints_train2017.json with --annotated-only. Short sides are 640 to 800 in training
+and 800 in testing, and the rate drops at steps 60,000 and 80,000 of 90,000. The preset is meant for eight accelerators,
+as in the paper, and has not been trained here yet. The paper reports keypoint AP 59.8 on minival, and 64.2 with
+RoIAlign (table 6).
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig

@@ -1,11 +1,11 @@
-"""Mask R-CNN, ResNet-101 C4, on COCO: the paper's tables 1 and 2a.
+"""Mask R-CNN, ResNet-101 C4, on COCO, as in the paper's tables 1 and 2a.
 
     python scripts/train.py configs/mask_rcnn_r101_c4.py --workdir runs/mask_rcnn_r101_c4 \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet101-63fe2227.pth
 
-RoIs of 14 x 14 cells go through res5; 64 RoIs an image in training, 300 proposals in testing, masks of 14 x 14. Meant
-for eight accelerators, as in the paper. Not trained here yet. Published: table 1, mask AP 33.1 on test-dev; table 2a,
-32.7 on minival.
+RoIs of 14 x 14 cells pass through res5, and masks are 14 x 14. Training uses 64 RoIs per image and testing 300
+proposals. The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper
+reports mask AP 33.1 on test-dev (table 1) and 32.7 on minival (table 2a).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig, TrainConfig

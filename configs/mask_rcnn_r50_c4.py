@@ -3,9 +3,9 @@
     python scripts/train.py configs/mask_rcnn_r50_c4.py --workdir runs/mask_rcnn_r50_c4 \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-RoIs of 14 x 14 cells go through res5; 64 RoIs an image in training, 300 proposals in testing, masks of 14 x 14. Meant
-for eight accelerators, as in the paper. Not trained here yet. Published: table 2a, mask AP 30.3 (AP50 51.2, AP75
-31.5) on minival.
+RoIs of 14 x 14 cells pass through res5, and masks are 14 x 14. Training uses 64 RoIs per image and testing 300
+proposals. The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper
+reports mask AP 30.3 (AP50 51.2, AP75 31.5) on minival (table 2a).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -1,10 +1,10 @@
-"""Mask R-CNN, ResNet-50 C4, with RoIWarp and averages: the paper's table 2c.
+"""Mask R-CNN, ResNet-50 C4, with RoIWarp and averages, as in the paper's table 2c.
 
     python scripts/train.py configs/mask_rcnn_r50_c4_roi_warp.py --workdir runs/mask_rcnn_r50_c4_roi_warp \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 2c, mask AP 27.1, with RoIAlign
-30.3, on minival.
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports mask
+AP 27.1 on minival, and 30.3 with RoIAlign (table 2c).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -1,10 +1,10 @@
-"""Mask R-CNN, ResNet-50 C4, with one softmax over the classes for masks: the paper's table 2b.
+"""Mask R-CNN, ResNet-50 C4, with one softmax over the classes for masks, as in the paper's table 2b.
 
     python scripts/train.py configs/mask_rcnn_r50_c4_softmax.py --workdir runs/mask_rcnn_r50_c4_softmax \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 2b, mask AP 24.8, with sigmoids
-30.3, on minival.
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports mask
+AP 24.8 on minival, and 30.3 with sigmoids (table 2b).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig, TrainConfig

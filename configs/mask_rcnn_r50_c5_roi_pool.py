@@ -1,10 +1,11 @@
-"""Mask R-CNN, ResNet-50 C5, with RoIPool on a stride of 32: the paper's table 2d.
+"""Mask R-CNN, ResNet-50 C5, with RoIPool at a stride of 32, as in the paper's table 2d.
 
     python scripts/train.py configs/mask_rcnn_r50_c5_roi_pool.py --workdir runs/mask_rcnn_r50_c5_roi_pool \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-RPN and RoIs see the last stage at stride 32. The paper does not say which heads: here those of the FPN. Meant for
-eight accelerators, as in the paper. Not trained here yet. Published: table 2d, mask AP 23.6, box AP 28.2 on minival.
+The RPN and the RoIs use the last stage at stride 32. The paper does not specify the heads; these are those of the FPN.
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports mask
+AP 23.6 and box AP 28.2 on minival (table 2d).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TestConfig, TrainConfig

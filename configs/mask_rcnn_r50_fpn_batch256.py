@@ -3,12 +3,12 @@
     python scripts/train.py configs/mask_rcnn_r50_fpn_batch256.py --workdir runs/r50_batch256 \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-on every host (docs/clusters.md). Meant for 32 to 256 devices. Not trained here yet. Published, for 1x in batches of 16:
-Detectron2, box AP 38.6 and mask AP 35.2 on val2017.
+Run the command on every host (docs/clusters.md). The preset is meant for 32 to 256 devices and has not been trained
+here yet. For 1x in batches of 16, Detectron2 reports box AP 38.6 and mask AP 35.2 on val2017.
 
-The rate is 0.02 for every 16 images of an update, 0.32 here, after a longer warm-up: linear scaling, Goyal et al.,
-arXiv 1706.02677. MegDet (arXiv 1711.07240) warms up for batches of 256, too. The run sees the images of 1x, 1.44
-million, and drops the rate after as many. What others used:
+The rate is scaled linearly (Goyal et al., arXiv 1706.02677) to 0.02 for every 16 images of an update, 0.32 here, after
+a longer warm-up. MegDet (arXiv 1711.07240) also warms up for batches of 256. The run uses as many images as 1x, 1.44
+million, and drops the rate after as many. Others used these settings:
 
     batch   rate   warm-up   drops at              steps
       128   0.16     625     9,000, 12,000                  MLPerf's reference convergence points: 14 epochs
@@ -17,25 +17,25 @@ million, and drops the rate after as many. What others used:
       256   0.24   2,000     6,000, 8,000                   Google in MLPerf 0.7, TPU v3-1024
       512   0.24   1,600     6,000, 8,000, 10,000  11,250   tensorflow/tpu v2-128, clipped, momentum 0.95
 
-Ours are the linear rate beyond 128, where none of these followed the rule, and the norm of 10 at which gradients are
-clipped; tensorflow/tpu clips at 0.02 times the root of the number of weights, 133 for these. The length of the warm-up
-is MLPerf's. MLPerf's rate and drops for 256, in half as many steps again:
+Two choices are our own: the linear rate beyond 128, where none of these followed the rule, and clipping gradients at a
+norm of 10 (tensorflow/tpu clips at 0.02 times the root of the number of weights, which is 133 here). The length of the
+warm-up is MLPerf's. These options set MLPerf's rate and drops for 256, with half as many steps again:
 
     --train.learning-rate 0.015 --train.num-steps 8438 --train.decay-steps 5625,7500
 
-The same images in batches of 512 and 1024. No reference of ours goes beyond 512, and the linear rates, 0.64 and 1.28,
-may cost AP or diverge:
+These options use the same images in batches of 512 and 1024. None of the references goes beyond 512, and the linear
+rates, 0.64 and 1.28, may cost AP or diverge:
 
     --train.batch-size 512 --train.num-steps 2813 --train.decay-steps 1875,2500 --train.warmup-steps 900
     --train.batch-size 1024 --train.num-steps 1407 --train.decay-steps 938,1250 --train.warmup-steps 450
 
-tensorflow/tpu's settings for 512, four times the images:
+These are tensorflow/tpu's settings for 512, with four times as many images:
 
     --train.batch-size 512 --train.learning-rate 0.0075 --train.momentum 0.95 --train.warmup-steps 1600 \
         --train.num-steps 11250 --train.decay-steps 6000,8000,10000
 
-Where a batch does not fit, --train.batch-size 64 --train.accumulate-steps 4 makes updates of 256 images, too, with
-four times the steps in every option that counts them.
+If a batch does not fit into memory, --train.batch-size 64 --train.accumulate-steps 4 also gives updates of 256 images;
+multiply every option that counts steps by four.
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TrainConfig

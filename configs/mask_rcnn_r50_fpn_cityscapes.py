@@ -1,11 +1,15 @@
-"""Mask R-CNN, ResNet-50 FPN, on Cityscapes' eight classes: the paper's table 7, fine annotations alone.
+"""Mask R-CNN, ResNet-50 FPN, on Cityscapes' eight classes with fine annotations only, as in the paper's table 7.
 
     python scripts/train.py configs/mask_rcnn_r50_fpn_cityscapes.py --workdir runs/mask_rcnn_r50_fpn_cityscapes \
         --data.train data/cityscapes:train --data.val data/cityscapes:val --train.init-from resnet50-0676ba61.pth
 
-Score it by the official AP: python scripts/evaluate.py --weights runs/mask_rcnn_r50_fpn_cityscapes --data
-data/cityscapes --split val --cityscapes. Meant for eight accelerators, as in the paper. Not trained here yet.
-Published: table 7, AP 31.5 on val, 26.2 on test.
+This command computes the official AP:
+
+    python scripts/evaluate.py --weights runs/mask_rcnn_r50_fpn_cityscapes \
+        --data data/cityscapes --split val --cityscapes
+
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports AP
+31.5 on val and 26.2 on test (table 7).
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -1,11 +1,15 @@
-"""Mask R-CNN, ResNet-50 FPN, on Cityscapes, started from COCO: the paper's table 7.
+"""Mask R-CNN, ResNet-50 FPN, on Cityscapes, starting from COCO weights, as in the paper's table 7.
 
     python scripts/train.py configs/mask_rcnn_r50_fpn_cityscapes_coco.py --workdir runs/cityscapes_coco \
         --data.train data/cityscapes:train --data.val data/cityscapes:val --train.init-from runs/r50_1x
 
-Score it by the official AP: python scripts/evaluate.py --weights runs/cityscapes_coco --data data/cityscapes --split
-val --cityscapes. Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 7, AP 36.4 on
-val, 32.0 on test.
+This command computes the official AP:
+
+    python scripts/evaluate.py --weights runs/cityscapes_coco \
+        --data data/cityscapes --split val --cityscapes
+
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports AP
+36.4 on val and 32.0 on test (table 7).
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig

@@ -1,10 +1,10 @@
-"""Mask R-CNN, ResNet-50 FPN, with an MLP of three hidden layers for masks: the paper's table 2e.
+"""Mask R-CNN, ResNet-50 FPN, with an MLP of three hidden layers for masks, as in the paper's table 2e.
 
     python scripts/train.py configs/mask_rcnn_r50_fpn_mlp_deeper.py --workdir runs/mask_rcnn_r50_fpn_mlp_deeper \
         --data.train data/coco:train --data.val data/coco:val --train.init-from resnet50-0676ba61.pth
 
-Meant for eight accelerators, as in the paper. Not trained here yet. Published: table 2e, mask AP 31.5 (AP75 32.6),
-with convolutions 33.6, on minival.
+The preset is meant for eight accelerators, as in the paper, and has not been trained here yet. The paper reports mask
+AP 31.5 (AP75 32.6) on minival, and 33.6 with convolutions (table 2e).
 """
 
 from mrcnn_jax.config import Config, ModelConfig, TargetsConfig, TrainConfig

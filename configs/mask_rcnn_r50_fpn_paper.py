@@ -1,12 +1,12 @@
-"""Mask R-CNN, ResNet-50 FPN, on COCO as in the paper (section 3.1): 160,000 steps, drop at 120,000.
+"""Mask R-CNN, ResNet-50 FPN, on COCO as in the paper (section 3.1): 160,000 steps, with a rate drop at 120,000.
 
-Batch 16, rate 0.02, 512 RoIs 1:3 per image and 1000 test proposals are the defaults. Training proposals are 2000 an
-image as in the original code.
+The defaults are batch 16, rate 0.02, 512 RoIs per image at 1:3 and 1000 test proposals. Training uses 2000 proposals
+per image, as in the original code.
 
     python scripts/train.py configs/mask_rcnn_r50_fpn_paper.py --workdir runs/r50_paper \
         --data.train DIR:train --data.val DIR:val --train.init-from resnet50.npz
 
-Needs an ImageNet backbone. Hardware and time: not measured yet. Box and mask AP on val2017: not measured yet.
+The run starts from an ImageNet backbone. The preset has not been trained here yet, so time and AP are not measured.
 """
 
 from mrcnn_jax.config import Config, TargetsConfig, TrainConfig

@@ -1,21 +1,21 @@
-"""Cell nuclei in microscopy: one class, up to hundreds of small objects an image; small enough for a CPU.
+"""Cell nuclei in microscopy images: one class, up to hundreds of small objects per image; small enough for a CPU.
 
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/train.json --to data/nuclei --split train
     python scripts/prepare_data.py coco --images DIR/images --annotations DIR/val.json --to data/nuclei --split val
     JAX_NUM_CPU_DEVICES=2 python scripts/train.py configs/nuclei_r18_fpn.py --workdir runs/nuclei \
         --data.train data/nuclei:train --data.val data/nuclei:val
 
-From scratch. `JAX_NUM_CPU_DEVICES=2` uses two cores well; the batch of 2 is for one or two devices. Measured on two
-shared CPU cores, on the 112 validation images of the Data Science Bowl 2018 with 500 detections each: box AP 0.487,
-mask AP 0.513, mask AP50 0.804 after 12.3 minutes, start and evaluation included. Runs that differ by rounding alone
-are up to 0.006 of AP50 apart.
+The network is trained from scratch. `JAX_NUM_CPU_DEVICES=2` makes good use of two cores; the batch of 2 is for one or
+two devices. On two shared CPU cores, it reached box AP 0.487, mask AP 0.513 and mask AP50 0.804 on the 112 validation
+images of the Data Science Bowl 2018, with 500 detections each, after 12.3 minutes, including start and evaluation. Runs
+that differ only by rounding differ by up to 0.006 in AP50.
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
 
 CANVASES = ((384, 384),)
 TEST_CANVASES = ((512, 512),)
-"""Larger than those of training: objects of a few pixels are found better, at no cost in training."""
+"""Larger than the training canvases: objects of a few pixels are detected better, at no cost in training."""
 
 config = Config(
     model=ModelConfig(

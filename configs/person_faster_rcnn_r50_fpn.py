@@ -1,11 +1,11 @@
-"""Boxes of people alone, ResNet-50 FPN: the paper's table 5.
+"""Boxes of people only, ResNet-50 FPN, as in the paper's table 5.
 
     python scripts/train.py configs/person_faster_rcnn_r50_fpn.py --workdir runs/person_faster_rcnn_r50_fpn \
         --data.train data/people:train --data.val data/people:val --train.init-from resnet50-0676ba61.pth
 
-Prepared from person_keypoints_train2017.json with --annotated-only. Short sides of 640 to 800 in training, 800 in
-testing; 90,000 steps, drops at 60k and 80k. Meant for eight accelerators, as in the paper. Not trained here yet.
-Published: table 5, box AP 52.5 on minival.
+The data are prepared from person_keypoints_train2017.json with --annotated-only. Short sides are 640 to 800 in training
+and 800 in testing, and the rate drops at steps 60,000 and 80,000 of 90,000. The preset is meant for eight accelerators,
+as in the paper, and has not been trained here yet. The paper reports box AP 52.5 on minival (table 5).
 """
 
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig

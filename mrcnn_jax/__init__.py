@@ -3,7 +3,7 @@
     from mrcnn_jax import Predictor
     detections = Predictor.load("weights/")([image])
 
-Names are imported at their first use, so that the core needs nothing but JAX, Flax, Optax and NumPy.
+Names are imported on first use, so that the core depends only on JAX, Flax, Optax, NumPy and jaxtyping.
 """
 
 import importlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mrcnn_jax.weights.folder import load_weights as load_weights
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: RUF022 - in the order of use
+__all__ = [  # noqa: RUF022 - in order of use
     "Predictor",
     "Config",
     "ModelConfig",

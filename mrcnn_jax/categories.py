@@ -1,4 +1,4 @@
-"""The object classes of a data set, as the host knows them."""
+"""The object classes of a data set (host side)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Category:
-    """One object class of a data set. Label k (1..C) of a model is the k-th category, by ascending data-set id."""
+    """One object class of a data set. Label k (1..C) of a model is the k-th category by ascending data-set id."""
 
     id: int
     name: str
@@ -15,11 +15,11 @@ class Category:
 
 
 def keypoint_names(categories: Sequence[Category]) -> tuple[str, ...]:
-    """The keypoints of a data set: those of its categories that have any, which have to agree.
+    """Returns the names of a data set's keypoints, or () if no category has keypoints.
 
-    Raises ValueError if they do not.
+    Raises ValueError if the categories with keypoints do not all have the same ones.
     """
     named = {category.keypoints for category in categories if category.keypoints}
     if len(named) > 1:
-        raise ValueError("Expected the same keypoints in all categories that have any.")
+        raise ValueError("Expected the same keypoints in all categories that have keypoints.")
     return named.pop() if named else ()

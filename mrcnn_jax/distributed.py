@@ -1,7 +1,7 @@
-"""The processes of one run: how they join, hear of each other's errors, and leave.
+"""The processes of one run: how they connect, share errors, and exit.
 
-All run the same program, each on its own devices and on its own rows of every batch. What only one may do, writing
-files, process 0 does. With one process every function here does the obvious thing at once.
+All processes run the same program, each on its own devices and its own rows of every batch. Only process 0 writes
+files. In a run of one process, no function here communicates or waits.
 """
 
 import itertools
@@ -23,22 +23,22 @@ from mrcnn_jax.config import DistributedConfig
 from mrcnn_jax.errors import ConfigError, DeviceError, UserError
 
 GRACE_SECONDS = 2.0
-"""Process 0 leaves later than the others by this: its end ends all, and they too have an error to tell."""
+"""Delay before process 0 exits after an error: its exit ends the others, which first print their own error."""
 
 MEETING_SECONDS = 3600
-"""A process that waits for the others for longer than this gives up; one that died is noticed by its heartbeat."""
+"""Longest time that a process waits for the others. A process that died is noticed earlier, by its heartbeat."""
 
 SIZE_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-"""Environment variables of launchers that say how many processes they started."""
+"""Environment variables in which launchers set the number of processes that they started."""
 
 _meetings = itertools.count()
 
 
 def join_processes(distributed_config: DistributedConfig) -> None:
-    """Meets the other processes, before anything uses a device; alone if neither config nor environment names any.
+    """Connects this process to the others of its run; call it before anything uses a device.
 
-    Raises ConfigError if the environment names other processes but not how to reach them, and DeviceError if they do
-    not come.
+    The process runs alone if neither the config nor the environment names others. Raises ConfigError if the environment
+    names other processes but not the address of process 0, and DeviceError if they do not join in time.
     """
     options: dict[str, Any] = {
         "initialization_timeout": distributed_config.start_seconds,
@@ -51,7 +51,7 @@ def join_processes(distributed_config: DistributedConfig) -> None:
                 distributed_config.coordinator,
                 distributed_config.num_processes,
                 distributed_config.process_id,
-                cluster_detection_method="deactivate",  # or it would give each process one device of several
+                cluster_detection_method="deactivate",  # detection would give each process only one of its devices
                 **options,
             )
         else:
@@ -61,23 +61,23 @@ def join_processes(distributed_config: DistributedConfig) -> None:
         if "coordinator_address should be defined" not in str(error) or started:
             where = f" ({', '.join(started)})" if started else ""
             raise ConfigError(
-                f"The environment{where} does not say where process 0 is: {error} Give --distributed.coordinator "
-                "HOST:PORT, --distributed.num-processes and --distributed.process-id."
+                f"The environment{where} does not contain the address of process 0: {error} Set "
+                "--distributed.coordinator HOST:PORT, --distributed.num-processes and --distributed.process-id."
             ) from error
     except RuntimeError as error:
         raise DeviceError(
-            f"The processes did not meet within {distributed_config.start_seconds} s: {str(error).splitlines()[0]}. "
-            "Check that all were started and can reach process 0."
+            f"The processes did not connect within {distributed_config.start_seconds} s: {str(error).splitlines()[0]}. "
+            "Check that all of them were started and can reach process 0."
         ) from error
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes files and tells people."""
+    """Returns whether this is process 0, which writes files and reports progress."""
     return jax.process_index() == 0
 
 
 def gather_bytes(content: bytes) -> list[bytes]:
-    """The content of each process, in their order; all have to call it."""
+    """Returns the content of each process, in process order; every process has to call it."""
     if jax.process_count() == 1:
         return [content]
     wait_for_all("gather")
@@ -89,21 +89,21 @@ def gather_bytes(content: bytes) -> list[bytes]:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes are here; `name` says where.
+    """Returns when all processes have called it; `name` identifies the call.
 
-    Unlike a collective, whose first use waits for half a minute on some backends, it has time for compilations.
+    Unlike a collective, whose first use waits only half a minute on some backends, it leaves time for compilation.
     """
     if jax.process_count() > 1:
-        everyone = set(range(jax.process_count()))  # named one by one, they meet without their devices
+        everyone = set(range(jax.process_count()))  # an explicit set is synchronised without using devices
         key = f"{name} {next(_meetings)}"
         ocp.multihost.sync_global_processes(key, timeout=MEETING_SECONDS, processes=everyone)
 
 
 @contextmanager
 def shared_errors() -> Iterator[None]:
-    """An error that one process raises inside is raised by all, when all are through.
+    """Makes all processes raise an error that one of them raises inside the block, once all have left the block.
 
-    Without it the others would wait for one that is gone.
+    Otherwise, the other processes would wait for one that has ended.
     """
     raised: Exception | None = None
     try:

@@ -1,46 +1,47 @@
-"""Errors that a user can act on, each with the exit code that the scripts end with.
+"""Errors that a user can act on, each with the exit code of the command.
 
-The message is one line: what is wrong, where, what to do. Anything else that escapes is our bug (exit 1, traceback).
+A message is one line that states what is wrong, where, and what to do. Any other exception that escapes is a bug (exit
+code 1, with a traceback).
 """
 
 
 class UserError(Exception):
-    """Base of all errors that are shown as one line `error: ...` instead of a traceback."""
+    """Base class of all errors that are shown as one line `error: ...` instead of a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(UserError):
-    """Usage or configuration (exit 2)."""
+    """The usage or configuration is wrong (exit code 2)."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """Bad data or a bad file (exit 3)."""
+    """Data or a file is invalid (exit code 3)."""
 
     exit_code = 3
 
 
 class NumericalError(UserError):
-    """A loss, gradient, parameter or output of the network that is not finite, or exploded (exit 4)."""
+    """A loss, gradient, parameter or network output is not finite or has exploded (exit code 4)."""
 
     exit_code = 4
 
 
 class StorageError(UserError):
-    """Disk full, folder not writable, checkpoint that cannot be saved (exit 5)."""
+    """The disk is full, a folder is not writable, or a checkpoint cannot be saved (exit code 5)."""
 
     exit_code = 5
 
 
 class DeviceError(UserError):
-    """Device missing or out of memory (exit 6)."""
+    """A device is missing or out of memory (exit code 6)."""
 
     exit_code = 6
 
 
 class Preempted(UserError):
-    """The process was told to stop; its state is saved and the same command continues it (exit 75)."""
+    """The process was told to stop; its state is saved, and the same command continues the run (exit code 75)."""
 
     exit_code = 75

@@ -1,6 +1,6 @@
-"""Releases of jaxlib that are known to compute wrong results, to crash or to be slow, and the flags that avoid it.
+"""Releases of jaxlib that are known to compute wrong results, to crash or to be slow, and flags that avoid the faults.
 
-Needs the standard library alone, and never JAX: flags have to be set before JAX starts.
+This module imports only the standard library and never JAX, because flags have to be set before JAX starts.
 """
 
 import functools
@@ -16,8 +16,8 @@ from typing import Literal
 XLA_FLAGS = "XLA_FLAGS"
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 NO_REDUCTIONS = f"{YNN_FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-"""Convolutions and products stay with YNNPACK, reductions do not. Known to jaxlib 0.10.1 to 0.12.0, all tried; XLA ends
-the process at a flag that it does not know, so it is set for the releases of the table only."""
+"""Keeps convolutions and matrix products in YNNPACK, but not reductions. jaxlib 0.10.1 to 0.12.0 accept this flag (all
+were tried). XLA ends the process at an unknown flag, so it is set only for the releases listed in FAULTS."""
 
 
 ATOMIC_ADDITIONS = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
@@ -26,22 +26,22 @@ LOOPS_IN_GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a range of releases."""
+    """A fault in a range of jaxlib releases."""
 
     source: str
-    """Where it is reported."""
+    """URL of the report."""
     platform: Literal["cpu", "gpu", "all"]
     first: str
-    """Release of jaxlib."""
+    """First affected release of jaxlib."""
     last: str
-    """Release of jaxlib; the newest that was looked at where the report is open."""
+    """Last affected release of jaxlib, or the newest one that was checked if the report is still open."""
     effect: Literal["wrong", "crash", "slow", "differs"]
     what: str
     way_out: str
     seen: str
-    """What we have reproduced, and what is only reported."""
+    """What was reproduced here, and what was only reported."""
     flag: str = ""
-    """What `set_flags` adds to XLA_FLAGS; faults without it are the user's to avoid."""
+    """Flag that `set_flags` adds to XLA_FLAGS; if empty, the user has to avoid the fault."""
 
 
 JAX, XLA = "https://github.com/jax-ml/jax/issues", "https://github.com/openxla/xla/issues"
@@ -54,7 +54,7 @@ FAULTS = (
         effect="wrong",
         what="a jitted sum of products over more than 32,768 rows is silently wrong in its last rows",
         way_out=f"set XLA_FLAGS={NO_REDUCTIONS}",
-        seen="reproduced with 0.10.2; 0.10.1 and 0.11.0 to 0.12.0 are right",
+        seen="reproduced with 0.10.2; 0.10.1 and 0.11.0 to 0.12.0 are correct",
         flag=NO_REDUCTIONS,
     ),
     Fault(
@@ -63,7 +63,7 @@ FAULTS = (
         first="0.10.2",
         last="0.11.0",
         effect="crash",
-        what="a jitted sum of products of arrays of rank 7 and more crashes or hangs",
+        what="a jitted sum of products of arrays of rank 7 or more crashes or hangs",
         way_out=f"set XLA_FLAGS={NO_REDUCTIONS}",
         seen="reproduced with 0.10.2, also as jax 40412; reported for 0.11.0, where it was not seen here",
         flag=NO_REDUCTIONS,
@@ -74,7 +74,7 @@ FAULTS = (
         first="0.10.2",
         last="0.10.2",
         effect="wrong",
-        what="jnp.arctan of 50 and more values is wrong",
+        what="jnp.arctan of 50 or more values is wrong",
         way_out="install another jaxlib",
         seen="reported on one machine, not seen here; nothing in this package uses arctan",
     ),
@@ -104,9 +104,9 @@ FAULTS = (
         first="0.10.2",
         last="0.11.0",
         effect="slow",
-        what="float32 scatter-adds, such as RoIAlign's gradients, compare and swap in a loop: up to 450 times slower",
+        what="float32 scatter-adds, as in RoIAlign's gradient, become compare-and-swap loops, up to 450 times slower",
         way_out=f"set XLA_FLAGS={ATOMIC_ADDITIONS}, or install jaxlib 0.11.1",
-        seen="in the code compiled for an A100, where the flag avoids it; its time was not measured",
+        seen="found in the code compiled for an A100, where the flag avoids it; the time was not measured",
         flag=ATOMIC_ADDITIONS,
     ),
     Fault(
@@ -115,9 +115,9 @@ FAULTS = (
         first="0.10.2",
         last="0.12.0",
         effect="slow",
-        what="loops whose trips depend on the data, such as those of NMS, stop for the host in every pass",
+        what="loops with a data-dependent trip count, such as those of NMS, wait for the host in every iteration",
         way_out=f"set XLA_FLAGS={LOOPS_IN_GRAPHS}",
-        seen="in the sequence compiled for an H100, where the flag puts all of them into CUDA graphs; not run",
+        seen="found in the program compiled for an H100, where the flag puts all such loops into CUDA graphs; not run",
         flag=LOOPS_IN_GRAPHS,
     ),
     Fault(
@@ -126,20 +126,20 @@ FAULTS = (
         first="0.10.2",
         last="0.12.0",
         effect="differs",
-        what="XLA may leave out roundings to bfloat16, so one and several devices differ by them",
-        way_out="set XLA_FLAGS=--xla_allow_excess_precision=false where results have to be the same",
+        what="XLA may omit roundings to bfloat16, so results on one and on several devices differ by them",
+        way_out="set XLA_FLAGS=--xla_allow_excess_precision=false if results have to be the same",
         seen="reported; not measured here",
     ),
 )
 
 
 def installed_jaxlib() -> str:
-    """The version of jaxlib, without importing it."""
+    """Returns the installed version of jaxlib without importing it."""
     return importlib.metadata.version("jaxlib")
 
 
 def find_faults(jaxlib: str, platform: str) -> list[Fault]:
-    """The faults of a release of jaxlib on a platform, as JAX names it: cpu, gpu, tpu."""
+    """Returns the faults of a jaxlib release on a platform: cpu, gpu or tpu, as in JAX."""
     release = _release(jaxlib)
     return [
         fault
@@ -149,15 +149,16 @@ def find_faults(jaxlib: str, platform: str) -> list[Fault]:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The first three numbers of a version: 0.12.0.1 has the faults of 0.12.0."""
+    """Returns the first three numbers of a version: 0.12.0.1 has the faults of 0.12.0."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def set_flags(environ: MutableMapping[str, str] = os.environ, jaxlib: str | None = None) -> None:
-    """Adds to XLA_FLAGS what avoids the known faults. Call it before JAX is imported.
+    """Adds the flags that avoid the known faults to XLA_FLAGS. Call it before JAX is imported.
 
-    A flag that XLA_FLAGS names already stays as it is, and so does XLA_FLAGS that is the name of a file. The platform
-    is not known before JAX starts, so flags are set for all of them: each reads its own only.
+    Flags that XLA_FLAGS already contains keep their values, and XLA_FLAGS stays unchanged if it is the name of a file.
+    The platform is not known before JAX starts, so the flags of all platforms are set: each platform reads only its
+    own.
     """
     for flag in _missing_flags(environ, jaxlib or installed_jaxlib()):
         flags = environ.get(XLA_FLAGS, "").strip()
@@ -167,13 +168,13 @@ def set_flags(environ: MutableMapping[str, str] = os.environ, jaxlib: str | None
 
 @functools.cache
 def warn_once(platform: str) -> None:
-    """Warns if this process runs on a platform whose results are known to be wrong without a flag that is not set."""
+    """Warns, once per platform, if its results are known to be wrong and the flag that avoids this is not set."""
     jaxlib = installed_jaxlib()
     missing = _missing_flags(os.environ, jaxlib)
     for fault in find_faults(jaxlib, platform):
         if fault.effect == "wrong" and fault.flag in missing:
             warnings.warn(
-                f"jaxlib {jaxlib} is wrong on this platform: {fault.what} ({fault.source}). "
+                f"jaxlib {jaxlib} computes wrong results on this platform: {fault.what} ({fault.source}). "
                 f"Before JAX is imported, {fault.way_out}, or call mrcnn_jax.known_faults.set_flags().",
                 RuntimeWarning,
                 stacklevel=2,
@@ -181,7 +182,7 @@ def warn_once(platform: str) -> None:
 
 
 def _missing_flags(environ: MutableMapping[str, str], jaxlib: str) -> list[str]:
-    """The flags of the release's faults, each once, whose names do not appear in XLA_FLAGS or the file it names."""
+    """Returns the flags of the release's faults whose names do not occur in XLA_FLAGS or in the file that it names."""
     flags = environ.get(XLA_FLAGS, "").strip()
     if flags and not flags.startswith("-") and Path(flags).is_file():
         flags = Path(flags).read_text()

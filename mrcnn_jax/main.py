@@ -1,4 +1,4 @@
-"""The command `mrcnn`: chooses a subcommand and runs it."""
+"""The command `mrcnn`, which selects a subcommand and runs it."""
 
 import contextlib
 import difflib
@@ -11,11 +11,11 @@ from mrcnn_jax import command_names, known_faults
 from mrcnn_jax.command_names import COMMANDS
 
 USAGE = 2
-"""Exit code of a wrong command line."""
+"""Exit code for a wrong command line."""
 
 
 def main() -> None:
-    """Runs `mrcnn NAME ...`. Without a name, or with --help, it lists the commands."""
+    """Runs `mrcnn NAME ...`, or lists the commands if there is no name or --help is given."""
     name, *arguments = sys.argv[1:] or [""]
     if name in ("", "-h", "--help"):
         print(describe_commands())
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def describe_commands() -> str:
-    """What `mrcnn --help` prints."""
+    """Returns the text that `mrcnn --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     head = "usage: mrcnn COMMAND ...\n\nMask R-CNN in JAX: training, inference and evaluation.\n"
@@ -41,14 +41,14 @@ def describe_commands() -> str:
 
 
 def run_command(name: str, arguments: list[str], *, as_script: bool = False) -> None:
-    """Runs a command with these arguments; ends the process with one of the documented exit codes."""
+    """Runs a command with these arguments and ends the process with one of the documented exit codes."""
     command_names.start(COMMANDS[name].script if as_script else name)
     sys.argv = [command_names.current(), *arguments]
     with explain_missing_packages():
         known_faults.set_flags()  # before anything imports JAX
         command_line = importlib.import_module("mrcnn_jax.cli.command_line")
         module = importlib.import_module(f"mrcnn_jax.cli.{COMMANDS[name].module}")
-        # In several processes one that ends with an error must not wait for the others, which may wait for it.
+        # A process that ends with an error must not wait for the others of its run, which may be waiting for it.
         is_shared = COMMANDS[name].in_processes
         leave = importlib.import_module("mrcnn_jax.distributed").leave if is_shared else sys.exit
     command_line.run(module.main, leave=leave)
@@ -56,7 +56,7 @@ def run_command(name: str, arguments: list[str], *, as_script: bool = False) -> 
 
 @contextlib.contextmanager
 def explain_missing_packages() -> Iterator[None]:
-    """Ends the process with one line that says what to install, where a package that is needed is missing."""
+    """Ends the process with a one-line installation command if a required package is missing."""
     try:
         yield
     except ModuleNotFoundError as missing:
@@ -65,5 +65,5 @@ def explain_missing_packages() -> Iterator[None]:
         requirements = Path(__file__).resolve().parent.parent / "requirements.txt"
         wanted = f"-r {requirements}" if requirements.exists() else "mrcnn-jax"
         install = f"{sys.executable} -m pip install {wanted}"
-        print(f"error: {missing.name} is not installed for this Python: {install}", file=sys.stderr)
+        print(f"error: {missing.name} is not installed for this Python. Install it with: {install}", file=sys.stderr)
         sys.exit(USAGE)

@@ -1,4 +1,4 @@
-"""The device mesh and how things lie on it: images split over the axis `data`, parameters replicated."""
+"""The device mesh: batches are split over its only axis, `data`, and parameters are replicated."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ Tree = TypeVar("Tree")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh along the one axis `data` of all devices of all processes by default, those of process 0 first."""
+    """Returns a mesh with the one axis `data`, by default over the devices of all processes in process order."""
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(devices), (DATA_AXIS,))
@@ -24,12 +24,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: the leading axis split over the devices."""
+    """Returns the sharding of a batch: its leading axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def place(tree: Tree, shardings: Any) -> Tree:
-    """Returns arrays that every process holds whole, NumPy or on its devices, as arrays over all devices."""
+    """Returns the tree as arrays over all devices; every process holds whole arrays, in NumPy or on its own devices."""
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if sharding.is_fully_addressable:
@@ -44,13 +44,13 @@ def place(tree: Tree, shardings: Any) -> Tree:
 
 
 def place_batch(batch: Tree, mesh: Mesh) -> Tree:
-    """Returns the batch over all devices, of which each process gives its own rows, NumPy leaves."""
+    """Returns the batch as arrays over all devices; each process passes its own rows as NumPy arrays."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
 
 
 def local_copies(tree: Tree, mesh: Mesh) -> Tree:
-    """Returns replicated arrays as arrays over this process's own devices, without a copy."""
+    """Returns replicated arrays as arrays over this process's own devices, without copying."""
     own = replicated(local_mesh(mesh))
 
     def gather(leaf: jax.Array) -> jax.Array:

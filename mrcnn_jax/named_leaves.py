@@ -1,8 +1,8 @@
-"""Pytree leaves by name, and the records that prove that they came back from disk unchanged.
+"""Named pytree leaves, and records that verify that the leaves are read back from disk unchanged.
 
-A name joins the path with "/": `params/backbone/stem/conv/kernel`. A record is JSON: dtype, shape and SHA-256 of one
-leaf. Orbax does not notice a flipped bit in its array files and casts silently on restore, so checkpoints and weights
-folders compare records before they trust what they read.
+A name joins the path with "/": `params/backbone/stem/conv/kernel`. A record holds the dtype, shape and SHA-256 of one
+leaf and is stored as JSON. Orbax does not notice a flipped bit in its array files and casts silently on restore, so the
+arrays of a checkpoint or weights folder are compared with their records before they are used.
 """
 
 import functools
@@ -21,33 +21,33 @@ Record = dict[str, Any]
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of `tree` by name, in the order of the tree."""
+    """Returns the leaves of `tree` by name, in the order of the tree."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
 def replace_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
-    """`tree` with every leaf replaced by the one of that name in `leaves`; KeyError if one is missing."""
+    """Returns `tree` with every leaf replaced by the one of that name in `leaves`; KeyError if one is missing."""
     return jax.tree_util.tree_unflatten(
         jax.tree_util.tree_structure(tree), [leaves[name] for name in named_leaves(tree)]
     )
 
 
 def host_copies(tree: PyTree) -> dict[str, np.ndarray]:
-    """Named copies of the leaves in host memory, which stay valid when the device buffers are donated."""
-    # On the CPU device_get gives a view of the device buffer, hence the copy.
+    """Returns named copies of the leaves in host memory, which stay valid when the device buffers are donated."""
+    # On the CPU, device_get returns a view of the device buffer, hence the copy.
     return {name: np.array(leaf) for name, leaf in named_leaves(jax.device_get(tree)).items()}
 
 
 def checksum(array: np.ndarray) -> str:
-    """SHA-256 over dtype, shape and bytes, in hexadecimal."""
+    """Returns the SHA-256 over dtype, shape and bytes, in hexadecimal."""
     digest = hashlib.sha256(f"{array.dtype.name} {array.shape}".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def record_leaves(leaves: Mapping[str, np.ndarray]) -> dict[str, Record]:
-    """The record of each leaf: {"dtype": "float32", "shape": [2, 3], "sha256": "..."}."""
+    """Returns the record of each leaf: {"dtype": "float32", "shape": [2, 3], "sha256": "..."}."""
     return {
         name: {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "sha256": checksum(leaf)}
         for name, leaf in leaves.items()
@@ -55,7 +55,7 @@ def record_leaves(leaves: Mapping[str, np.ndarray]) -> dict[str, Record]:
 
 
 def describe_differences(expected: Mapping[str, Any], records: Mapping[str, Record]) -> list[str]:
-    """One phrase for each recorded leaf that is missing, surplus, or of another shape or dtype than in `expected`.
+    """Returns a phrase for each leaf that is missing, unexpected, or recorded with the wrong shape or dtype.
 
     `expected` maps names to arrays or ShapeDtypeStructs.
     """
@@ -70,28 +70,28 @@ def describe_differences(expected: Mapping[str, Any], records: Mapping[str, Reco
 
 
 def find_changed(leaves: Mapping[str, np.ndarray], records: Mapping[str, Record]) -> list[str]:
-    """Names of the leaves whose dtype, shape or content is not the recorded one."""
+    """Returns the names of the leaves that differ from their record in dtype, shape or content."""
     return [name for name, leaf in leaves.items() if checksum(leaf) != records[name]["sha256"]]
 
 
 def find_not_finite(leaves: Mapping[str, np.ndarray]) -> list[str]:
-    """Names of the leaves that hold a NaN or an infinity."""
-    # bfloat16 is no floating type to NumPy, so JAX is asked.
+    """Returns the names of the leaves that contain NaN or infinity."""
+    # NumPy does not count bfloat16 as a floating type; JAX does.
     floats = {name: leaf for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
     return [name for name, leaf in floats.items() if not np.isfinite(leaf).all()]
 
 
 def count_not_finite(array: np.ndarray) -> str:
-    """How many of an array's values are NaN or infinite, for messages: `3 of 64 values`."""
+    """Returns how many values of an array are NaN or infinite, as text for messages: `3 of 64 values`."""
     return f"{array.size - int(np.isfinite(array).sum())} of {array.size} values"
 
 
-@functools.cache  # once is enough
+@functools.cache  # installs the hook only once
 def silence_abandoned_reads() -> None:
-    """Keeps tracebacks off the terminal that say nothing new.
+    """Suppresses the redundant tracebacks that follow when Orbax cannot read an array.
 
-    When one array cannot be read, Orbax closes its event loop while the reads of the others are still under way; each
-    of them would print a traceback at any later time, from its own thread or through asyncio's log.
+    When one array cannot be read, Orbax closes its event loop while the other reads are still running; each of them
+    would print a traceback at some later time, from its own thread or through asyncio's log.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     previous = sys.unraisablehook

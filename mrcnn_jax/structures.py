@@ -1,8 +1,10 @@
-"""Pytree containers that the layers hand to each other.
+"""Pytree containers that the layers of the package exchange.
 
-Each array container describes ONE image; the batched form is the same class with a leading B. Rows with `valid` False
-are padding: they hold zeros, and nothing may depend on them. Shapes: G ground-truth slots, M bitmap side, P proposals,
-N RoIs, A anchors, S sampled anchors, D detections, m predicted mask side, K keypoints, h heat-map side.
+Each container describes one image; a batch is the same class with a leading dimension B. Rows whose `valid` is False
+are padding: they contain zeros, and no result may depend on them.
+
+Shapes: G ground-truth slots, M bitmap side, P proposals, N RoIs, A anchors, S sampled anchors, D detections, m side
+of predicted masks, K keypoints, h heat-map side.
 """
 
 from typing import Any
@@ -26,14 +28,14 @@ class GroundTruth:
 
 @flax.struct.dataclass
 class Batch:
-    """What one training step sees; every leaf has a leading B."""
+    """The input of one training step; every leaf has a leading dimension B."""
 
     images: Array  # [B, H, W, 3] uint8 RGB, padded bottom and right with zeros
-    image_hw: Array  # [B, 2] int32, size of the image inside the canvas
+    image_hw: Array  # [B, 2] int32, size of the image on the canvas
     ground_truth: GroundTruth
-    valid: Array  # [B] bool; False: a filler image without effect
-    image_id: Array  # [B] int32, the data set's own id where it fits, else the record's index
-    sample_index: Array  # [B] int32, epoch * number of records + record: seeds everything random about this image
+    valid: Array  # [B] bool; False: a filler image, which has no effect
+    image_id: Array  # [B] int32, the data set's id if it fits, else the record's index
+    sample_index: Array  # [B] int32, epoch * number of records + record; seeds all random choices for the image
 
 
 @flax.struct.dataclass
@@ -48,7 +50,7 @@ class Proposals:
 
 @flax.struct.dataclass
 class RpnTargets:
-    """Sampled anchors of one image and what the RPN should say about them."""
+    """Sampled anchors of one image and the training targets of the RPN."""
 
     anchor_index: Array  # [S] int32
     is_foreground: Array  # [S] bool
@@ -58,7 +60,7 @@ class RpnTargets:
 
 @flax.struct.dataclass
 class RoiTargets:
-    """Sampled RoIs of one image, foreground in the first slots, and what the heads should say about them."""
+    """RoIs of one image and the training targets of the heads; `sample_rois` places foreground first."""
 
     rois: Array  # [N, 4] float32
     labels: Array  # [N] int32, 0 background
@@ -71,13 +73,14 @@ class RoiTargets:
 class Detections:
     """Final detections of one image, best first.
 
-    On the device: boxes in pixels of the network input, labels 1..C. m, K and h are 0 without the head.
+    On the device, boxes are in pixels of the network input, and labels are 1..C. m, or K and h, are 0 if the model does
+    not have that head.
     """
 
     boxes: Array  # [D, 4] float32
     scores: Array  # [D] float32
     labels: Array  # [D] int32
     masks: Array  # [D, m, m] float32, probabilities in the box
-    heat_maps: Array  # [D, K, h, h] float32, the keypoints' logits in the box
+    heat_maps: Array  # [D, K, h, h] float32, logits of the keypoints in the box
     valid: Array  # [D] bool
-    not_finite: Array | None = None  # [] int32, parts that computed NaN or infinity (`detection.finiteness`); 0: none
+    not_finite: Array | None = None  # [] int32, a bit for each part that computed NaN or infinity; see `finiteness`

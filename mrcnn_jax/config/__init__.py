@@ -1,7 +1,7 @@
-"""The configuration: frozen dataclasses that hold every field, its type and its only default.
+"""The configuration: frozen dataclasses that define every setting, its type and its only default.
 
-The defaults are the paper's R50-FPN on COCO (arXiv 1703.06870, section 3.1). Presets in `configs/` state differences.
-Functions receive the section that they need, never the root.
+The defaults describe the paper's R50-FPN on COCO (arXiv 1703.06870, section 3.1), trained for 90,000 steps. Presets in
+`configs/` list only what differs. Functions receive the section that they need, never the whole `Config`.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run."""
+    """All settings that define a run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
@@ -40,6 +40,6 @@ class Config:
         later_stages = self.model.box_head_stages - 1
         require(
             later_stages <= len(self.targets.cascade_ious),
-            f"targets.cascade_ious: expected one for each of {later_stages} box heads after the first, "
+            f"targets.cascade_ious: expected an IoU for each of the {later_stages} box heads after the first, "
             f"got {self.targets.cascade_ious}.",
         )

@@ -1,4 +1,4 @@
-"""The backbones: what distinguishes one ResNet or ResNeXt (arXiv 1512.03385, 1611.05431) from another."""
+"""The layouts of the ResNet and ResNeXt backbones (arXiv 1512.03385, 1611.05431)."""
 
 from typing import Literal, NamedTuple
 
@@ -16,16 +16,16 @@ Backbone = Literal[
 
 
 class BackboneLayout(NamedTuple):
-    """The facts of one backbone."""
+    """The layout of one backbone."""
 
     blocks: tuple[int, int, int, int]
     """Residual blocks of res2..res5."""
     has_bottlenecks: bool = True
-    """Whether a block is a bottleneck of 1x1, 3x3 and 1x1 convolutions, and not two 3x3 convolutions."""
+    """Whether a block is a bottleneck of 1x1, 3x3 and 1x1 convolutions instead of two 3x3 convolutions."""
     groups: int = 1
     """Groups of the 3x3 convolutions."""
     group_channels: int = 64
-    """Channels of each group in res2, at a width of 64."""
+    """Channels of each group in res2 for a backbone width of 64."""
 
 
 BACKBONES: dict[Backbone, BackboneLayout] = {
@@ -39,4 +39,4 @@ BACKBONES: dict[Backbone, BackboneLayout] = {
     "resnext101_32x8d": BackboneLayout((3, 4, 23, 3), groups=32, group_channels=8),
     "resnext101_64x4d": BackboneLayout((3, 4, 23, 3), groups=64, group_channels=4),
 }
-"""ResNet-10, with one block in each stage, is in no paper: it is for networks that are small throughout."""
+"""ResNet-10 has one block per stage; it is not from a paper and is meant for networks that are small throughout."""

@@ -1,4 +1,4 @@
-"""What several sections share: canvases, and how a value is refused."""
+"""Checks that the sections of the configuration share: canvases, and types, choices and ranges of values."""
 
 import math
 import numbers
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 Canvas = tuple[int, int]
-"""(height, width) in pixels of a padded network input; both multiples of 32."""
+"""(height, width) of a padded network input in pixels; both are multiples of 32."""
 
 SIZE_DIVISOR = 32
 """Sides of canvases are multiples of this, the stride of the coarsest backbone stage."""
 
 
 class Range(NamedTuple):
-    """What the values of a field may be, beside their type; it stands in the field's annotation."""
+    """A range of allowed values, which a field's annotation contains beside the type."""
 
     text: str
     contains: Callable[[float], bool]
@@ -34,8 +34,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_fields(section: str, config: object) -> None:
-    """Raises ValueError for the first field of the dataclass whose value has not the type, choice or range that the
-    field is annotated with."""
+    """Raises ValueError for the first field of the dataclass whose value does not match its annotation."""
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         wanted = find_mismatch(hint, value)
@@ -43,12 +42,12 @@ def check_fields(section: str, config: object) -> None:
 
 
 def find_mismatch(hint: Any, value: Any) -> str:
-    """Returns what a field with this annotation expects if the value is something else; "" if the value fits."""
+    """Returns what a field with this annotation expects, or "" if the value matches."""
     if get_origin(hint) is Annotated:
         inner, *ranges = get_args(hint)
         items = _numbers_in(value)
         outside = [each.text for each in ranges if isinstance(each, Range) and not all(map(each.contains, items))]
-        # Of numbers, NaN among them, a range explains more than the type does.
+        # For numbers, including NaN, the range is a better explanation than the type.
         is_numeric = len(items) == (len(value) if isinstance(value, tuple) else 1)
         return outside[0] if outside and is_numeric else find_mismatch(inner, value)
     if get_origin(hint) is Literal:
@@ -72,7 +71,7 @@ EXAMPLES = {
     float: "numbers such as (0.05, 0.1)",
     Canvas: "canvases such as ((800, 1344),)",
 }
-"""What tuples of these are called."""
+"""How messages describe tuples of these types."""
 
 
 def _find_mismatch_of_tuple(items: tuple[Any, ...], value: Any) -> str:
@@ -90,13 +89,13 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def _numbers_in(value: Any) -> list[Any]:
-    """The numbers in a value; other values have none."""
+    """Returns the numbers in a value; values of other types have none."""
     values = value if isinstance(value, tuple) else (value,)
     return [item for item in values if _is_number(item, numbers.Real)]
 
 
 def coerce(hint: Any, value: Any) -> Any:
-    """Returns the value in the type of the annotation where nothing is lost: lists as tuples, 3.0 as 3 and 3 as 3.0."""
+    """Returns the value, converted to the annotated type if nothing is lost: a list to a tuple, 3.0 to 3, 3 to 3.0."""
     if get_origin(hint) is Annotated:
         return coerce(get_args(hint)[0], value)
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
@@ -111,15 +110,15 @@ def coerce(hint: Any, value: Any) -> Any:
 
 
 def check_flip(name: str, flip: tuple[int, ...]) -> None:
-    """Raises ValueError for a map of keypoints to their counterparts that is not its own inverse."""
+    """Raises ValueError unless the map of keypoints to their counterparts is its own inverse."""
     require(
         all(0 <= k < len(flip) and flip[k] == own for own, k in enumerate(flip)),
-        f"{name}: expected indices from 0 that exchange keypoints in pairs or keep them, got {flip}.",
+        f"{name}: expected indices from 0 that swap keypoints in pairs or keep them, got {flip}.",
     )
 
 
 def check_canvases(name: str, canvases: tuple[Canvas, ...]) -> None:
-    """Raises ValueError for an empty list and for sides that are no multiples of SIZE_DIVISOR."""
+    """Raises ValueError if there are no canvases, or for sides that are not multiples of SIZE_DIVISOR."""
     require(len(canvases) > 0, f"{name}: at least one canvas is needed.")
     for height, width in canvases:
         require(

@@ -1,6 +1,6 @@
-"""The conventions in which Mask R-CNNs differ without a trace in their parameters, as values of our config fields.
+"""Conventions in which Mask R-CNNs differ without a trace in their parameters, as values of config fields.
 
-Each is able to cost points of AP silently, so a weights folder carries its own. Sources: torchvision's
+A wrong convention can silently cost points of AP, so every weights folder contains its own. Sources: torchvision's
 `models/detection/*.py` and Detectron2's `config/defaults.py` and layers, as of 2026.
 """
 
@@ -11,7 +11,7 @@ from mrcnn_jax.config.run import TestConfig
 
 
 class Conventions(NamedTuple):
-    """Values of the fields in which the families differ."""
+    """Values of the config fields in which implementations differ."""
 
     model: dict[str, Any]  # of ModelConfig
     test: dict[str, Any]  # of TestConfig
@@ -75,4 +75,4 @@ OURS = Conventions(
     model={name: getattr(ModelConfig(), name) for name in TORCHVISION.model},
     test={name: getattr(TestConfig(), name) for name in TORCHVISION.test},
 )
-"""The defaults: the paper's, with the details that turned out best in later systems."""
+"""The defaults: those of the paper, with the details that proved best in later systems."""

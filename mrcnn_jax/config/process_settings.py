@@ -1,4 +1,4 @@
-"""How the processes of one run find each other. Not part of what defines a run: any number of them continues it."""
+"""Settings that connect the processes of a run. They do not define it: any number of processes can continue it."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,18 +8,18 @@ from mrcnn_jax.config.checks import AT_LEAST_1, check_fields, require
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Nothing needs to be given on one machine, on TPU pods, in SLURM steps and under Open MPI."""
+    """How processes find each other; unnecessary on one machine, on TPU pods, in SLURM steps and under Open MPI."""
 
     coordinator: str = ""
-    """HOST:PORT on which process 0 can be reached by all; empty: found in the environment."""
+    """HOST:PORT at which all processes can reach process 0; if empty, it is found in the environment."""
     num_processes: int = 0
-    """Processes of the run, if a coordinator is given."""
+    """Number of processes of the run, if a coordinator is given."""
     process_id: int = -1
-    """Which of them this one is, from 0, if a coordinator is given."""
+    """Index of this process from 0, if a coordinator is given."""
     heartbeat_seconds: Annotated[int, AT_LEAST_1] = 30
-    """A process that is silent for so long is taken for dead, and all others end."""
+    """Seconds of silence after which a process is considered dead and all others end."""
     start_seconds: Annotated[int, AT_LEAST_1] = 300
-    """How long a process waits for the others when it starts."""
+    """Seconds for which a process waits for the others when it starts."""
 
     def __post_init__(self) -> None:
         check_fields("distributed", self)
@@ -35,4 +35,4 @@ class DistributedConfig:
             )
         else:
             is_unset = self.num_processes == 0 and self.process_id == -1
-            require(is_unset, "distributed.coordinator: needed beside num_processes and process_id.")
+            require(is_unset, "distributed.coordinator: needed if num_processes or process_id is given.")

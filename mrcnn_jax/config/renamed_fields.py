@@ -1,4 +1,4 @@
-"""Fields that had another name when a checkpoint or a weights folder was written."""
+"""Former names of fields, which older checkpoints and weights folders contain."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,5 +11,5 @@ RENAMED = {
 
 
 def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat settings, `section.field` to value, under the fields' current names."""
+    """Returns the flat settings, `section.field` to value, under the current names of the fields."""
     return {RENAMED.get(name, name): value for name, value in settings.items()}

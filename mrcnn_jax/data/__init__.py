@@ -1,1 +1,1 @@
-"""The host side: data sets, transforms, the input pipeline. NumPy only."""
+"""Data sets, transforms and the input pipeline. All of it runs on the host, with NumPy arrays."""

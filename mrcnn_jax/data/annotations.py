@@ -1,7 +1,7 @@
-"""Validation of single COCO annotations, in plain Python, before any of them reaches pycocotools.
+"""Validation of single COCO annotations, in plain Python, before they are passed to pycocotools.
 
 pycocotools crashes the interpreter on far-away polygon coordinates and returns uninitialised memory for run lengths
-that do not sum to the image. A COCO RLE lists run lengths in column-major order, zeros first.
+that do not sum to the image size. A COCO RLE lists run lengths in column-major order, zeros first.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ COORDINATE_BOUND = 10
 """Coordinates may lie outside the image by this many times its longer side."""
 
 MIN_BOX_SIDE = 1e-3
-"""Boxes thinner than this inside the image, in pixels, count as degenerate."""
+"""Boxes are rejected if their part inside the image is thinner than this, in pixels."""
 
-_RLE_MAX_CHARS = 7  # of one run length: 35 bits
+_RLE_MAX_CHARS = 7  # per run length: 35 bits
 
 
 def decode_counts(counts: object) -> np.ndarray | None:
-    """Run lengths int64 [R] of compressed (text) or uncompressed (list) RLE counts; None if they are malformed."""
+    """Returns the run lengths int64 [R] of compressed (text) or uncompressed (list) RLE counts; None if malformed."""
     if isinstance(counts, list):
         if not all(type(count) is int and 0 <= count < 2**31 for count in counts):
             return None
@@ -34,7 +34,7 @@ def decode_counts(counts: object) -> np.ndarray | None:
     chars = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
     if chars.min() < 0 or chars.max() > 63:
         return None
-    # Each char holds 5 bits, lowest first, and a flag for "more follow"; bit 0x10 of the last one is the sign.
+    # Each character holds 5 bits, lowest first, and a continuation flag; bit 0x10 of the last one is the sign.
     is_last = (chars & 0x20) == 0
     ends = np.flatnonzero(is_last)
     if len(ends) == 0 or ends[-1] != len(chars) - 1:
@@ -46,14 +46,14 @@ def decode_counts(counts: object) -> np.ndarray | None:
     shift = 5 * (np.arange(len(chars)) - np.repeat(starts, num_chars))
     values = np.add.reduceat((chars & 0x1F) << shift, starts)
     values -= np.where(chars[ends] & 0x10, np.int64(1) << (5 * num_chars), 0)
-    # From the fourth on, a run is stored as the difference to the one two before it.
+    # From the fourth on, each run is stored as its difference from the run two before it.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values if values.min() >= 0 else None
 
 
 def clip_bbox(bbox: Sequence[float], image_hw: ImageHW) -> tuple[float, float, float, float]:
-    """Box x0, y0, x1, y1 of a COCO bbox (x, y, width, height), clipped to the image."""
+    """Returns the box x0, y0, x1, y1 of a COCO bbox (x, y, width, height), clipped to the image."""
     x, y, width, height = bbox
     image_height, image_width = image_hw
     x0, x1 = (min(max(value, 0.0), float(image_width)) for value in (x, x + width))
@@ -62,7 +62,7 @@ def clip_bbox(bbox: Sequence[float], image_hw: ImageHW) -> tuple[float, float, f
 
 
 def _are_numbers(values: object, bound: float) -> bool:
-    """Whether all values are numbers within +-bound; NaN and infinity are not, nor are truth values."""
+    """Returns whether `values` is a list of numbers within +-bound. NaN, infinity and booleans do not count."""
     return isinstance(values, list) and all(type(v) in (int, float) and -bound <= v <= bound for v in values)
 
 
@@ -102,9 +102,9 @@ def _check_segmentation(segmentation: object, image_hw: ImageHW) -> str | None:
 
 
 def find_fault(annotation: dict[str, Any], image_hw: ImageHW, num_keypoints: int | None = None) -> str | None:
-    """Why a COCO annotation cannot be used, as a short fixed text that skips are counted by; None if it can.
+    """Returns why a COCO annotation cannot be used, as a short fixed text for counting skips; None if it can.
 
-    Crowds are accepted without a segmentation, other objects are not. `num_keypoints` is the category's, if known.
+    Only crowds are accepted without a segmentation. `num_keypoints` is that of the category, if known.
     """
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd is neither 0 nor 1"

@@ -1,7 +1,7 @@
-"""Box-relative M x M bitmaps of validated segmentations: how ground-truth masks travel to the device.
+"""Box-relative M x M bitmaps of validated segmentations, the form in which ground-truth masks are sent to the device.
 
-Column i of a bitmap covers x0 + (i .. i + 1) * (x1 - x0) / M of the image, rows likewise; a bitmap therefore does not
-change when the image is resized, and is mirrored when the image is. Pixel j of an image covers j .. j + 1.
+Column i of a bitmap covers x0 + (i .. i + 1) * (x1 - x0) / M of the image, and rows likewise. A bitmap therefore does
+not change when the image is resized, and is mirrored when the image is. Pixel j of an image covers j .. j + 1.
 """
 
 from typing import Any
@@ -11,18 +11,18 @@ import numpy as np
 from mrcnn_jax.data.annotations import Segmentation, decode_counts
 from mrcnn_jax.data.images import ImageHW
 
-_MAX_REACH = 3  # bitmap sides; polygons that reach further from their box are rasterised at full size instead
+_MAX_REACH = 3  # bitmap sides; polygons that extend further from their box's centre are rasterised at image size
 
 
 def _read_counts(code: dict[str, Any]) -> np.ndarray:
-    """Run lengths int64 [R] of a validated RLE."""
+    """Returns the run lengths int64 [R] of a validated RLE."""
     counts = decode_counts(code["counts"])
     assert counts is not None
     return counts
 
 
 def _rasterise(polygons: list[np.ndarray], image_hw: ImageHW) -> np.ndarray:
-    """Run lengths int64 [R] of the union of polygons [K, 2] (x, y) on an image of this size."""
+    """Returns the run lengths int64 [R] of the union of polygons [K, 2] (x, y) on an image of this size."""
     from pycocotools import mask as coco_mask
 
     codes = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], *image_hw)
@@ -30,7 +30,7 @@ def _rasterise(polygons: list[np.ndarray], image_hw: ImageHW) -> np.ndarray:
 
 
 def decode_columns(counts: np.ndarray, height: int, first: int, last: int) -> np.ndarray:
-    """Columns [first, last) of an RLE's mask, uint8 [height, last - first], from its run lengths int64 [R]."""
+    """Returns columns [first, last) of an RLE's mask, uint8 [height, last - first], from its run lengths int64 [R]."""
     ends = np.clip(np.cumsum(counts), first * height, last * height)
     lengths = np.diff(ends, prepend=first * height)
     values = (np.arange(len(counts)) % 2).astype(np.uint8)
@@ -38,7 +38,7 @@ def decode_columns(counts: np.ndarray, height: int, first: int, last: int) -> np
 
 
 def _resample(mask: np.ndarray, box: np.ndarray, mask_size: int) -> np.ndarray:
-    """Bitmap uint8 [M, M] of the part of a mask uint8 [h, w] inside a box in its pixels: bilinear, threshold 0.5."""
+    """Returns the bitmap uint8 [M, M] of a mask uint8 [h, w] inside a box in its pixels: bilinear, threshold 0.5."""
     import cv2
 
     x0, y0, x1, y1 = box
@@ -52,7 +52,7 @@ def _resample(mask: np.ndarray, box: np.ndarray, mask_size: int) -> np.ndarray:
 def _crop(counts: np.ndarray, image_hw: ImageHW, box: np.ndarray, mask_size: int) -> np.ndarray:
     height, width = image_hw
     x0, y0, x1, y1 = box
-    # One pixel more on each side, for the interpolation.
+    # The interpolation needs one more pixel on each side.
     left, right = max(int(x0) - 1, 0), min(int(np.ceil(x1)) + 1, width)
     top, bottom = max(int(y0) - 1, 0), min(int(np.ceil(y1)) + 1, height)
     crop = decode_columns(counts, height, left, right)[top:bottom]
@@ -60,9 +60,10 @@ def _crop(counts: np.ndarray, image_hw: ImageHW, box: np.ndarray, mask_size: int
 
 
 def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, mask_size: int) -> np.ndarray:
-    """Bitmap uint8 0 or 1 [M, M] of a validated segmentation relative to `box` (x0, y0, x1, y1, inside the image).
+    """Returns the bitmap [M, M], uint8 0 or 1, of a validated segmentation relative to `box`.
 
-    Polygons are rasterised in the bitmap's own frame, so that small objects keep their sub-pixel outline.
+    `box` is x0, y0, x1, y1 inside the image. Polygons are rasterised in the bitmap's own frame, so that
+    small objects keep their sub-pixel outline.
     """
     box = np.asarray(box, np.float64)
     if isinstance(segmentation, dict):
@@ -76,13 +77,13 @@ def make_bitmap(segmentation: Segmentation, box: np.ndarray, image_hw: ImageHW, 
 
 
 def decode_mask(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
-    """Mask uint8 0 or 1 [H, W] of a validated segmentation in its image."""
+    """Returns the mask [H, W], uint8 0 or 1, of a validated segmentation in its image."""
     height, width = image_hw
     return decode_columns(_image_counts(segmentation, image_hw), height, 0, width)
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Uncompressed RLE of a mask [H, W], 0 or 1: the inverse of `decode_mask`."""
+    """Returns the uncompressed RLE of a mask [H, W] of 0 and 1: the inverse of `decode_mask`."""
     values = mask.ravel(order="F").astype(np.bool_)
     ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(values))
     counts = np.diff(ends, prepend=0).tolist()
@@ -90,12 +91,12 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def mask_area(segmentation: Segmentation, image_hw: ImageHW) -> int:
-    """Pixels of a validated segmentation."""
+    """Returns the number of pixels of a validated segmentation."""
     return int(_image_counts(segmentation, image_hw)[1::2].sum())
 
 
 def _image_counts(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
-    """Run lengths int64 [R] of a validated segmentation in its image."""
+    """Returns the run lengths int64 [R] of a validated segmentation in its image."""
     if isinstance(segmentation, dict):
         return _read_counts(segmentation)
     return _rasterise([np.asarray(polygon, np.float64) for polygon in segmentation], image_hw)

@@ -1,8 +1,8 @@
-"""Writing a prepared split: one TensorFlow Datasets folder (ArrayRecord; TensorFlow is not needed).
+"""Writing prepared splits as TensorFlow Datasets folders (ArrayRecord; TensorFlow is not needed).
 
-`tfds.builder_from_directory(DIR/SPLIT)` reads it without any of this code. Images keep their encoded bytes; each
-object keeps its exact COCO annotation as JSON text beside the usual TFDS columns. What the whole split has in common
-(categories, image ids and sizes, fingerprint of the source) is the TFDS metadata.
+`tfds.builder_from_directory(DIR/SPLIT)` reads a split without this package. Images keep their encoded bytes, and each
+object keeps its exact COCO annotation as JSON text beside the usual TFDS columns. The TFDS metadata contains the
+categories, the ids and sizes of the images, and the fingerprint of the source.
 """
 
 import io
@@ -20,10 +20,10 @@ from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import StorageError
 
 FORMAT = 1
-"""Version of what this file writes; readers refuse others."""
+"""Version of the format; readers refuse others."""
 
 ANNOTATION_FIELDS = ("bbox", "area", "segmentation", "keypoints")
-"""What the JSON text of an object holds."""
+"""Fields of an object's JSON text."""
 
 
 def _features() -> Any:
@@ -50,7 +50,7 @@ def _features() -> Any:
 
 
 def _encode(image: SourceImage, labels: dict[int, int]) -> dict[str, Any]:
-    """The image as the features want it."""
+    """Returns the image in the form that `_features` describes."""
     import tensorflow_datasets as tfds
 
     height, width = image.image_hw
@@ -78,7 +78,7 @@ def _encode(image: SourceImage, labels: dict[int, int]) -> dict[str, Any]:
 
 
 def _make_builder(folder: Path, source: Source, split: str, images: Iterator[SourceImage]) -> Any:
-    """A TFDS builder that will write one split of these images, in their order, somewhere below `folder`."""
+    """Returns a TFDS builder that writes these images as one split, in their order, somewhere below `folder`."""
     import tensorflow_datasets as tfds
 
     labels = {category.id: label for label, category in enumerate(source.categories, start=1)}
@@ -95,7 +95,7 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
         """Images with instance masks, in the vocabulary of COCO."""
 
         VERSION = tfds.core.Version("1.0.0")
-        url_infos = None  # nothing is downloaded; TFDS would look for check sums beside this module
+        url_infos = None  # otherwise TFDS looks for checksums of downloads beside this module
 
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(
@@ -103,14 +103,14 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
                 description=f"Images with instance masks, made from {source.name}.",
                 features=_features(),
                 metadata=metadata,
-                disable_shuffling=True,  # the order is that of image_ids and image_hw; the pipeline shuffles
+                disable_shuffling=True,  # image_ids and image_hw have this order; the pipeline shuffles
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             return {split: self._generate_examples()}
 
         def _log_download_bytes(self) -> None:
-            """Silences TFDS: the temporary folder that it would print means nothing to the user."""
+            """Does nothing; TFDS would print the temporary folder, which is of no use to the user."""
 
         _log_download_done = _log_download_bytes
 
@@ -124,10 +124,10 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
 
 
 def write_split(path: Path, source: Source, images: Iterator[SourceImage], notes: Callable[[], dict[str, Any]]) -> None:
-    """Writes the images as the TFDS folder `path`, replacing what is there.
+    """Writes the images as the TFDS folder `path`, replacing an existing one. Raises StorageError.
 
-    Everything is written into a hidden folder beside it, which is renamed at the end; until then `path` is as before,
-    also when `images` or `notes` raise. `notes()` is called after the last image and goes into `skipped.json`.
+    Everything is written into a hidden folder beside it, which is renamed at the end. Until then `path` is unchanged,
+    even if `images` or `notes` raise. `notes()` is called after the last image and written to `skipped.json`.
     """
     import tensorflow_datasets as tfds
 

@@ -1,8 +1,8 @@
-"""The official folders of Cityscapes: leftImg8bit/SPLIT/CITY for the images, gtFine/SPLIT/CITY for their labels.
+"""Cityscapes in its official folders: leftImg8bit/SPLIT/CITY contains the images, gtFine/SPLIT/CITY their labels.
 
-A label is an instance-id image, 16 bits a pixel: 1000 * label id + number for an object, the label id alone for a
-region whose objects nobody could tell apart (a group, here a crowd) and for everything that is not counted, such as
-sky. Where that image is missing it is drawn from the polygons, as the official tools draw it.
+A label is a 16-bit image of instance ids: 1000 * label id + number for an object, and the label id alone for a group
+of objects that the annotators could not separate (treated as a crowd) and for everything that is not counted, such as
+sky. If this image is missing, it is drawn from the polygons, as in the official tools.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import DataError
 
 VERSION = 1
-"""Part of the fingerprint; goes up when the same files give other annotations."""
+"""Part of the fingerprint; incremented when the same files yield different annotations."""
 
 INSTANCE_FACTOR = 1000
-"""Of the label id in the value of an object's pixels."""
+"""Factor of the label id in the pixel value of an object."""
 
 _NOT_DRAWN = -1
 _LABELS = (
@@ -44,15 +44,15 @@ _IMAGE_END, _IDS_END, _POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.p
 
 
 def find_splits(root: Path) -> tuple[str, ...]:
-    """Which of the splits with labels, train and val, are there. DataError if none is."""
+    """Returns which of the splits with labels (train, val) exist. Raises DataError if neither does."""
     splits = tuple(split for split in ("train", "val") if (root / "leftImg8bit" / split).is_dir())
     if not splits:
-        raise DataError(f"{root} is no Cityscapes folder: expected leftImg8bit/train or leftImg8bit/val in it.")
+        raise DataError(f"{root} is not a Cityscapes folder: it has no leftImg8bit/train or leftImg8bit/val.")
     return splits
 
 
 def cityscapes_source(root: Path, split: str) -> Source:
-    """The labelled images of a split, numbered from 1 in the order of their names. DataError."""
+    """Returns the labelled images of a split, numbered from 1 in the order of their names. Raises DataError."""
     folders = [root / kind / split for kind in ("leftImg8bit", "gtFine")]
     for folder in folders:
         if not folder.is_dir():
@@ -72,30 +72,30 @@ def cityscapes_source(root: Path, split: str) -> Source:
         return f"image {index + 1} {names[index][:200]!r}"
 
     if not any(_may_have_objects(labels, name) for name in names):
-        raise DataError(f"{folders[1]} labels no object of any class. {_hint(split)}")
+        raise DataError(f"{folders[1]} contains no labelled object of any class. {_hint(split)}")
     return Source(f"cityscapes {split}", _fingerprint(images, labels, names), CATEGORIES, len(names), load, describe)
 
 
 def _hint(split: str) -> str:
     if split == "test":
         return "The labels of Cityscapes' test images are not published; prepare train and val."
-    return "Expected leftImg8bit/SPLIT and gtFine/SPLIT, as the archives of Cityscapes unpack."
+    return "Expected leftImg8bit/SPLIT and gtFine/SPLIT, as in the Cityscapes archives."
 
 
 def _may_have_objects(labels: Path, name: str) -> bool:
-    """False for an image without labels, and for the published labels of the test split, which name no object."""
+    """Returns whether an image's label has objects or a fault. The published test labels have neither."""
     ids, polygons = _label_names(name)
     try:
-        if os.path.lexists(labels / polygons):  # smaller
+        if os.path.lexists(labels / polygons):  # the smaller file
             entries = _parse_polygons(_read(labels, polygons, "label"))["objects"]
             return any(_read_label(entry.get("label"))[0] in _CLASS_IDS for entry in entries)
         return any(_regions(_decode_ids(_read(labels, ids, "label"))))
     except ImageError as error:
-        return error.reason != "label is missing"  # what else is wrong is told with the image
+        return error.reason != "label is missing"  # other faults are reported when the image is loaded
 
 
 def _fingerprint(images: Path, labels: Path, names: list[str]) -> str:
-    """SHA-256 over the names and sizes of the images and of their labels (their bytes are not read)."""
+    """Returns the SHA-256 of the names and sizes of the images and their labels, without their content."""
     digest = hashlib.sha256(f"cityscapes {VERSION}\n".encode())
     for name in names:
         for path in (images / name, *(labels / label for label in _label_names(name))):
@@ -108,7 +108,7 @@ def _fingerprint(images: Path, labels: Path, names: list[str]) -> str:
 
 
 def _label_names(name: str) -> tuple[str, str]:
-    """Instance-id image and polygons of an image, by the name that is relative to its split."""
+    """Returns the file names of an image's instance ids and polygons; all names are relative to the split."""
     stem = name.removesuffix(_IMAGE_END)
     return stem + _IDS_END, stem + _POLYGONS_END
 
@@ -123,7 +123,7 @@ def _read(root: Path, name: str, what: str) -> bytes:
 
 
 def _read_ids(labels: Path, name: str, image_hw: ImageHW) -> np.ndarray:
-    """Instance ids [H, W], integers, of an image of the size `image_hw`. ImageError."""
+    """Returns the instance ids, integers [H, W], of an image of size `image_hw`. Raises ImageError."""
     ids_name, polygons_name = _label_names(name)
     if not os.path.lexists(labels / ids_name):
         content = _parse_polygons(_read(labels, polygons_name, "label"))
@@ -167,7 +167,7 @@ def _parse_polygons(data: bytes) -> dict[str, Any]:
 
 
 def _draw_ids(entries: list[dict[str, Any]], image_hw: ImageHW) -> np.ndarray:
-    """Instance ids int32 [H, W] of the objects of a polygon file: from back to front, each covers those before it."""
+    """Returns the instance ids int32 [H, W] of a polygon file's objects, drawn in order from back to front."""
     from PIL import Image, ImageDraw
 
     image = Image.new("I", image_hw[::-1], _LABEL_IDS["unlabeled"])
@@ -190,7 +190,7 @@ def _draw_ids(entries: list[dict[str, Any]], image_hw: ImageHW) -> np.ndarray:
 
 
 def _read_label(label: Any) -> tuple[int, bool]:
-    """(label id, whether it names a group), such as cargroup."""
+    """Returns the label id, and whether the label is that of a group, such as cargroup."""
     if isinstance(label, str):
         if label in _LABEL_IDS:  # polegroup is a label of its own
             return _LABEL_IDS[label], False
@@ -211,7 +211,7 @@ def _read_polygon(polygon: Any, bound: int) -> list[tuple[float, float]]:
 
 
 def _regions(ids: np.ndarray) -> Iterator[tuple[int, int, bool]]:
-    """(value, label id, whether it is a crowd) of what the ids [H, W] have of the eight classes, ascending."""
+    """Yields (value, label id, whether it is a crowd) for each value in ids [H, W] of the eight classes, ascending."""
     for value in np.flatnonzero(np.bincount(ids.ravel(order="K"))).tolist():
         is_crowd = value < INSTANCE_FACTOR
         label_id = value if is_crowd else value // INSTANCE_FACTOR
@@ -220,7 +220,7 @@ def _regions(ids: np.ndarray) -> Iterator[tuple[int, int, bool]]:
 
 
 def _annotate(ids: np.ndarray, index: int) -> Iterator[dict[str, Any]]:
-    """COCO annotations of the image at a position; an annotation's id is position * 65536 + value of its pixels."""
+    """Yields the COCO annotations of the image at position `index`, with ids index * 65536 + pixel value."""
     from pycocotools import mask as coco_mask
 
     ids = np.asfortranarray(ids)

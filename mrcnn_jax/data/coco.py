@@ -1,4 +1,4 @@
-"""A COCO annotation file and its image folder: structure, ids, categories and which image belongs to what.
+"""COCO annotation files and their image folders: structure, ids, categories and the annotations of each image.
 
 Single annotations are checked in annotations.py.
 """
@@ -21,17 +21,17 @@ _MAX_ID = 2**63
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image of an annotation file with its annotations as they stand there."""
+    """One image of an annotation file with its annotations, unchanged."""
 
     image_id: int
     file_name: str
-    image_hw: ImageHW | None  # None where the file does not say
+    image_hw: ImageHW | None  # None if the file does not give it
     annotations: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A whole annotation file; categories in ascending order of id, images in the file's order."""
+    """A whole annotation file, with categories in ascending order of id and images in the file's order."""
 
     path: Path
     sha256: str
@@ -40,24 +40,24 @@ class CocoFile:
 
 
 def read_coco(path: Path) -> CocoFile:
-    """The annotation file, with every id checked. DataError for anything that is no COCO file."""
+    """Reads an annotation file and checks every id. Raises DataError if it is not a valid COCO file."""
     data, content = _load(path)
     categories = _read_categories(path, content)
     annotations = _read_annotations(path, content, {category.id for category in categories})
     images = tuple(_read_images(path, content, annotations))
     if annotations:
         image_id, (first, *_) = next(iter(annotations.items()))
-        raise DataError(f"{path}: annotation {first['id']} names image {image_id}, which is not among its images.")
+        raise DataError(f"{path}: annotation {first['id']} refers to image {image_id}, which is not in the file.")
     return CocoFile(path, hashlib.sha256(data).hexdigest(), categories, images)
 
 
 def read_categories(path: Path) -> tuple[Category, ...]:
-    """The categories of an annotation file, by ascending id. DataError for anything that is no COCO file."""
+    """Returns the categories of an annotation file by ascending id. Raises DataError if it is not a COCO file."""
     return _read_categories(path, _load(path)[1])
 
 
 def _load(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The file's bytes and the JSON object in them."""
+    """Returns the file's bytes and the JSON object in them."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -67,15 +67,15 @@ def _load(path: Path) -> tuple[bytes, dict[str, Any]]:
     except (ValueError, RecursionError) as error:  # ValueError: JSON, encoding, numbers with thousands of digits
         raise DataError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}.") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path} is no COCO file: expected a JSON object with images, annotations and categories.")
+        raise DataError(f"{path} is not a COCO file: expected a JSON object with images, annotations and categories.")
     return data, content
 
 
 def _entries(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(id, entry) of one of the file's lists; ids must be integers and unique."""
+    """Yields (id, entry) for one of the file's lists. Ids must be integers and unique."""
     entries = content.get(key)
     if not isinstance(entries, list):
-        raise DataError(f"{path} is no COCO file: it has no list {key!r}.")
+        raise DataError(f"{path} is not a COCO file: it has no list {key!r}.")
     seen = set()
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -116,13 +116,13 @@ def _read_categories(path: Path, content: dict[str, Any]) -> tuple[Category, ...
 
 
 def _read_annotations(path: Path, content: dict[str, Any], category_ids: set[int]) -> dict[int, list[dict[str, Any]]]:
-    """Annotations by image id."""
+    """Returns the annotations by image id."""
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation_id, entry in _entries(path, content, "annotations"):
         category_id = entry.get("category_id")
         if type(category_id) is not int or category_id not in category_ids:
             name = str(category_id)[:40]
-            raise DataError(f"{path}: annotation {annotation_id} names category {name}, which is not in the file.")
+            raise DataError(f"{path}: annotation {annotation_id} refers to category {name}, which is not in the file.")
         image_id = _integer(path, entry.get("image_id"), f"the image_id of annotation {annotation_id}")
         by_image.setdefault(image_id, []).append(entry)
     return by_image
@@ -131,7 +131,7 @@ def _read_annotations(path: Path, content: dict[str, Any], category_ids: set[int
 def _read_images(
     path: Path, content: dict[str, Any], annotations: dict[int, list[dict[str, Any]]]
 ) -> Iterator[CocoImage]:
-    """The images with their annotations, which are taken out of `annotations`."""
+    """Yields the images with their annotations, which are removed from `annotations`."""
     for image_id, entry in _entries(path, content, "images"):
         file_name = entry.get("file_name")
         if not isinstance(file_name, str) or not file_name:
@@ -141,16 +141,16 @@ def _read_images(
             height = _integer(path, entry.get("height"), f"the height of image {image_id}")
             width = _integer(path, entry.get("width"), f"the width of image {image_id}")
             if height < 1 or width < 1:
-                raise DataError(f"{path}: image {image_id} has the size {width}x{height}.")
+                raise DataError(f"{path}: image {image_id} has the invalid size {width}x{height}.")
             image_hw = (height, width)
         yield CocoImage(image_id, file_name, image_hw, tuple(annotations.pop(image_id, ())))
 
 
 def coco_source(images: str | Path, annotations: str | Path, *, annotated_only: bool = False) -> Source:
-    """The images of the folder `images` that the file `annotations` lists. DataError.
+    """Returns the images in the folder `images` that the file `annotations` lists. Raises DataError.
 
-    With `annotated_only` those without objects are left out, and, where categories have keypoints, those without a
-    visible one: the paper's human pose is trained on the others (section 5).
+    With `annotated_only`, images without objects are left out, or, if categories have keypoints, images without a
+    labelled keypoint, as in the paper's training for human pose estimation (section 5).
     """
     images, annotations = Path(images), Path(annotations)
     if not images.is_dir():
@@ -190,7 +190,7 @@ def _is_annotated(image: CocoImage, of_points: bool) -> bool:
 
 
 def _fingerprint(root: Path, coco: CocoFile) -> str:
-    """SHA-256 over the annotation file and the names and sizes of its images (their bytes are not read)."""
+    """Returns the SHA-256 of the annotation file and of the names and sizes of its images, without their content."""
     digest = hashlib.sha256(coco.sha256.encode())
     for image in coco.images:
         try:

@@ -1,7 +1,7 @@
-"""Large-scale jitter (arXiv 2012.07177, section 3): a random size, and a random window where it exceeds the canvas.
+"""Large-scale jitter (arXiv 2012.07177, section 3): a random size, and a random window if it exceeds the canvas.
 
-An object in a window is the part of it that the window shows, still in pixels of the whole image: its bitmap comes
-from the same segmentation, relative to the clipped box. Shapes: G objects; K keypoints.
+A cropped object is the part inside the window, still in pixels of the whole image: its bitmap is made from the same
+segmentation, relative to the clipped box. Shapes: G objects; K keypoints.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from mrcnn_jax.data.dataset import ObjectRecord
 from mrcnn_jax.data.images import ImageHW
 
 MIN_SIDE = 1.0
-"""Objects with a shorter visible side, in pixels of the network input, are dropped."""
+"""Objects are dropped if a side of their visible box is shorter, in pixels of the network input."""
 
 
 @dataclass(frozen=True)
 class CropWindow:
-    """What is kept of a resized image, in its pixels."""
+    """The part of a resized image that is kept, in its pixels."""
 
     top: int
     left: int
@@ -29,7 +29,10 @@ class CropWindow:
 
 
 def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> CropWindow:
-    """A window of the canvas's size at a random place; along sides that fit all of the image, and nothing drawn."""
+    """Returns a window of the canvas's size at a random place.
+
+    Along an axis that fits, the window covers the whole image, and no random number is drawn.
+    """
     top, left = (
         int(rng.integers(side - limit + 1)) if side > limit else 0 for side, limit in zip(image_hw, canvas, strict=True)
     )
@@ -37,18 +40,18 @@ def draw_window(image_hw: ImageHW, canvas: Canvas, rng: np.random.Generator) -> 
 
 
 def crop_image(image: np.ndarray, window: CropWindow) -> np.ndarray:
-    """The window of an image [H, W, 3]."""
+    """Returns the part of an image [H, W, 3] inside the window."""
     height, width = window.hw
     return image[window.top : window.top + height, window.left : window.left + width]
 
 
 def move_boxes(boxes: np.ndarray, window: CropWindow) -> np.ndarray:
-    """Boxes [G, 4] in pixels of the window, float32."""
+    """Returns the boxes [G, 4] in pixels of the window, float32."""
     return boxes - np.array([window.left, window.top] * 2, np.float32)
 
 
 def move_keypoints(keypoints: np.ndarray, window: CropWindow) -> np.ndarray:
-    """Keypoints [K, 3] in pixels of the window, float32; rows of visibility 0 stay zeros."""
+    """Returns the keypoints [K, 3] in pixels of the window, float32, with zeros for x and y at visibility 0."""
     moved = keypoints - np.array([window.left, window.top, 0], np.float32)
     return np.where(keypoints[:, 2:] > 0, moved, np.float32(0.0))
 
@@ -56,13 +59,13 @@ def move_keypoints(keypoints: np.ndarray, window: CropWindow) -> np.ndarray:
 def crop_objects(
     objects: Iterable[ObjectRecord], window: CropWindow, old_hw: ImageHW, new_hw: ImageHW, mask_size: int
 ) -> list[ObjectRecord]:
-    """The objects that the window of an image, resized from `old_hw` to `new_hw`, shows.
+    """Returns the objects inside the window of an image that was resized from `old_hw` to `new_hw`.
 
-    Boxes are clipped, areas are those of the visible part, keypoints outside are not visible. Objects of which less
-    than MIN_SIDE or no pixel of the bitmap is left are dropped.
+    Boxes are clipped, areas are those of the visible parts, and keypoints outside become invisible. An object is
+    dropped if a visible side is shorter than MIN_SIDE or if its bitmap is empty.
     """
     scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
-    # Products first: exactly the image's borders where the window ends there.
+    # Multiplying first gives exactly the image's border where the window ends there.
     left, right = (x * old_hw[1] / new_hw[1] for x in (window.left, window.left + window.hw[1]))
     top, bottom = (y * old_hw[0] / new_hw[0] for y in (window.top, window.top + window.hw[0]))
     kept = []
@@ -83,7 +86,7 @@ def crop_objects(
 
 
 def _hide_outside(keypoints: tuple[float, ...], part: tuple[float, float, float, float]) -> tuple[float, ...]:
-    """Keypoints with zeros in place of those whose pixel's centre is outside."""
+    """Returns the keypoints, with zeros for those with a pixel centre outside `part`."""
     left, top, right, bottom = part
     points = np.reshape(np.asarray(keypoints, np.float64), (-1, 3))
     x, y = points[:, 0] + 0.5, points[:, 1] + 0.5

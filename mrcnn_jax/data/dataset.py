@@ -16,20 +16,20 @@ from mrcnn_jax.errors import ConfigError, DataError
 
 
 def _remedy() -> str:
-    return f"make it with {command_names.typed('prepare')}"
+    return f"create it with {command_names.typed('prepare')}"
 
 
 @dataclass(frozen=True)
 class ObjectRecord:
-    """One annotated object, validated; numbers are exactly those of the annotation file."""
+    """One validated object. Its numbers are exactly those in the annotation file."""
 
     id: int
     label: int  # 1..C
-    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels, may reach out of the image
+    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels; may extend beyond the image
     area: float
     is_crowd: bool
     segmentation: Segmentation
-    keypoints: tuple[float, ...] = ()  # x, y, visibility of each keypoint; empty: none annotated
+    keypoints: tuple[float, ...] = ()  # x, y, visibility of each keypoint; empty if none are annotated
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Record:
 
 
 class Dataset:
-    """One prepared split, in the order of its source; safe to read from several threads."""
+    """One prepared split, in the order of its source. It is safe to read from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the TFDS folder DIR/SPLIT. DataError if it is none of ours or damaged."""
+        """Opens the TFDS folder DIR/SPLIT. Raises DataError if it is not prepared data of the current format."""
         import tensorflow_datasets as tfds
 
         self.path = path
@@ -54,7 +54,7 @@ class Dataset:
         try:
             metadata = json.loads((path / "metadata.json").read_text())
             if metadata["format"] != FORMAT:
-                raise DataError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_remedy()}.")
+                raise DataError(f"{path} has format {metadata['format']}, expected {FORMAT}; {_remedy()}.")
             self.fingerprint: str = metadata["fingerprint"]
             self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
             self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
@@ -67,14 +67,14 @@ class Dataset:
                 raise DataError(f"{path} is incomplete: its records do not match its metadata; {_remedy()}.")
         except DataError:
             raise
-        except Exception as error:  # JSON, protobuf, TFDS and ArrayRecord have no common base for a damaged file
+        except Exception as error:  # JSON, protobuf, TFDS and ArrayRecord share no base class for damaged files
             raise DataError(f"{path} cannot be read as prepared data ({type(error).__name__}); {_remedy()}.") from error
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Record:
-        """The record with its image decoded. DataError names a record that cannot be read or decoded."""
+        """Returns the record with its image decoded. Raises DataError if it cannot be read or decoded."""
         stored = self._read(index)
         image_hw = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         try:
@@ -85,11 +85,11 @@ class Dataset:
         return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
 
     def describe(self, index: int) -> str:
-        """The record's file name, id and data set, for messages. Reads the record without decoding its image."""
+        """Returns the record's file name, id and data set, for messages. The image is not decoded."""
         return f"{self._read(index)['image/filename'].decode()} (id {self.image_ids[index]} of {self.name})"
 
     def coco_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """The whole split as a COCO annotation dict with the data set's own ids, without decoding images."""
+        """Returns the whole split as a COCO annotation dict with the data set's own ids. No image is decoded."""
         images, annotations = [], []
         for index, (height, width) in enumerate(self.sizes.tolist()):
             stored = self._read(index)
@@ -101,16 +101,16 @@ class Dataset:
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def labels(self) -> list[np.ndarray]:
-        """Labels of each record's objects, crowds left out, int64 [G]; none for a record that cannot be read.
+        """Returns the labels of each record's objects without crowds, int64 [G]; empty if a record cannot be read.
 
-        Reads the whole split, but decodes no image.
+        This reads the whole split, but decodes no image.
         """
         return [self._labels(index) for index in range(len(self))]
 
     def _labels(self, index: int) -> np.ndarray:
         try:
             objects = self._read(index)["objects"]
-        except DataError:  # is counted and reported when its batch comes
+        except DataError:  # counted and reported when the record's batch is read
             return np.zeros(0, np.int64)
         return np.asarray(objects["label"], np.int64)[~np.asarray(objects["is_crowd"], np.bool_)]
 
@@ -119,7 +119,7 @@ class Dataset:
             raise IndexError(f"Expected a record index below {len(self)}, got {index}.")
         try:
             return self._records[index]
-        except Exception as error:  # see above
+        except Exception as error:  # as in __init__
             raise DataError(f"{self.path}: record {index} is damaged ({type(error).__name__}); {_remedy()}.") from error
 
     def _objects(self, stored: dict[str, Any]) -> tuple[ObjectRecord, ...]:
@@ -173,9 +173,9 @@ def _read_object(object_id: Any, label: Any, is_crowd: Any, annotation: bytes) -
 
 
 def open_dataset(spec: str) -> Dataset:
-    """The prepared split that `spec` names: DIR, or DIR:SPLIT where DIR has several.
+    """Opens the prepared split `spec`: DIR, or DIR:SPLIT if DIR has several.
 
-    DataError if nothing is there, ConfigError if the split is missing or must be chosen.
+    Raises DataError if there is no prepared data, ConfigError if the split is missing or must be chosen.
     """
     folder, split = Path(spec), ""
     if not folder.is_dir() and ":" in spec:

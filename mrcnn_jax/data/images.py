@@ -1,4 +1,4 @@
-"""Encoded images: which files may be read, and bytes to RGB pixels in the frame of the annotations."""
+"""Encoded images: locating their files safely, and decoding them in the coordinate frame of the annotations."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ ImageHW = tuple[int, int]
 
 
 class ImageError(Exception):
-    """An image that cannot be used; `reason` is a short fixed text that skips are counted by."""
+    """An image that cannot be used. Skipped images are counted by `reason`, a short fixed text."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -19,16 +19,16 @@ class ImageError(Exception):
 
 
 def locate_image(root: Path, file_name: str) -> Path:
-    """The regular file that `file_name` names inside the folder `root` (already resolved), links followed.
+    """Returns the path of the regular file `file_name` in the folder `root` (already resolved), following links.
 
-    Raises ImageError for a missing file, and for a name that leads outside the folder or to a pipe or device.
+    Raises ImageError if the file is missing, or if the name leads outside the folder or to a pipe or device.
     """
     try:
         path = Path(os.path.realpath(root / file_name))
         mode = path.stat().st_mode if path.is_relative_to(root) else None
     except FileNotFoundError:
         raise ImageError("image is missing") from None
-    except (OSError, ValueError):  # too long, a NUL, not encodable, no permission
+    except (OSError, ValueError):  # name too long, with a NUL or not encodable; no permission
         raise ImageError("image cannot be opened") from None
     if mode is None:
         raise ImageError("file name leads outside the image folder")
@@ -38,12 +38,11 @@ def locate_image(root: Path, file_name: str) -> Path:
 
 
 def decode_image(data: bytes, image_hw: ImageHW | None) -> np.ndarray:
-    """Pixels [H, W, 3] uint8 RGB of an encoded image of the size `image_hw`; None accepts any size.
+    """Returns the pixels [H, W, 3] uint8 RGB of an encoded image of size `image_hw`; None accepts any size.
 
-    Annotations are drawn on the pixels as stored, without the camera's EXIF rotation (pycocotools' convention). Only
-    where the stored pixels do not have the annotated size and the rotated ones do, the rotation is applied.
-    Grey images are repeated to three channels, 16-bit ones scaled to 8 bits, alpha is dropped.
-    Raises ImageError.
+    Annotations refer to the pixels as stored, without the camera's EXIF rotation (pycocotools' convention). The
+    rotation is applied only if the rotated pixels have the annotated size and the stored pixels do not. Grey images
+    are repeated to three channels, 16-bit images are scaled to 8 bits, and alpha is dropped. Raises ImageError.
     """
     import cv2
 

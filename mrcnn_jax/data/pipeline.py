@@ -1,7 +1,7 @@
-"""Training batches: the plan's records, read and prepared by Grain's threads, stacked for the device.
+"""Training batches: Grain's threads read and prepare the records of the plan, which are stacked for the device.
 
-Batch s is a pure function of the data, the config, the seed and s. It depends neither on where the stream starts nor
-on threads; of several processes each gets its own rows of the same global batch.
+Batch s is a pure function of the data, the config, the seed and s. It depends neither on the step at which the stream
+starts nor on the number of threads. Each process gets its own rows of the same global batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ _INT32_MAX = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a batch, with what the batch says about it."""
+    """One row of a batch: its sample and the ids stored with it."""
 
     sample: Sample
     image_id: int
@@ -35,7 +35,7 @@ class _Row:
 
 
 class _Rows:
-    """Random access to all rows of the stream, as Grain wants a source: row i is row i % b of local batch i // b."""
+    """Grain source with random access to all rows of the stream: item i is row i % b of local batch i // b."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class _Rows:
         self._seed = seed
         self._steps = steps
         self._local_rows = local_rows
-        self._planned_batch = lru_cache(maxsize=16)(lambda step: plan[step])  # each is asked for once per row
+        self._planned_batch = lru_cache(maxsize=16)(lambda step: plan[step])  # requested once per row
         fits = bool((np.abs(dataset.image_ids) <= _INT32_MAX).all())
         self._image_ids = dataset.image_ids if fits else np.arange(len(dataset))
         try:
             names = keypoint_names(dataset.categories)
         except ValueError:
-            names = ()  # no model can learn them: runs with a keypoint head have been refused
+            names = ()  # categories with different keypoints; models with a keypoint head have been refused
         self._keypoint_flip = tuple(keypoint_flip) or find_keypoint_flip(names)
         if len(self._keypoint_flip) != len(names):
             raise ConfigError(f"model.keypoint_flip: expected {len(names)} indices, got {len(self._keypoint_flip)}.")
@@ -86,7 +86,7 @@ class _Rows:
 
 
 def _stack(rows: list[_Row]) -> tuple[Batch, int]:
-    """The batch, and the number of objects that it has no slots for."""
+    """Returns the batch, and the number of objects for which it has no slots."""
     samples = [row.sample for row in rows]
     image_hw = np.array([sample.image_hw for sample in samples], np.int32)
     batch = Batch(
@@ -101,9 +101,9 @@ def _stack(rows: list[_Row]) -> tuple[Batch, int]:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """An iterator of batches that counts, over the batches it has given out, what they leave out.
+    """An iterator over batches. It counts the objects left out of the batches that it has returned.
 
-    DataError when more images than `max_skip_fraction` of the data set could not be read.
+    Raises DataError when the share of the data set's images that could not be read exceeds `max_skip_fraction`.
     """
 
     def __init__(self, rows: _Rows, dataset: Dataset, data_config: DataConfig, batch_size: int) -> None:
@@ -114,7 +114,7 @@ class TrainingBatches(Iterator[Batch]):
         self._unreadable: set[int] = set()
 
         self.dropped_objects = 0
-        """Objects beyond `max_objects` of their image."""
+        """Number of objects that were left out because their image has more than `max_objects`."""
         options = grain.ReadOptions(num_threads=data_config.num_threads, prefetch_buffer_size=data_config.prefetch)
         stream = grain.MapDataset.source(rows).batch(batch_size, batch_fn=_stack).to_iter_dataset(options)
         self._batches = iter(stream)
@@ -126,7 +126,7 @@ class TrainingBatches(Iterator[Batch]):
         if len(self._unreadable) > self._max_unreadable:
             raise DataError(
                 f"{self._dataset.path}: {len(self._unreadable)} of {len(self._dataset)} images cannot be read, more "
-                f"than data.max_skip_fraction allows; image ids {sorted(self._unreadable)[:10]}. Prepare them again."
+                f"than data.max_skip_fraction allows; image ids {sorted(self._unreadable)[:10]}. Prepare it again."
             )
         return batch
 
@@ -143,12 +143,12 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainingBatches:
-    """Batches of the steps start_step .. num_steps - 1, with NumPy leaves.
+    """Returns the batches of steps start_step .. num_steps - 1, with NumPy leaves.
 
-    `batch_size` is global; this process gets rows process_index * b .. (process_index + 1) * b of it, b = batch_size /
-    process_count. An image takes the canvas that fits it at the largest short side; all images of a batch share it.
-    `keypoint_flip` is the model's; if it is empty, the flip follows from the keypoints' names. With
-    `repeat_threshold`, the plan orders a list in which some records stand more than once.
+    `batch_size` is global. This process gets its rows process_index * b .. (process_index + 1) * b, with b = batch_size
+    / process_count. All images of a batch share a canvas, the one that fits each image at the largest short side.
+    `keypoint_flip` is the model's; if it is empty, the flip is derived from the keypoints' names. With
+    `repeat_threshold`, the plan orders a list in which some records occur more than once.
     """
     if batch_size % process_count != 0:
         raise ConfigError(f"The batch size {batch_size} is not divisible by {process_count} processes.")

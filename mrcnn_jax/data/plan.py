@@ -1,10 +1,10 @@
-"""The global order of training: which records form batch s, and on which canvas.
+"""The global order of training: the records of each batch, and the canvas on which they are placed.
 
 Every epoch is a permutation of all records. Each record joins the queue of its canvas, and a queue that reaches the
-batch size becomes the next batch; what is left in the queues goes on into the next epoch. Nothing is replayed: record
-i of a canvas's endless queue lies in epoch i // n at rank i % n (n records on that canvas), so any batch can be had
-directly, and the plan is a pure function of (canvas of each record, batch size, seed). A record that is to be shown
-more than once in an epoch counts as several records here: each has its own `sample_index`, and so its own augmentation.
+batch size becomes the next batch; records left in the queues carry over into the next epoch. Nothing is replayed:
+record i of a canvas's endless queue is in epoch i // n at rank i % n (n records on that canvas), so any batch can be
+computed directly, and the plan is a pure function of (canvas of each record, batch size, seed). A record shown more
+than once per epoch counts as several records here, each with its own `sample_index` and thus its own augmentation.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-_ORDER = 1  # purposes, so that draws for different things never share a seed
+_ORDER = 1  # part of the seed, so that draws for different purposes never share one
 _AUGMENTATION = 2
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which records one global batch holds, before it is sliced by process."""
+    """The records of one global batch, before it is divided among processes."""
 
     canvas: int  # index into the config's canvases
     records: np.ndarray  # [B] int64
@@ -27,28 +27,28 @@ class BatchPlan:
 
 
 def augmentation_rng(seed: int, sample_index: int) -> np.random.Generator:
-    """Random numbers for one sample; they depend on nothing but the run's seed and the sample."""
+    """Returns the random generator for one sample. It depends only on the run's seed and the sample."""
     return np.random.default_rng((seed, _AUGMENTATION, sample_index))
 
 
 class Plan:
-    """All batches of a run; safe to read from several threads."""
+    """All batches of a run. It is safe to read from several threads."""
 
     def __init__(self, canvas_of_record: np.ndarray, *, batch_size: int, seed: int) -> None:
-        """canvas_of_record: [N] ints. ValueError if there are no records."""
+        """Takes the canvas index of each record, `canvas_of_record` [N]. Raises ValueError if there are no records."""
         if len(canvas_of_record) == 0:
             raise ValueError("Expected at least one record, got none.")
         self._canvas_of_record = np.asarray(canvas_of_record)
         self._batch_size = batch_size
         self._seed = seed
         self._num_records = len(canvas_of_record)
-        self._canvases, self._counts = np.unique(self._canvas_of_record, return_counts=True)  # n of each canvas
-        # A batch reaches back as many epochs as its canvas needs to fill it.
+        self._canvases, self._counts = np.unique(self._canvas_of_record, return_counts=True)  # records of each canvas
+        # A batch extends back over as many epochs as its canvas needs to fill it.
         self._queues = lru_cache(maxsize=4 + batch_size // int(self._counts.min()))(self._make_queues)
         self._epoch_batches = lru_cache(maxsize=4)(self._make_epoch_batches)
 
     def __getitem__(self, step: int) -> BatchPlan:
-        """The global batch of this step, 0 or more."""
+        """Returns the global batch of this step, 0 or more."""
         epoch = self._epoch_of(step)
         queue, first = self._epoch_batches(epoch)[step - self._num_batches_before(epoch)]
         items = np.arange(first, first + self._batch_size)
@@ -57,11 +57,11 @@ class Plan:
         return BatchPlan(int(self._canvases[queue]), records, epochs * self._num_records + records)
 
     def _num_batches_before(self, epoch: int) -> int:
-        """Batches that are complete when the epochs before this one are."""
+        """Returns the number of batches completed in the epochs before this one."""
         return int((epoch * self._counts // self._batch_size).sum())
 
     def _epoch_of(self, step: int) -> int:
-        """The epoch in which the batch of this step becomes complete."""
+        """Returns the epoch in which the batch of this step is completed."""
         low, high = 0, 1
         while self._num_batches_before(high) <= step:
             low, high = high, 2 * high
@@ -75,13 +75,13 @@ class Plan:
         return rng.permutation(self._num_records)
 
     def _make_queues(self, epoch: int) -> list[np.ndarray]:
-        """The records that this epoch adds to each queue, in order."""
+        """Returns the records that this epoch adds to each queue, in order."""
         permutation = self._permutation(epoch)
         canvases = self._canvas_of_record[permutation]
         return [permutation[canvases == canvas] for canvas in self._canvases]
 
     def _make_epoch_batches(self, epoch: int) -> np.ndarray:
-        """(queue, position of its first item in that queue) of the batches that become complete in this epoch."""
+        """Returns (queue, position of its first item in that queue) for each batch completed in this epoch."""
         canvases = self._canvas_of_record[self._permutation(epoch)]
         rows: list[Any] = []
         for queue, canvas in enumerate(self._canvases):

@@ -1,4 +1,4 @@
-"""From a source of images and COCO annotations to a prepared folder DIR/SPLIT: check everything, then write."""
+"""Preparing a data set: checks a source of images and COCO annotations and writes it as a folder DIR/SPLIT."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import ConfigError
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images done and their total."""
+"""Called with the number of images done and the total number."""
 
 _NUM_THREADS = 8
 _CHUNK = 64  # images in memory at a time
@@ -25,13 +25,13 @@ _CHUNK = 64  # images in memory at a time
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """What a call of `prepare` left on disk."""
+    """The result of `prepare`."""
 
     path: Path
     num_images: int
     num_objects: int  # crowds included
-    skipped: list[str]  # lines about what was left out
-    reused: bool  # the folder was already there, made from the same source
+    skipped: list[str]  # one line for each reason why something was skipped
+    reused: bool  # whether the folder already existed, made from the same source
 
 
 def prepare(
@@ -45,8 +45,9 @@ def prepare(
 ) -> PreparedSplit:
     """Writes `to`/`split`, or reuses it if it was made from the same source.
 
-    ConfigError if something else is there and `overwrite` is not set; DataError if more than `max_skip_fraction` of
-    the images or of the objects is unusable; StorageError. In all three cases the disk is as before.
+    Raises ConfigError if the folder has other content and `overwrite` is not set, DataError if all images or more than
+    `max_skip_fraction` of the images or of the objects are unusable, and StorageError if the folder cannot be written.
+    In all three cases the disk is left unchanged.
     """
     if not re.fullmatch(r"\w[\w-]*", split, re.ASCII):
         raise ConfigError(f"A split name consists of letters, digits, _ and -, got {split!r}.")
@@ -81,7 +82,7 @@ def _summarise(path: Path, skipped: list[str], *, reused: bool) -> PreparedSplit
 def _checked_images(
     source: Source, skips: Skips, max_skip_fraction: float, progress: Progress | None
 ) -> Iterator[SourceImage]:
-    """The usable images with their usable annotations, in order; the rest goes to `skips`."""
+    """Yields the usable images with their usable annotations, in order, and counts the others in `skips`."""
     for index, image in _load_ahead(source):
         skips.num_images += 1
         if isinstance(image, ImageError):
@@ -94,7 +95,7 @@ def _checked_images(
 
 
 def _load_ahead(source: Source) -> Iterator[tuple[int, SourceImage | ImageError]]:
-    """Every image, or why it cannot be had, in order; read and decoded by several threads."""
+    """Yields each image, or why it cannot be used, in order. Several threads read and decode the images."""
 
     def load(index: int) -> tuple[int, SourceImage | ImageError]:
         try:
@@ -121,7 +122,7 @@ def _checked_annotations(image: SourceImage, source: Source, skips: Skips) -> tu
 
 
 def _complete(annotation: dict[str, Any], image_hw: ImageHW) -> dict[str, Any]:
-    """The annotation with what evaluation needs: a crowd without a mask covers its box, a missing area is counted."""
+    """Returns the annotation with a mask and an area: a crowd without a mask covers its box."""
     complete = dict(annotation)
     if not complete.get("segmentation"):
         x0, y0, x1, y1 = clip_bbox(complete["bbox"], image_hw)

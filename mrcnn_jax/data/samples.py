@@ -1,4 +1,4 @@
-"""One record becomes one training sample: augmented image on its canvas, ground truth in fixed slots.
+"""Training samples: a record's augmented image on its canvas, with ground truth in a fixed number of slots.
 
 Shapes: H, W canvas; G ground-truth slots; M bitmap side; K keypoints.
 """
@@ -28,12 +28,12 @@ from mrcnn_jax.structures import GroundTruth
 
 @dataclass(frozen=True)
 class Sample:
-    """One training image."""
+    """One training image with its ground truth."""
 
-    image: np.ndarray  # [H, W, 3] uint8, the canvas
-    image_hw: ImageHW  # (0, 0) where the image could not be read
+    image: np.ndarray  # [H, W, 3] uint8, padded to the canvas
+    image_hw: ImageHW  # (0, 0) if the image could not be read
     ground_truth: GroundTruth
-    num_dropped: int  # objects beyond the slots
+    num_dropped: int  # objects left out because the slots are full
 
 
 def make_sample(
@@ -43,11 +43,11 @@ def make_sample(
     rng: np.random.Generator,
     keypoint_flip: tuple[int, ...] = (),
 ) -> Sample:
-    """The record at a random short side, flipped with the configured probability. Crowds are left out.
+    """Returns the record resized to a random short side and flipped with the configured probability, without crowds.
 
-    With scale jitter the size is changed once more, and what exceeds the canvas is cropped.
+    With scale jitter, the size is also multiplied by a random factor, and the image is cropped to the canvas.
 
-    `keypoint_flip` holds for each keypoint the index of the one that it becomes in a flip; () leaves keypoints out.
+    `keypoint_flip` contains the index of the keypoint that each keypoint becomes in a flip; () leaves keypoints out.
     """
     short_side = data_config.short_sides[rng.integers(len(data_config.short_sides))]
     is_flipped = bool(rng.random() < data_config.flip_probability)
@@ -56,7 +56,7 @@ def make_sample(
     is_jittered = data_config.scale_jitter != (1.0, 1.0)
     if is_jittered:
         new_hw = scale_size(new_hw, rng.uniform(*data_config.scale_jitter))
-    window = draw_window(new_hw, canvas, rng)  # all of it, unless jittered
+    window = draw_window(new_hw, canvas, rng)  # the whole image without jitter
     image = crop_image(resize_image(record.image, new_hw), window)
     if is_flipped:
         image = _flip_image(image)
@@ -69,12 +69,12 @@ def make_sample(
 
 
 def make_invalid_sample(canvas: Canvas, data_config: DataConfig, num_keypoints: int = 0) -> Sample:
-    """What stands in for an image that could not be read."""
+    """Returns the sample that replaces an image that could not be read."""
     return Sample(np.zeros((*canvas, 3), np.uint8), (0, 0), _empty_ground_truth(data_config, num_keypoints), 0)
 
 
 def choose_objects(objects: list[ObjectRecord], max_objects: int) -> list[ObjectRecord]:
-    """The objects of the largest area, in their own order; earlier ones win ties."""
+    """Returns the `max_objects` largest objects by area in their original order; ties go to the earlier object."""
     if len(objects) <= max_objects:
         return objects
     by_area = sorted(range(len(objects)), key=lambda index: (-objects[index].area, index))
@@ -124,4 +124,4 @@ def _make_ground_truth(
 def _flip_image(image: np.ndarray) -> np.ndarray:
     import cv2
 
-    return np.asarray(cv2.flip(image, 1), np.uint8)  # ten times as fast as a copy of image[:, ::-1]
+    return np.asarray(cv2.flip(image, 1), np.uint8)  # ten times as fast as copying image[:, ::-1]

@@ -1,7 +1,7 @@
-"""Generated images of overlapping shapes with exact masks, for trying everything out without a data set.
+"""Generated images of overlapping shapes with exact masks, for running everything without a data set.
 
 An image is a pure function of (seed, stream, index). Its shapes differ in class, colour, texture, size, rotation and
-stretch and hide each other in drawing order; a mask is the visible part of its shape.
+stretch. Later shapes hide earlier ones, and a mask is the visible part of its shape.
 Shapes: H, W image; N objects; h, w window around one object.
 """
 
@@ -16,7 +16,7 @@ from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.source import Source, SourceImage
 
 VERSION = 1
-"""Part of the fingerprint; goes up when the images change."""
+"""Part of the fingerprint; incremented when the images change."""
 
 SHORT_SIDES = (128, 160)  # pixels, both included
 MAX_SIDE = 192
@@ -39,7 +39,7 @@ def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five points: between a tip at radius 1 and a notch at 0.45 the outline is straight."""
+    """Returns which points are inside a five-pointed star with tips at radius 1 and notches at radius 0.45."""
     step = np.pi / 5
     angle = np.arctan2(v, u) % (2 * step)
     angle = np.minimum(angle, 2 * step - angle)  # 0 at a tip, step at a notch
@@ -59,25 +59,25 @@ def _hoop(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _hook(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A hoop with a gap of a quarter."""
+    """Returns which points are inside a hoop with a quarter missing."""
     return _hoop(u, v) & ((u < 0) | (np.abs(v) > np.abs(u)))
 
 
 def _bars(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A cross of thin arms."""
+    """Returns which points are inside a cross with thin arms."""
     shorter, longer = np.minimum(np.abs(u), np.abs(v)), np.maximum(np.abs(u), np.abs(v))
     return (shorter < 0.13) & (longer < 0.95)
 
 
 def _fork(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A thin bar with three thin teeth."""
+    """Returns which points are inside a thin bar with three thin teeth."""
     bar = (np.abs(u) < 0.85) & (v < -0.55) & (v > -0.8)
     teeth = np.any([np.abs(u - centre) < 0.13 for centre in (-0.72, 0.0, 0.72)], axis=0)
     return bar | (teeth & (v > -0.8) & (v < 0.75))
 
 
 Outlines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]
-"""Class name to a test whether points (u, v), of a radius of about 1, are inside."""
+"""Maps a class name to a function that tests which points (u, v) are inside an outline with a radius of about 1."""
 
 OUTLINES: Outlines = {"disc": _disc, "ring": _ring, "triangle": _triangle, "star": _star, "cross": _cross}
 THIN_OUTLINES: Outlines = {"star": _star, "hoop": _hoop, "hook": _hook, "bars": _bars, "fork": _fork}
@@ -85,18 +85,18 @@ THIN_OUTLINES: Outlines = {"star": _star, "hoop": _hoop, "hook": _hook, "bars": 
 
 @dataclass(frozen=True)
 class Style:
-    """What makes images easy or hard."""
+    """Settings that make images easy or hard."""
 
     name: str
     outlines: Outlines
     max_objects: int
     radii: tuple[float, float]  # pixels
-    min_visible: float  # of the pixels that a shape has inside the image
-    min_colour_distance: float  # RGB, between a shape and what it may touch
+    min_visible: float  # share of a shape's pixels inside the image
+    min_colour_distance: float  # RGB, between a shape and everything drawn before it
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """The classes, in the order of their outlines."""
+        """The classes in the order of their outlines."""
         return tuple(Category(index, name) for index, name in enumerate(self.outlines, start=1))
 
 
@@ -104,7 +104,7 @@ EASY = Style("shapes", OUTLINES, max_objects=8, radii=(16.0, 38.0), min_visible=
 HARD = Style(
     "thin shapes", THIN_OUTLINES, max_objects=10, radii=(16.0, 38.0), min_visible=0.4, min_colour_distance=60.0
 )
-"""Thin parts, of which two classes differ by a gap, more occlusion, and colours that are more alike."""
+"""Shapes with thin parts, two classes that differ only by a gap, more occlusion, and more similar colours."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Scene:
 
 
 def _coverage(label: int, image_hw: ImageHW, rng: np.random.Generator, style: Style) -> np.ndarray:
-    """Share of each pixel that a random shape of this class covers, float32 [H, W]."""
+    """Returns the share of each pixel that a random shape of this class covers, float32 [H, W]."""
     centre = rng.uniform(0.1, 0.9, 2) * image_hw
     radius, angle, stretch = rng.uniform(*style.radii), rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
     first = np.maximum(np.floor(centre - 1.1 * radius), 0).astype(int)
@@ -139,7 +139,7 @@ def _coverage(label: int, image_hw: ImageHW, rng: np.random.Generator, style: St
 
 
 def _texture(image_hw: ImageHW, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Random brightness pattern around 0, float32 [H, W]: stripes, a gradient, smooth blobs or nothing; fine noise."""
+    """Returns random brightness around 0, float32 [H, W]: stripes, a gradient, blobs or nothing, plus fine noise."""
     import cv2
 
     kind, angle = rng.integers(4), rng.uniform(0, np.pi)
@@ -157,7 +157,7 @@ def _texture(image_hw: ImageHW, rng: np.random.Generator, strength: float) -> np
 
 
 def _pick_colour(rng: np.random.Generator, others: list[np.ndarray], min_distance: float) -> np.ndarray:
-    """A colour [3] that is far from the others, or the farthest one of many tries."""
+    """Returns a colour [3] that is far from the others, or the farthest one of many tries."""
     candidates = rng.uniform(30, 225, (_NUM_TRIES, 3))
     distances = np.min([np.linalg.norm(candidates - other, axis=1) for other in others], axis=0)
     far = np.flatnonzero(distances > min_distance)
@@ -165,11 +165,11 @@ def _pick_colour(rng: np.random.Generator, others: list[np.ndarray], min_distanc
 
 
 def _place(image_hw: ImageHW, rng: np.random.Generator, style: Style) -> tuple[list[np.ndarray], list[int]]:
-    """Coverages [H, W], farthest first, and labels of 1 to `max_objects` shapes, each visible enough."""
+    """Returns the coverages [H, W] and labels of 1 to `max_objects` sufficiently visible shapes, from back to front."""
     coverages: list[np.ndarray] = []
     labels: list[int] = []
-    areas: list[int] = []  # of the masks as if alone
-    visible: list[np.ndarray] = []  # what is left of them
+    areas: list[int] = []  # of each mask without occlusion
+    visible: list[np.ndarray] = []  # the visible part of each mask
     for _ in range(rng.integers(1, style.max_objects + 1)):
         for _ in range(_NUM_TRIES):
             label = int(rng.integers(1, len(style.outlines) + 1))
@@ -186,7 +186,7 @@ def _place(image_hw: ImageHW, rng: np.random.Generator, style: Style) -> tuple[l
 
 
 def draw_scene(seed: int, stream: int, index: int, style: Style = EASY) -> Scene:
-    """Image `index` of a stream; streams (train 0, val 1) of one seed share nothing."""
+    """Returns image `index` of a stream. The streams of a seed (0 for training, 1 for validation) are independent."""
     rng = np.random.default_rng((seed, stream, index))
     short = int(rng.integers(SHORT_SIDES[0], SHORT_SIDES[1] + 1))
     long = int(rng.integers(short, MAX_SIDE + 1))
@@ -208,7 +208,7 @@ def draw_scene(seed: int, stream: int, index: int, style: Style = EASY) -> Scene
 
 
 def _annotate(mask: np.ndarray, label: int, annotation_id: int, image_id: int) -> dict:
-    """COCO annotation of one mask [H, W]."""
+    """Returns the COCO annotation of one mask [H, W]."""
     from pycocotools import mask as coco_mask
 
     code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
@@ -224,7 +224,7 @@ def _annotate(mask: np.ndarray, label: int, annotation_id: int, image_id: int) -
 
 
 def shapes_source(num_images: int, *, seed: int, stream: int, style: Style = EASY) -> Source:
-    """The first images of a stream, as PNG, with their COCO annotations."""
+    """Returns the first images of a stream, encoded as PNG, with their COCO annotations."""
     import cv2
 
     def load(index: int) -> SourceImage:

@@ -1,4 +1,4 @@
-"""What a prepared split is made from: images as encoded bytes with their COCO annotations."""
+"""The sources of prepared splits: encoded images with their COCO annotations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mrcnn_jax.data.images import ImageHW
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image as its source gives it; annotations are COCO dicts with at least `id` and `category_id`."""
+    """One image of a source. Its annotations are COCO dicts with at least `id` and `category_id`."""
 
     image_id: int
     file_name: str
@@ -27,6 +27,6 @@ class Source:
     fingerprint: str
     categories: tuple[Category, ...]  # ascending id
     num_images: int
-    load: Callable[[int], SourceImage]  # by position, from any thread; raises images.ImageError
-    describe: Callable[[int], str]  # which image, for messages
-    num_left_out: int = 0  # images that were not asked for
+    load: Callable[[int], SourceImage]  # takes a position, may run in any thread; raises images.ImageError
+    describe: Callable[[int], str]  # the image at a position, for messages
+    num_left_out: int = 0  # images that the source was told to leave out

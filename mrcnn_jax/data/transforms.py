@@ -1,4 +1,4 @@
-"""Resizing recipe, padding to a canvas and horizontal flip, for images and their boxes.
+"""Resizing, padding to a canvas and horizontal flips of images and their boxes and keypoints.
 
 Shapes: H, W image; G objects; M bitmap side. Sizes are (height, width), boxes x0, y0, x1, y1 in pixels.
 """
@@ -19,7 +19,7 @@ Rounding = Literal["nearest", "floor"]
 
 
 def scale_size(image_hw: ImageHW, scale: float, rounding: Rounding = "nearest") -> ImageHW:
-    """The size times `scale`, in whole pixels, 1 or more."""
+    """Returns the size times `scale` in whole pixels, at least 1."""
     height, width = (max(1, int(side * scale + (0.5 if rounding == "nearest" else 0.0))) for side in image_hw)
     return height, width
 
@@ -27,11 +27,11 @@ def scale_size(image_hw: ImageHW, scale: float, rounding: Rounding = "nearest") 
 def fit_size(
     image_hw: ImageHW, short_side: int, max_side: int, canvases: Sequence[Canvas], rounding: Rounding = "nearest"
 ) -> tuple[ImageHW, Canvas]:
-    """The size that an image is resized to and the canvas that it goes into.
+    """Returns the size to which an image is resized, and the canvas to which it is padded.
 
-    The recipe: the short side becomes `short_side` unless the long one would exceed `max_side`. Of the canvases that
-    hold this size the one with the smallest area is taken. Where none does, the image is scaled down into the one
-    where it stays largest. The first canvas wins ties.
+    The short side becomes `short_side` unless the long side would exceed `max_side`. The canvas is the one with the
+    smallest area among those that hold this size. If none does, the image is scaled down further, to fit the canvas in
+    which it stays largest. Ties go to the first canvas.
     """
     height, width = image_hw
     scale = min(short_side / min(image_hw), max_side / max(image_hw))
@@ -45,9 +45,9 @@ def fit_size(
 
 
 def resize_image(image: np.ndarray, new_hw: ImageHW, method: Resize = "opencv") -> np.ndarray:
-    """The image [H, W, 3] uint8 at the size `new_hw`, bilinear; uint8, or float32 for "float".
+    """Returns the image [H, W, 3] uint8 resized bilinearly to `new_hw`, as uint8, or as float32 for "float".
 
-    "opencv" takes area averages where the image shrinks by more than 2, "pillow" antialiases, "float" does neither.
+    "opencv" averages areas if a side shrinks by more than 2, "pillow" antialiases, and "float" does neither.
     """
     import cv2
 
@@ -65,8 +65,10 @@ def resize_image(image: np.ndarray, new_hw: ImageHW, method: Resize = "opencv") 
 
 
 def _resize_float(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
-    """The float32 image at the size `new_hw`, with PyTorch's rounding of the positions: OpenCV's float weights differ
-    enough to swap detections of almost equal score."""
+    """Returns the float32 image resized to `new_hw`, with PyTorch's rounding of positions.
+
+    OpenCV's float weights differ enough to swap detections of almost equal score.
+    """
     for axis, length in ((1, new_hw[1]), (0, new_hw[0])):
         size = image.shape[axis]
         scale = np.float32(size / length)
@@ -79,7 +81,7 @@ def _resize_float(image: np.ndarray, new_hw: ImageHW) -> np.ndarray:
 
 
 def pad_to_canvas(image: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """The image [H, W, 3] uint8 in the top left corner of a canvas of zeros. ValueError if it does not fit."""
+    """Returns the image [H, W, 3] uint8 at the top left of a canvas of zeros. Raises ValueError if it does not fit."""
     height, width = image.shape[:2]
     if height > canvas[0] or width > canvas[1]:
         raise ValueError(f"Expected an image of at most {canvas[0]}x{canvas[1]}, got {height}x{width}.")
@@ -89,21 +91,21 @@ def pad_to_canvas(image: np.ndarray, canvas: Canvas) -> np.ndarray:
 
 
 def resize_boxes(boxes: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) -> np.ndarray:
-    """Boxes [G, 4] of an image of size `old_hw` after its resize to `new_hw`, float32."""
+    """Returns the boxes [G, 4] of an image after its resize from `old_hw` to `new_hw`, float32."""
     scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
     return (np.asarray(boxes, np.float64) * (scale_x, scale_y, scale_x, scale_y)).astype(np.float32)
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [G, 4] of an image of this width after its horizontal flip."""
+    """Returns the boxes [G, 4] of an image of this width after its horizontal flip."""
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
     return np.stack([width - x1, y0, width - x0, y1], axis=-1)
 
 
 def resize_keypoints(keypoints: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) -> np.ndarray:
-    """Keypoints [K, 3], x, y, visibility, of an image of size `old_hw` after its resize to `new_hw`, float32.
+    """Returns the keypoints [K, 3] (x, y, visibility) of an image after its resize from `old_hw` to `new_hw`, float32.
 
-    A COCO keypoint names a pixel, whose centre is half a pixel further in the continuous frame that boxes have.
+    COCO keypoints are pixel indices; in the continuous frame of boxes, the pixel's centre is half a pixel further.
     """
     scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
     x, y, visibility = np.moveaxis(np.asarray(keypoints, np.float64), -1, 0)
@@ -112,22 +114,22 @@ def resize_keypoints(keypoints: np.ndarray, old_hw: ImageHW, new_hw: ImageHW) ->
 
 
 def flip_keypoints(keypoints: np.ndarray, width: int, keypoint_flip: Sequence[int]) -> np.ndarray:
-    """Keypoints [K, 3] of an image of this width after its horizontal flip: a left eye becomes a right one."""
+    """Returns the keypoints [K, 3] of an image of this width after its horizontal flip, with left and right swapped."""
     x, y, visibility = np.moveaxis(keypoints[list(keypoint_flip)], -1, 0)
     return np.stack([np.where(visibility > 0, width - x, 0.0), y, visibility], axis=-1).astype(np.float32)
 
 
 def with_keypoint_flip(model_config: ModelConfig, categories: Sequence[Category]) -> ModelConfig:
-    """The config with `keypoint_flip` taken from the names of the categories' keypoints if it is empty."""
+    """Returns the config, with an empty `keypoint_flip` derived from the names of the categories' keypoints."""
     if not model_config.num_keypoints or model_config.keypoint_flip:
         return model_config
     return replace(model_config, keypoint_flip=find_keypoint_flip(keypoint_names(categories)))
 
 
 def find_keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:
-    """For each keypoint its counterpart on the other side: the name with left and right swapped, or itself.
+    """Returns the index of each keypoint's counterpart on the other side, found by swapping left and right in its name.
 
-    Names that occur twice have no counterpart.
+    A keypoint without a counterpart, or with a name that occurs twice, maps to itself.
     """
     swap = {"left": "right", "right": "left"}
     names = [name.lower() for name in names]

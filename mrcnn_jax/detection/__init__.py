@@ -1,1 +1,1 @@
-"""Pure functions: from a batch to its losses, from images to detections."""
+"""Pure functions that compute the losses of a batch and the detections in images."""

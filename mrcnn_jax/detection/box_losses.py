@@ -1,4 +1,4 @@
-"""What a box head is charged for one image's RoIs: shared by the plain head and the cascade."""
+"""The losses of a box head on one image's RoIs, for a single head and for a cascade."""
 
 from jaxtyping import Array, Float
 
@@ -17,7 +17,7 @@ def roi_losses(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns L_cls and L_box (paper section 3) of n RoIs from class logits and the deltas of their own labels.
 
-    `weights` are those that the deltas are scaled by; `targets_config.box_loss` chooses smooth L1 or GIoU.
+    `weights` scale the deltas; `targets_config.box_loss` selects smooth L1 or GIoU.
     """
     is_foreground = rois.labels > 0
     if targets_config.box_loss == "giou":

@@ -1,8 +1,9 @@
-"""Cascade R-CNN: box heads in a row, each on the boxes of the one before (arXiv 1712.00726).
+"""Cascade R-CNN: a sequence of box heads, each of which refines the boxes of the previous one (arXiv 1712.00726).
 
-In training each head calls foreground only what overlaps an object more than the one before asked for. RoIs are sampled
-once, for the first head, from proposals and objects; mask and keypoint head are trained on these. As in Detectron2, a
-head makes one box for all classes, all its losses count in full, and the features learn from the average of the heads.
+In training, each head requires a higher IoU for foreground than the previous one. RoIs are sampled once, for the first
+head, from proposals and objects; the mask and keypoint heads are trained on these. As in Detectron2, a head predicts
+one box for all classes, the losses of all heads count in full, and the gradient of the features is averaged over heads.
+
 Shapes: B images, N RoIs or proposals, C classes with background.
 """
 
@@ -35,7 +36,7 @@ def cascade_losses(
     model: nn.Module,
     targets_config: TargetsConfig,
 ) -> dict[str, Float[Array, "b"]]:
-    """Returns L_cls and L_box of each head and image, the first over the sampled RoIs, the next over their boxes."""
+    """Returns L_cls and L_box of each head and image: the first on the sampled RoIs, the next on refined boxes."""
     model_config, boxes = model.config, roi_targets.rois
     losses: dict[str, Array] = {}
     for stage in range(model_config.box_head_stages):
@@ -43,7 +44,7 @@ def cascade_losses(
         if stage > 0:
             iou = targets_config.cascade_ious[stage - 1]
             rematch = partial(rematch_rois, foreground_iou=iou, delta_weights=weights)
-            # Boxes carry no gradient on: RoI targets never do.
+            # No gradient flows through the boxes: RoI targets stop it.
             roi_targets = jax.vmap(rematch)(boxes, roi_targets.valid & is_nonempty(boxes), ground_truth)
         logits, deltas, boxes = run_stage(variables, features, roi_targets.rois, image_hw, stage=stage, model=model)
         one = partial(roi_losses, weights=weights, targets_config=targets_config)
@@ -60,7 +61,7 @@ def classify_in_cascade(
     model: nn.Module,
     test_config: TestConfig,
 ) -> Detections:
-    """Returns each image's detections without masks and keypoints: the last head's boxes, the heads' mean scores."""
+    """Returns detections without masks and keypoints, with the last head's boxes and the mean scores of all heads."""
     num_stages, boxes = model.config.box_head_stages, proposals.boxes
     scores, not_finite = [], proposals.not_finite
     for stage in range(num_stages):
@@ -86,7 +87,7 @@ def run_stage(
     stage: int,
     model: nn.Module,
 ) -> tuple[Float[Array, "b n C"], Float[Array, "b n 4"], Float[Array, "b n 4"]]:
-    """Returns a head's class logits and deltas, and the boxes that it makes of the RoIs, cut off at the borders."""
+    """Returns a head's class logits and deltas, and the RoIs that it refined, clipped to the image."""
     model_config = model.config
     (roi_features,) = pool_rois(
         features, [rois], image_hw, output_sizes=[model_config.box_pool_size], model_config=model_config
@@ -102,6 +103,6 @@ def run_stage(
 
 
 def scale_gradient(values: Float[Array, "*n"], scale: float) -> Float[Array, "*n"]:
-    """Returns the values; what flows back through them is multiplied by `scale`."""
+    """Returns the values unchanged; their gradient is multiplied by `scale`."""
     identity = jax.custom_gradient(lambda values: (values, lambda gradient: gradient * scale))
     return identity(values)

@@ -1,4 +1,4 @@
-"""The anchors of one image on its canvas, and which of them lie in the image's own extent."""
+"""The anchors of one image on its canvas, and which of them lie inside the image's extent."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from mrcnn_jax.ops.extent import count_cells, find_inside
 
 
 class LevelAnchors(NamedTuple):
-    """Anchors of one map."""
+    """Anchors of one level."""
 
     boxes: Float[Array, "a 4"]
     valid: Bool[Array, "a"]
@@ -20,7 +20,7 @@ class LevelAnchors(NamedTuple):
 
 @jax.named_scope("make_anchors")
 def make_anchors(canvas: tuple[int, ...], image_hw: Array, model_config: ModelConfig) -> list[LevelAnchors]:
-    """Returns the anchors of each map for one image of size `image_hw` [2]; those in its own extent are valid."""
+    """Returns the anchors of each level for an image of size `image_hw` [2]; anchors inside its extent are valid."""
     levels = []
     padded_hw = count_cells(image_hw, 1, model_config.size_divisor)
     for stride, sizes in zip(model_config.feature_strides, model_config.anchor_sizes_by_level, strict=True):

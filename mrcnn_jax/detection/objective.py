@@ -1,9 +1,10 @@
-"""How a batch becomes a loss: L = L_rpn_cls + L_rpn_box + L_cls + L_box + L_mask (paper section 3) + L_keypoint
-(section 5), of those heads that the model has.
+"""The loss of a batch: L_rpn_cls + L_rpn_box + L_cls + L_box + L_mask (paper section 3) + L_keypoint (section 5).
 
-Every loss is a mean over one image's samples, and the batch's loss the mean over its valid images. So the loss of a
-global batch is the same however it is split over devices, and no device needs to know another's counts.
-Shapes: B images, A anchors, S sampled anchors, N RoIs, F = N / 4 foreground slots, D channels.
+Only the terms of the model's heads are included. Every loss is a mean over one image's samples, and the loss of a batch
+is the mean over its valid images. So the loss of a global batch does not depend on how it is split over devices, and no
+device needs the counts of another.
+
+Shapes: B images, A anchors, S sampled anchors, N RoIs, F foreground slots (N / 4 by default), D channels.
 """
 
 from typing import Any, NamedTuple
@@ -34,9 +35,9 @@ class Objective(NamedTuple):
     """Losses of a batch, summed over its valid images; divide by `num_images` for the mean."""
 
     total: Float[Array, ""]
-    sums: dict[str, Float[Array, ""]]  # per loss term, and counts worth watching
+    sums: dict[str, Float[Array, ""]]  # of each loss term, and of counts to monitor
     num_images: Float[Array, ""]
-    model_state: Tree  # collections beside `params`, batch statistics updated
+    model_state: Tree  # collections other than `params`, with updated batch statistics
 
 
 def compute_objective(
@@ -48,7 +49,7 @@ def compute_objective(
     model: nn.Module,
     targets_config: TargetsConfig,
 ) -> Objective:
-    """Returns the losses of all valid images. Pure; differentiable in `params`."""
+    """Returns the losses of all valid images. The function is pure and differentiable in `params`."""
     model_config = model.config
     variables = {"params": params, **model_state}
     image_hw = jnp.where(batch.valid[:, None], batch.image_hw, 0)
@@ -83,7 +84,7 @@ def compute_objective(
         *jax.lax.stop_gradient((logits, deltas)), image_hw, ground_truth, rpn_keys, roi_keys
     )
     losses = rpn_losses(logits, deltas, rpn_targets, targets_config)
-    # All foreground lies in the first F slots, and masks and keypoints have RoIs there only.
+    # All foreground lies in the first F slots, and the mask and keypoint heads use only these RoIs.
     foreground = jax.tree.map(lambda leaf: leaf[:, : targets_config.num_foreground_rois], roi_targets)
     roi_features = pool_for_heads(features, roi_targets, foreground, image_hw, model_config=model_config)
     if model_config.box_head_stages == 1:
@@ -107,14 +108,14 @@ def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
     return GroundTruth(
         boxes=jnp.where(valid[..., None], ground_truth.boxes, 0.0),
         labels=jnp.where(valid, ground_truth.labels, 0),
-        masks=ground_truth.masks,  # only rows that a foreground RoI was matched to are read
+        masks=ground_truth.masks,  # only rows that are matched to a foreground RoI are read
         valid=valid,
         keypoints=ground_truth.keypoints,  # likewise
     )
 
 
 def sampling_keys(key: Key[Array, ""], sample_index: Array) -> tuple[Array, Array]:
-    """Returns one key per image and purpose, a function of the image's place in the training order alone."""
+    """Returns the keys for anchors and RoIs of each image, which follow from `key` and its place in training order."""
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(sample_index)
     return keys[:, 0], keys[:, 1]
 
@@ -137,7 +138,7 @@ def rpn_losses(
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_rpn_cls and L_rpn_box of each image over its sampled anchors."""
     all_logits, all_deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
-    # Empty slots get places of their own, after the last anchor: unique places need no atomic additions in a gradient.
+    # Empty slots get unique indices after the last anchor: with unique indices, a gradient needs no atomic additions.
     empty = all_logits.shape[1] + jnp.arange(rpn_targets.valid.shape[1])
     index = jnp.where(rpn_targets.valid, rpn_targets.anchor_index, empty)
     sampled_logits = jax.vmap(take_unique)(all_logits, index)  # [B, S]
@@ -162,7 +163,7 @@ def pool_for_heads(
     *,
     model_config: ModelConfig,
 ) -> dict[str, Float[Array, "bn _ _ D"]]:
-    """Returns the RoI features of the heads that are trained on RoIs sampled once: "box", "mask", "keypoint"."""
+    """Returns the RoI features of the heads that use the sampled RoIs: "box" (unless cascaded), "mask", "keypoint"."""
     sets = {
         "box": (model_config.box_head_stages == 1, roi_targets.rois, model_config.box_pool_size),
         "mask": (model_config.masks, foreground.rois, model_config.mask_pool_size),
@@ -212,8 +213,8 @@ def mask_head_loss(
 ) -> dict[str, Float[Array, "b"]]:
     """Returns L_mask of each image over its foreground RoIs.
 
-    The logits are those of each RoI's own class, under a sigmoid (paper section 3, "Mask Representation"), or, with
-    `mask_activation` "softmax", those of all classes (table 2b).
+    The loss uses a sigmoid on the logits of each RoI's own class (paper section 3, "Mask Representation") or, if
+    `mask_activation` is "softmax", a softmax over all classes (table 2b).
     """
     model_config = model.config
     logits = model.apply(variables, roi_features, foreground.labels.reshape(-1), method=model.predict_masks)
@@ -254,7 +255,7 @@ def keypoint_head_loss(
 def sum_over_images(
     losses: dict[str, Float[Array, "b"]], roi_targets: RoiTargets, valid: Array, model_state: Tree
 ) -> Objective:
-    """Returns the sums over valid images of each term and of all."""
+    """Returns each loss term and their total, summed over the valid images."""
     sums = {f"loss/{name}": jnp.sum(jnp.where(valid, loss, 0.0)) for name, loss in losses.items()}
     total = sum(sums.values(), jnp.float32(0.0))
     foreground_rois = jnp.sum(jnp.where(valid[:, None], roi_targets.labels > 0, False), axis=1).astype(jnp.float32)

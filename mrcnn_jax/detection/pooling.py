@@ -1,4 +1,4 @@
-"""RoI features of a batch: each RoI is pooled from the level that fits its size (FPN, equation 1)."""
+"""RoI features of a batch; each RoI is pooled from the level that fits its size (FPN, equation 1)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,10 +23,10 @@ def pool_rois(
     output_sizes: Sequence[int],
     model_config: ModelConfig,
 ) -> list[Float[Array, "_ _ _ D"]]:
-    """Returns the features [B * N, S, S, D] of each set of RoIs [B, N, 4], image by image, in its own output size.
+    """Returns the features [B * N, S, S, D] of each set of RoIs [B, N, 4], ordered by image, at its output size.
 
-    `image_hw` are the sizes in pixels of the images on their canvas. Sets that are pooled together share the array
-    that their gradients are added to.
+    `image_hw` holds the sizes in pixels of the images on their canvas. On GPUs and TPUs, RoIAlign accumulates the
+    gradients of all sets in one array.
     """
     strides = model_config.roi_strides
     pool = {"align": _align, "warp": _warp, "pool": _pool}[model_config.roi_op]
@@ -49,7 +49,7 @@ def _align(
     output_sizes: Sequence[int],
     model_config: ModelConfig,
 ) -> list[Array]:
-    """RoIAlign. Its maxima are those of the samples, each of which is the average of a bin of its own."""
+    """Returns RoIAlign's features. For maxima, every sample is pooled as the average of a bin of its own."""
     choices: dict[str, Any] = {"strides": model_config.roi_strides, "aligned": model_config.roi_align_aligned}
     ratio = model_config.sampling_ratio
     if model_config.roi_reduce == "average":
@@ -67,7 +67,7 @@ def _warp(
     output_sizes: Sequence[int],
     model_config: ModelConfig,
 ) -> list[Array]:
-    """RoIWarp: RoIAlign of the RoI rounded to whole cells, between whose borders it lies: `aligned`."""
+    """Returns RoIWarp's features: RoIAlign of RoIs rounded to the borders of whole cells, hence `aligned`."""
     rounded = [quantise_rois(rois, own, model_config.roi_strides) for rois, own in zip(sets, levels, strict=True)]
     return _align(features, rounded, levels, extents, output_sizes, replace(model_config, roi_align_aligned=True))
 
@@ -80,7 +80,7 @@ def _pool(
     output_sizes: Sequence[int],
     model_config: ModelConfig,
 ) -> list[Array]:
-    """RoIPool: the RoI and its bins rounded to whole cells."""
+    """Returns RoIPool's features: RoIs and their bins are rounded to whole cells."""
     choices: dict[str, Any] = {"strides": model_config.roi_strides, "reduce": model_config.roi_reduce}
     return [
         pool_whole_cells(features, rois, own, extents, output_size=size, **choices)

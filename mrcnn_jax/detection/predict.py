@@ -1,5 +1,6 @@
-"""How images become detections: proposals, the box head on them, NMS per class, masks and keypoints for what is left
-(paper section 3.1, "Inference"). Shapes: B images, P proposals, D detections, C classes.
+"""Inference: proposals, box head, per-class NMS, and masks and keypoints of the detections (paper section 3.1).
+
+Shapes: B images, P proposals, D detections, C classes.
 """
 
 import dataclasses
@@ -30,8 +31,8 @@ def predict(
 ) -> Detections:
     """Returns the detections of each image, in pixels of the network input; none for images of size (0, 0).
 
-    An image for which the network computed NaN or infinity may have none either: `not_finite` names the parts.
-    `images` are RGB in 0..255, uint8 or, where the resize left fractions, float32; `image_hw` their sizes there.
+    An image for which the network computed NaN or infinity may have none either; `not_finite` marks the parts that did.
+    `images` are RGB in 0..255, uint8, or float32 if resizing left fractions; `image_hw` are their sizes on the canvas.
     """
     features = model.apply(variables, images, image_hw, method=model.extract_features)
     detections = detect(variables, features, image_hw, canvas=images.shape[1:3], model=model, test_config=test_config)
@@ -59,7 +60,7 @@ def predict_masks_and_keypoints(
     *,
     model: nn.Module,
 ) -> Detections:
-    """Returns the detections, whose boxes may come from anywhere, with masks and keypoints of these images."""
+    """Returns the detections with masks and keypoints in these images; their boxes may come from anywhere."""
     features = model.apply(variables, images, image_hw, method=model.extract_features)
     return add_masks_and_keypoints(variables, features, detections, image_hw, model=model)
 
@@ -73,7 +74,7 @@ def detect(
     model: nn.Module,
     test_config: TestConfig,
 ) -> Detections:
-    """Returns the detections in the feature maps without masks and keypoints."""
+    """Returns the detections found in the features, without masks and keypoints."""
     proposals = propose_batch(variables, features, image_hw, canvas=canvas, model=model, test_config=test_config)
     classify = classify_proposals if model.config.box_head_stages == 1 else classify_in_cascade
     return classify(variables, features, proposals, image_hw, model=model, test_config=test_config)
@@ -82,7 +83,7 @@ def detect(
 def add_masks_and_keypoints(
     variables: dict[str, Any], features: tuple[Array, ...], detections: Detections, image_hw: Array, *, model: nn.Module
 ) -> Detections:
-    """Returns the detections with masks and keypoints, where the model has these heads."""
+    """Returns the detections with masks and keypoints, if the model has these heads."""
     if model.config.masks:
         detections = add_masks(variables, features, detections, image_hw, model=model)
     if model.config.num_keypoints:
@@ -99,9 +100,9 @@ def propose_batch(
     model: nn.Module,
     test_config: TestConfig,
 ) -> Proposals:
-    """Returns the best `test_config.post_nms_top_n` proposals of each image, features and RPN marked if not finite."""
+    """Returns the best `test_config.post_nms_top_n` proposals of each image; marks features and RPN if not finite."""
     logits, deltas = model.apply(variables, features, image_hw, method=model.score_anchors)
-    # P6 is cells of P5, and what RoIs do not see is in the RPN's outputs.
+    # P6 is left out: it has cells of P5, and only the RPN reads it, whose outputs are checked.
     part = "the backbone or the FPN" if model.config.neck == "fpn" else "the backbone"
     not_finite = mark(None, part, features_finite(features[: len(model.config.roi_strides)], image_hw))
     not_finite = mark(not_finite, "the RPN", features_finite([*logits, *deltas], image_hw))
@@ -157,7 +158,7 @@ def add_masks(
     *,
     model: nn.Module,
 ) -> Detections:
-    """Returns the detections with mask probabilities [B, D, m, m]; the mask head sees the final boxes only."""
+    """Returns the detections with mask probabilities [B, D, m, m]; the mask head uses only the final boxes."""
     model_config = model.config
     (roi_features,) = pool_rois(
         features, [detections.boxes], image_hw, output_sizes=[model_config.mask_pool_size], model_config=model_config
@@ -174,7 +175,7 @@ def add_masks(
 def mask_probabilities(logits: Array, labels: Int[Array, "n"], *, activation: str) -> Float32[Array, "n m m"]:
     """Returns each RoI's probabilities for its own class.
 
-    The logits are [n, m, m], of that class alone, with `activation` "sigmoid", and [n, m, m, C] with "softmax".
+    With `activation` "sigmoid", the logits are those of that class, [n, m, m]; with "softmax", they are [n, m, m, C].
     """
     if activation == "sigmoid":
         return jax.nn.sigmoid(logits)
@@ -189,7 +190,7 @@ def add_heat_maps(
     *,
     model: nn.Module,
 ) -> Detections:
-    """Returns the detections with their keypoints' heat maps [B, D, K, h, h], logits (paper section 5)."""
+    """Returns the detections with the heat-map logits [B, D, K, h, h] of their keypoints (paper section 5)."""
     model_config = model.config
     (roi_features,) = pool_rois(
         features,

@@ -1,4 +1,4 @@
-"""From the RPN's outputs to proposals, for one image (Faster R-CNN, section 3.1; FPN, section 4.1)."""
+"""Selection of one image's proposals from the outputs of the RPN (Faster R-CNN, section 3.1; FPN, section 4.1)."""
 
 from typing import Literal
 
@@ -33,9 +33,9 @@ def propose(
 ) -> Proposals:
     """Returns the `post_nms_top_n` best proposals of all levels.
 
-    Per level the `pre_nms_top_n` highest logits are decoded, clipped to the image, and suppressed among themselves.
-    Boxes with a side of 0 or below `min_side` pixels are dropped. Levels are merged by `score`: probabilities that
-    round to the same float32 are ties, and the finer level wins. Proposals carry no gradient.
+    On each level, the boxes with the `pre_nms_top_n` highest logits are decoded and clipped to the image, and NMS is
+    applied to them. Boxes with a side of 0 or below `min_side` pixels are dropped. Levels are merged by `score`:
+    probabilities that round to the same float32 tie, and the finer level wins. No gradient flows through proposals.
     """
     known_faults.warn_once(jax.default_backend())  # here, because every program traces this
     candidates, groups = [], []
@@ -43,7 +43,7 @@ def propose(
         usable = level_anchors.valid & jnp.isfinite(level_logits)
         top_n = min(pre_nms_top_n, level_logits.shape[0])
         top_logits, top = find_largest(jnp.where(usable, level_logits, -jnp.inf), top_n)
-        top = top.astype(jnp.uint32)  # so that no index is below zero, to be counted from the end
+        top = top.astype(jnp.uint32)  # so that JAX need not handle negative indices
         candidates.append((top_logits, top, take_cells(level_deltas, top), level_anchors.boxes[top], usable[top]))
         groups.append(np.full(top_n, level, np.int32))
     top_logits, top, rows, top_anchors, usable = (jnp.concatenate(parts) for parts in zip(*candidates, strict=True))

@@ -1,4 +1,4 @@
-"""Which RoIs of one image the heads are trained on, and towards what (paper section 3.1, "Training")."""
+"""The RoIs of one image on which the heads are trained, and their targets (paper section 3.1, "Training")."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ def sample_rois(
     delta_weights: tuple[float, float, float, float],
     key: Key[Array, ""],
 ) -> RoiTargets:
-    """Returns `targets_config.roi_samples` RoIs sampled 1:3 from proposals and ground-truth boxes, foreground first.
+    """Returns `targets_config.roi_samples` RoIs sampled from proposals and ground-truth boxes, foreground first.
 
-    All foreground lies within the first `targets_config.num_foreground_rois` slots: the mask head runs on these only.
+    Foreground to background is 1:3 by default. All foreground lies in the first `targets_config.num_foreground_rois`
+    slots, and the mask and keypoint heads are trained only on these.
     """
     candidates = jnp.concatenate([proposals.boxes, ground_truth.boxes])
     valid = jnp.concatenate([proposals.valid, ground_truth.valid])
@@ -56,9 +57,9 @@ def rematch_rois(
     foreground_iou: float,
     delta_weights: tuple[float, float, float, float],
 ) -> RoiTargets:
-    """Returns all these boxes as RoIs, each at its place: nothing is sampled, and no ground truth is added.
+    """Returns all boxes as RoIs in the same order, without sampling and without adding ground-truth boxes.
 
-    Foreground lies anywhere among them: a later box head of a cascade is trained on it, the mask head is not.
+    Foreground may be in any slot. The later box heads of a cascade are trained on these RoIs, the mask head is not.
     """
     rois = jnp.where(valid[:, None], boxes, 0.0)
     matches = match_boxes(

@@ -1,4 +1,4 @@
-"""Which anchors of one image the RPN is trained on, and towards what (Faster R-CNN, section 3.1.2)."""
+"""The anchors of one image on which the RPN is trained, and their targets (Faster R-CNN, section 3.1.2)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from mrcnn_jax.structures import GroundTruth, RpnTargets
 def sample_anchors(
     anchors: list[LevelAnchors], ground_truth: GroundTruth, *, targets_config: TargetsConfig, key: Key[Array, ""]
 ) -> RpnTargets:
-    """Returns `targets_config.rpn_samples` sampled anchors, numbered through all levels, with their targets."""
+    """Returns `targets_config.rpn_samples` sampled anchors, indexed across all levels, with their targets."""
     boxes = jnp.concatenate([level.boxes for level in anchors])  # [A, 4]
     valid = jnp.concatenate([level.valid for level in anchors])  # [A]
     matches = match_boxes(

@@ -1,4 +1,7 @@
-"""Which scored boxes are an image's detections. Shapes: P proposals, K candidates, C classes with background."""
+"""Selection of an image's detections among scored boxes.
+
+Shapes: P proposals, K candidates, C classes with background.
+"""
 
 from collections.abc import Callable
 
@@ -22,7 +25,7 @@ def select_detections(
     model_config: ModelConfig,
     test_config: TestConfig,
 ) -> Detections:
-    """Returns the detections of one image from what the box head says of its proposals."""
+    """Returns the detections of one image from the box head's outputs for its proposals."""
 
     def decode(proposal: Array, label: Array) -> Array:
         return decode_boxes(deltas[proposal, label], proposals.boxes[proposal], model_config.box_delta_weights)
@@ -39,11 +42,11 @@ def select_boxes(
     *,
     test_config: TestConfig,
 ) -> Detections:
-    """Returns the detections of one image: score above threshold, NMS within each class, best `max_detections`.
+    """Returns the best `max_detections` boxes of one image above the score threshold, after NMS within each class.
 
-    `decode` turns proposals [K] and labels [K], indices, into boxes [K, 4]. Only the `test_config.max_candidates` best
-    (proposal, class) pairs enter NMS. That is exact as long as `max_detections` of them are kept or no more pairs than
-    that pass the score threshold.
+    `decode` maps proposal indices [K] and labels [K] to boxes [K, 4]. Only the `test_config.max_candidates` best
+    (proposal, class) pairs enter NMS. This is exact if `max_detections` boxes survive, or if at most `max_candidates`
+    pairs pass the score threshold.
     """
     scores = scores[:, 1:]  # [P, C - 1]
     num_classes = scores.shape[1]

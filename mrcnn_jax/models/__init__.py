@@ -1,1 +1,1 @@
-"""Flax Linen modules: parameters and forward only."""
+"""Flax Linen modules: parameters and forward pass only."""

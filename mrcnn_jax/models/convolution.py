@@ -1,6 +1,6 @@
-"""Convolutions: one definition, two forms that fill a TPU's tiles if images or channels are few, gradients for CPUs.
+"""Convolutions, with forms that fill a TPU's tiles if images or channels are few, and gradients for CPUs.
 
-Shapes: B images, H x W map, D channels, F features; maps NHWC, kernels [h, w, D / groups, F].
+Shapes: B images, H x W map, D channels, F features. Maps are NHWC, and kernels are [h, w, D / groups, F].
 """
 
 from collections.abc import Callable, Sequence
@@ -13,24 +13,24 @@ import jax.numpy as jnp
 Array = jax.Array
 
 TILE_IMAGES = 8
-"""Images of a batch that fill the tiles of a TPU."""
+"""Images of a batch that fill a TPU's tiles."""
 TILE_CHANNELS = 128
-"""Channels that fill them."""
+"""Channels that fill a TPU's tiles."""
 
 PART_VALUES = 2**17
-"""Values of the input or of the output's gradient, whichever are more, of which a CPU computes a kernel's gradient at a
-time: half a megabyte."""
+"""Values of the input or of the output's gradient, whichever has more, from which a CPU computes a kernel's gradient at
+a time: half a megabyte."""
 PART_ROWS = 512
-"""Rows of two matrices, or as many as the first one has columns, that a CPU multiplies at a time."""
+"""Rows of two matrices that a CPU multiplies at a time; as many as the first one has columns, if these are more."""
 
 
 def convolve(x: Array, kernel: Array, *, stride: int, dilation: int, groups: int) -> Array:
-    """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as PyTorch pads."""
+    """Returns the convolution [B, ceil(H / stride), ceil(W / stride), F] with symmetric padding, as in PyTorch."""
     return _convolve(x, kernel, ConvWindow(kernel.shape[0], stride, dilation, groups))
 
 
 class ConvWindow(NamedTuple):
-    """The static facts of a convolution: side of the kernel, stride, dilation, and groups of channels."""
+    """The static parameters of a convolution: kernel side, stride, dilation and number of channel groups."""
 
     size: int
     stride: int
@@ -39,7 +39,7 @@ class ConvWindow(NamedTuple):
 
     @property
     def padding(self) -> int:
-        """Cells of zeros on each side."""
+        """Number of zero cells on each side."""
         return self.dilation * (self.size - 1) // 2
 
 
@@ -56,7 +56,7 @@ def _convolve_forward(x: Array, kernel: Array, window: ConvWindow) -> tuple[Arra
 def _convolve_backward(window: ConvWindow, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     """Returns the gradients of the map and of the kernel.
 
-    Platforms part here and not around the whole convolution: JAX would differentiate each of their forms every time.
+    The platform is selected here and not around the whole convolution, where JAX would differentiate every form.
     """
     forms = {
         "cpu": partial(differentiate_on_cpu, window=window),
@@ -70,18 +70,18 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def differentiate_form(form: Callable[..., Array] | None) -> Callable[..., tuple[Array, Array]] | None:
-    """Returns the function that computes a form's gradients as JAX does, of x, kernel and gradient."""
+    """Returns the function of (x, kernel, gradient) with which JAX differentiates a form; None if there is no form."""
     return form and (lambda x, kernel, gradient: jax.vjp(form, x, kernel)[1](gradient))
 
 
 def differentiate_on_cpu(x: Array, kernel: Array, gradient: Array, window: ConvWindow) -> tuple[Array, Array]:
-    """Returns the gradients of the map and of the kernel in forms that a CPU computes fast."""
+    """Returns the gradients of the map and of the kernel in forms that are fast on a CPU."""
     of_kernel = differentiate_kernel(x, gradient, window).astype(kernel.dtype)
     return differentiate_input(x, kernel, gradient, window), of_kernel
 
 
 def convolve_library(x: Array, kernel: Array, window: ConvWindow) -> Array:
-    """Returns the convolution as XLA's one operation, which for a 1x1 kernel is a matrix product."""
+    """Returns the convolution as a single XLA operation, a matrix product for an ungrouped 1x1 kernel."""
     if window.size == window.groups == 1:
         return jnp.einsum("bhwc,cd->bhwd", x[:, :: window.stride, :: window.stride], kernel[0, 0])
     return _slide(x, kernel, [(window.padding, window.padding)] * 2, window)
@@ -100,10 +100,10 @@ def _slide(x: Array, kernel: Array, padding: Sequence[tuple[int, int]], window: 
 
 
 def differentiate_input(x: Array, kernel: Array, gradient: Array, window: ConvWindow) -> Array:
-    """Returns the gradient [B, H, W, D] of a convolution's input, in a form that a CPU's library takes.
+    """Returns the gradient [B, H, W, D] of a convolution's input, in a form that a CPU's library supports.
 
-    It takes convolutions of stride 1 of undilated maps. So with a stride, each phase of the map, the cells whose
-    place has one remainder, is a convolution of its own, with those taps of the kernel that reach them.
+    The library supports convolutions of stride 1 of undilated maps. With a stride, each phase of the map (the cells
+    whose positions have the same remainder) is therefore a convolution of its own, with the taps that reach it.
     """
     stride, padding, (height, width) = window.stride, window.padding, x.shape[1:3]
     if window.size == 1 or (window.dilation > 1 and stride > 1):
@@ -126,7 +126,7 @@ def differentiate_input(x: Array, kernel: Array, gradient: Array, window: ConvWi
 
 
 def transpose_kernel(kernel: Array, groups: int) -> Array:
-    """Returns [h, w, F / groups, D] of [h, w, D / groups, F]."""
+    """Returns a kernel [h, w, D / groups, F] as [h, w, F / groups, D]."""
     height, width, depth, features = kernel.shape
     apart = kernel.reshape(height, width, depth, groups, features // groups)
     return apart.transpose(0, 1, 4, 3, 2).reshape(height, width, features // groups, groups * depth)
@@ -135,8 +135,8 @@ def transpose_kernel(kernel: Array, groups: int) -> Array:
 def differentiate_kernel(x: Array, gradient: Array, window: ConvWindow) -> Array:
     """Returns the gradient [h, w, D / groups, F] of a convolution's kernel, float32.
 
-    It is a sum over parts of the batch that stay in the cache. XLA's own form takes the batch at once: at a third of
-    the speed where it does not fit, in groups at less than a hundredth.
+    It is summed over parts of the batch that stay in the cache. XLA's own form processes the batch at once: at a third
+    of the speed if the batch does not fit, and at less than a hundredth with groups.
     """
     if window.size == window.groups == 1:
         x = x[:, :: window.stride, :: window.stride]
@@ -152,8 +152,8 @@ def differentiate_kernel(x: Array, gradient: Array, window: ConvWindow) -> Array
         image, row = part // (height // rows) * images, part % (height // rows) * rows
         inputs = _take(padded, (image, row * stride, 0, 0), (images, *seen, x.shape[3]))
         outputs = _take(gradient, (image, row, 0, 0), (images, rows, width, features))
-        # A convolution of an image for each channel, whose own channels are images, with the gradient as its kernel.
-        # Written so, since in a loop XLA does not bring another order of axes into the one that its library takes.
+        # A convolution that swaps the roles of images and channels and uses the gradient as its kernel. The axes are
+        # transposed here because XLA, inside a loop, does not change them to the order that its library supports.
         inputs = inputs.reshape(images, *seen, groups, depth).transpose(4, 1, 2, 3, 0)
         of_part = jax.lax.conv_general_dilated(
             inputs.reshape(depth, *seen, groups * images).astype(jnp.float32),
@@ -171,19 +171,19 @@ def differentiate_kernel(x: Array, gradient: Array, window: ConvWindow) -> Array
 
 
 def choose_part(x: Array, gradient: Array) -> tuple[int, int]:
-    """How many images, and rows of each one's gradient, a CPU takes at a time; both divide what there is."""
+    """Returns how many images, and rows of each image's gradient, a CPU processes at a time; both divide evenly."""
     batch, height = gradient.shape[:2]
     values = max(x.size, gradient.size)
     if values <= 3 * PART_VALUES:  # the loop would cost more than it gains
         return batch, height
     of_image = values // batch
     if of_image <= PART_VALUES:
-        return largest_divisor(batch, PART_VALUES // (4 * of_image)), height  # several as channels are slower
+        return largest_divisor(batch, PART_VALUES // (4 * of_image)), height  # several as channels run slower
     return 1, largest_divisor(height, PART_VALUES * height // of_image)
 
 
 def multiply_in_parts(x: Array, y: Array) -> Array:
-    """Returns the product [D, F], float32, of x [M, D], transposed, and y [M, F], as a sum over parts of their rows."""
+    """Returns the product [D, F], float32, of x [M, D] transposed and y [M, F], summed over parts of their rows."""
     rows = largest_divisor(x.shape[0], max(PART_ROWS, x.shape[1]))
 
     def add_part(total: Array, part: Array | int) -> tuple[Array, None]:
@@ -194,12 +194,12 @@ def multiply_in_parts(x: Array, y: Array) -> Array:
 
 
 def _take(array: Array, starts: Sequence[Array | int], sizes: tuple[int, ...]) -> Array:
-    """Returns a slice of an array, or the array where that is all of it."""
+    """Returns a slice of an array, or the array itself if the slice is all of it."""
     return array if array.shape == sizes else jax.lax.dynamic_slice(array, starts, sizes)
 
 
 def _sum_parts(add: Callable[[Array, Array | int], tuple[Array, None]], shape: tuple[int, ...], parts: int) -> Array:
-    """Returns the sum, float32 of a shape, to which `add` adds part 0, 1, ...; one part needs no loop."""
+    """Returns the float32 sum [shape] to which `add` adds part 0, 1, ...; a single part needs no loop."""
     nothing = jnp.zeros(shape, jnp.float32)
     return jax.lax.scan(add, nothing, jnp.arange(parts))[0] if parts > 1 else add(nothing, 0)[0]
 
@@ -217,7 +217,7 @@ def _add_bias_backward(bias: Array, gradient: Array) -> tuple[Array, Array]:
 
 
 def _sum_rows(gradient: Array) -> Array:
-    # A CPU sums over several axes at once at a thirtieth of the speed, and XLA would make them several again.
+    # A CPU takes thirty times as long to sum over several axes, and without the barrier XLA would restore them.
     rows = jax.lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]))
     return jnp.sum(rows, axis=0, dtype=jnp.float32).astype(gradient.dtype)
 
@@ -231,7 +231,7 @@ def largest_divisor(number: int, most: int) -> int:
 
 
 def choose_tpu_form(x: Array, kernel: Array, window: ConvWindow) -> Callable[..., Array] | None:
-    """Returns the form that fills a TPU's tiles better than the library's, if there is one for these shapes."""
+    """Returns the form that fills a TPU's tiles better than the library's, or None if these shapes have none."""
     if window.size == 1:
         return None
     plain = partial(
@@ -250,15 +250,15 @@ def choose_tpu_form(x: Array, kernel: Array, window: ConvWindow) -> Callable[...
 
 
 def count_strips(batch: int, height: int) -> int:
-    """Into how many strips of rows a TPU cuts each map: as many as together fill a tile, and divide the height."""
+    """Returns the number of row strips per map on a TPU: the largest that divides the height and fits in a tile."""
     return max((n for n in range(1, TILE_IMAGES // max(batch, 1) + 1) if height % n == 0), default=1)
 
 
 def convolve_strips(plain: Callable[..., Array], strips: int, padding: int, x: Array, kernel: Array) -> Array:
-    """Returns the convolution of stride 1 of x [B, H, W, D], made of `strips` parts of each map as of a larger batch.
+    """Returns the stride-1 convolution of x [B, H, W, D], with `strips` parts of each map as if in a larger batch.
 
-    A TPU lays out what a convolution reads in tiles of eight images. To fill them with fewer, the compiler itself
-    would cut maps between their columns, which moves every tile of them several times.
+    A TPU lays out the input of a convolution in tiles of eight images. To fill them with fewer images, the compiler
+    itself would cut the maps between columns, which moves each of their tiles several times.
     """
     batch, height, width, channels = x.shape
     rows = height // strips
@@ -269,20 +269,20 @@ def convolve_strips(plain: Callable[..., Array], strips: int, padding: int, x: A
 
 
 def count_merged(groups: int, depth: int) -> int:
-    """How many groups of `depth` channels a TPU takes as one: as many as together fill a tile, and divide `groups`."""
+    """Returns how many groups of `depth` channels a TPU merges: the most that divide `groups` and fit in a tile."""
     return max((n for n in range(1, TILE_CHANNELS // depth + 1) if groups % n == 0), default=1)
 
 
 def convolve_merged(
     plain: Callable[..., Array], groups: int, merged: int, padding: list[tuple[int, int]], x: Array, kernel: Array
 ) -> Array:
-    """Returns the convolution of x [B, H, W, D] in groups, `merged` of them taken as one, with zeros between them.
+    """Returns the grouped convolution of x [B, H, W, D] with every `merged` groups as one, with zeros between them.
 
-    A TPU pads the channels of a group to 128: by its compiler's estimate a group of 4 costs as much as one of 128.
+    A TPU pads the channels of a group to 128: by its compiler's estimate, a group of 4 costs as much as one of 128.
     """
     height, width, depth, features = kernel.shape
     fewer = groups // merged
     apart = kernel.reshape(height, width, 1, depth, fewer, merged, features // groups)
-    own = jnp.eye(merged, dtype=kernel.dtype).reshape(1, 1, merged, 1, 1, merged, 1)  # a group's channels, its features
+    own = jnp.eye(merged, dtype=kernel.dtype).reshape(1, 1, merged, 1, 1, merged, 1)  # 1 within a group
     together = (own * apart).reshape(height, width, merged * depth, features)
     return plain(x, together, padding=padding, feature_group_count=fewer)

@@ -1,4 +1,4 @@
-"""Feature pyramid network (arXiv 1612.03144): C2..C5 become P2..P6 of equal width."""
+"""Feature pyramid network (arXiv 1612.03144), which computes P2..P6 of equal width from C2..C5."""
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from mrcnn_jax.models.resnet import compute_dtype
 
 
 class HeadConv(nn.Module):
-    """Convolution of the FPN and of box and mask head: with bias, or without it and the heads' normalisation."""
+    """Convolution of the FPN, the box head and the mask head, with either a bias or the heads' normalisation."""
 
     config: ModelConfig
     features: int
@@ -45,7 +45,7 @@ class HeadConv(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Lateral 1x1 convolutions, nearest-neighbour top-down sums, 3x3 output convolutions; P6 halves P5."""
+    """Lateral 1x1 convolutions, nearest-neighbour top-down sums, 3x3 output convolutions; P6 is P5 at stride 2."""
 
     config: ModelConfig
 
@@ -60,7 +60,7 @@ class FeaturePyramid(nn.Module):
             extent = make_extent(image_hw, (height, width), config.feature_strides[index], config.size_divisor)
             lateral = HeadConv(config, channels, 1, lecun_uniform, name=f"lateral{index + 2}")(features, extent)
             merged = zero_outside(lateral, extent)
-            if top_down is not None:  # zeroed apart, or a GPU's library adds the upsampled map and wants it in memory
+            if top_down is not None:  # zeroed separately, or a GPU's library adds it and needs it in memory
                 merged += zero_outside(upsample_nearest(top_down), extent)
             top_down = merged
             output = HeadConv(config, channels, 3, lecun_uniform, name=f"output{index + 2}")(top_down, extent)
@@ -71,8 +71,8 @@ class FeaturePyramid(nn.Module):
 def upsample_nearest(x: Array) -> Array:
     """Returns x with every cell repeated 2 x 2.
 
-    On a TPU by products with matrices of zeros and ones, which give the same finite numbers: repeating along the
-    second-last axis rearranges tiles there, and costs twelve times as much (by the compiler's estimate).
+    TPUs multiply with matrices of zeros and ones instead, which gives the same finite numbers: repeating along the
+    second-to-last axis would rearrange tiles and cost twelve times as much, by the compiler's estimate.
     """
 
     def by_broadcast(x: Array) -> Array:

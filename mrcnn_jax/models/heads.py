@@ -1,4 +1,4 @@
-"""The heads: RPN on the maps; box, mask and keypoint head on RoIs (paper section 3, figure 4; section 5 for keypoints).
+"""The heads: the RPN on features; box, mask and keypoint head on RoIs (paper section 3, figure 4, and section 5).
 
 Shapes: n RoIs, S side of the RoI features, D their channels, C classes, K keypoints.
 """
@@ -21,11 +21,11 @@ normal_001 = nn.initializers.normal(0.01)
 
 
 class RpnHead(nn.Module):
-    """One map [B, H, W, D] to objectness logits [B, H*W*A] and deltas [B, H*W, A*4], float32.
+    """Computes objectness logits [B, H*W*A] and deltas [B, H*W, A*4], float32, from one level [B, H, W, D].
 
-    A anchors a cell; the order is row, column, size, ratio, as `ops.anchors` makes them. All levels share the weights.
-    The deltas of a cell stay one row; `ops.anchors.take_deltas` explains it. `extent` [B, H, W, 1] is True inside the
-    image: a second convolution reads the first one's features, which have to be zero outside of it.
+    Anchors, A per cell, are ordered by row, column, size and ratio, as in `ops.anchors`. All levels share the weights.
+    The deltas of a cell stay in one row, for the reason given in `ops.anchors.take_deltas`. `extent` [B, H, W, 1] is
+    True inside the image: further convolutions read the output of the first, which has to be zero outside it.
     """
 
     config: ModelConfig
@@ -46,7 +46,7 @@ class RpnHead(nn.Module):
 
 
 class Res5(nn.Module):
-    """RoI features [n, S, S, D] to [n, S / 2, S / 2, 2 D]: the last stage, which with C4 belongs to the heads."""
+    """Computes [n, S / 2, S / 2, 2 D] from RoI features [n, S, S, D]: the last stage, which C4 has in the heads."""
 
     config: ModelConfig
 
@@ -58,10 +58,10 @@ class Res5(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """RoI features [n, S, S, D] to hidden features [n, box_head_dim] and what the last two layers make of them: class
-    logits [n, C + 1] (0 is background) and deltas [n, C + 1, 4], in a cascade [n, 1, 4], all float32.
+    """Computes hidden features, class logits and deltas, all float32, from RoI features [n, S, S, D].
 
-    Hidden layers are convolutions and fully connected layers; with C4, whose RoIs went through res5, the mean.
+    They are [n, box_head_dim], [n, C + 1] (0 is background) and [n, C + 1, 4] ([n, 1, 4] in a cascade). The hidden
+    layers are convolutions and fully connected layers; with C4, the mean over res5's cells, [n, D], replaces them.
     """
 
     config: ModelConfig
@@ -72,7 +72,7 @@ class BoxHead(nn.Module):
         num_logits, dtype = config.num_classes + 1, compute_dtype(config)
         x = roi_features
         if config.neck == "c4":
-            # XLA for CPUs fuses a sum with the ReLU before it and makes 0 of NaN; not with this between the two.
+            # XLA for CPUs fuses a sum with a preceding ReLU and turns NaN into 0; this operation separates them.
             x = jnp.where(jnp.isnan(x), jnp.nan, x).mean(axis=(1, 2))
         else:
             for index in range(config.box_head_convs):
@@ -89,11 +89,11 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """RoI features [n, S, S, D] and labels [n] to mask logits, float32: [n, 2 S, 2 S] of each RoI's own label, or, for
-    a softmax over classes, [n, 2 S, 2 S, C + 1].
+    """The fully convolutional head of figure 4: mask logits, float32, from RoI features [n, S, S, D] and labels [n].
 
-    The fully convolutional head of figure 4. Of the last 1x1 convolution only the row of the RoI's own class is
-    applied: the same numbers as computing all C + 1 maps and picking one. With C4 res5 stands before the deconvolution.
+    They are [n, 2 S, 2 S] for each RoI's own label, or [n, 2 S, 2 S, C + 1] for a softmax over classes. Only the row
+    of the RoI's own class is applied in the last 1x1 convolution, which gives the same numbers as computing all C + 1
+    masks and picking one. With C4, res5 precedes the deconvolution.
     """
 
     config: ModelConfig
@@ -113,7 +113,7 @@ class MaskHead(nn.Module):
             maps = jnp.einsum("abnhwd,dc->abnhwc", x, kernel.astype(dtype), preferred_element_type=jnp.float32)
             return interleave(maps) + per_channel(bias)
         own = jnp.zeros_like(labels) if config.class_agnostic_masks else labels
-        # A product with rows of one 1 and zeros, exact: a gather's gradient is a scatter, with atomic additions.
+        # An exact product with one-hot rows: the gradient of a gather would be a scatter, with atomic additions.
         is_own = jax.nn.one_hot(own, shape[1], dtype=jnp.float32)
         rows = jnp.einsum("nc,dc->nd", is_own, kernel, precision=jax.lax.Precision.HIGHEST).astype(dtype)
         own_bias = jnp.sum(is_own * bias[None], axis=1)
@@ -121,9 +121,9 @@ class MaskHead(nn.Module):
 
 
 class MlpMaskHead(nn.Module):
-    """What table 2e compares the convolutional head with: the same inputs and outputs, by fully connected layers.
+    """The MLP head of table 2e: fully connected layers with the inputs and outputs of `MaskHead`.
 
-    Each of the last layer's outputs is one pixel of one class.
+    Each output of the last layer is one pixel of one class.
     """
 
     config: ModelConfig
@@ -146,10 +146,10 @@ class MlpMaskHead(nn.Module):
 
 
 class Upconv(nn.Module):
-    """Transposed 2x2 convolution of stride 2. Windows do not overlap, so it is one matrix product.
+    """Transposed 2x2 convolution of stride 2: one matrix product, because its windows do not overlap.
 
-    Returns [2, 2, n, S, S, D] of [n, S, S, C]: rows and columns, even and odd ones apart. What follows is done cell by
-    cell, so that `interleave` can put single values into their order instead of D of them.
+    Returns [2, 2, n, S, S, D] for [n, S, S, C], with even and odd rows and columns separate. The operations that follow
+    act on single cells, so `interleave` reorders their results and not D values per cell.
     """
 
     features: int
@@ -166,13 +166,13 @@ class Upconv(nn.Module):
         return double(x.astype(self.dtype), *self.weights(x.shape[-1]))
 
     def score_doubled(self, x: Array, rows: Array) -> Array:
-        """Returns the product [n, 2 S, 2 S] of each doubled and rectified cell with its RoI's row [n, D], float32."""
+        """Returns the product [n, 2 S, 2 S] of each upsampled, rectified cell with its RoI's row [n, D], float32."""
         inputs = (x.astype(self.dtype), rows, *self.weights(x.shape[-1]))
         return choose_form(*inputs, cpu=score_in_parts, gpu=score_by_cell, default=score_at_once)
 
 
 def double(x: Array, kernel: Array, bias: Array) -> Array:
-    """Returns [2, 2, n, S, S, D] of x [n, S, S, C]."""
+    """Returns x [n, S, S, C] upsampled to [2, 2, n, S, S, D]."""
     return add_bias(jnp.einsum("nhwc,abcd->abnhwd", x, kernel), bias)
 
 
@@ -184,8 +184,8 @@ def score_at_once(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
 
 
 def score_by_cell(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
-    """Returns what `score_at_once` does. A GPU's threads read the channels of a cell side by side; apart they would
-    each read two bytes of another line of memory. One product of matrices takes its bias and ReLU along."""
+    """Returns the same as `score_at_once`, with the channels of a cell contiguous, since GPU threads read them side by
+    side and would otherwise read two bytes of a cache line each. Bias and ReLU are fused into the matrix product."""
     count, side, _, depth = x.shape
     flat_kernel = kernel.transpose(0, 1, 3, 2).reshape(-1, depth)  # [4 D, C]
     cells = relu(jnp.einsum("mc,kc->mk", x.reshape(-1, depth), flat_kernel) + jnp.tile(bias, 4)[None])
@@ -196,9 +196,9 @@ def score_by_cell(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
 
 @jax.custom_vjp
 def score_in_parts(x: Array, rows: Array, kernel: Array, bias: Array) -> Array:
-    """Returns what `score_at_once` does, some RoIs at a time; the gradient computes their doubled cells again.
+    """Returns the same as `score_at_once`, a few RoIs at a time; the gradient recomputes their upsampled cells.
 
-    On a CPU a part stays in the cache, and all doubled cells never lie in memory: they are the step's largest array.
+    On a CPU, each part stays in the cache, and the upsampled cells, a step's largest array, are never all in memory.
     """
     _, logits = jax.lax.scan(lambda _, part: (None, _score(part[0], part[1], kernel, bias)), None, _in_parts(x, rows))
     return logits.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2])
@@ -230,7 +230,7 @@ def _score_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Arra
     def add_part(sums: tuple[Array, Array], part: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         x, rows, slopes = part
         cells = (x.reshape(-1, depth) @ flat_kernel).reshape(len(x), -1, features) + bias[None, None]
-        # Matrix products that read these through another operation take several times as long.
+        # Without the barrier, the products are fused with these operations and take several times as long.
         cells, slopes_in = jax.lax.optimization_barrier(
             (relu(cells), jnp.where(cells > 0, slopes.astype(x.dtype) * rows[:, None], 0))
         )
@@ -258,15 +258,15 @@ score_in_parts.defvjp(_score_forward, _score_backward)
 
 
 def interleave(x: Array) -> Array:
-    """Returns [n, 2 S, 2 S, D] of [2, 2, n, S, S, D], rows and columns that lie apart."""
+    """Returns [2, 2, n, S, S, D], with even and odd rows and columns separate, as [n, 2 S, 2 S, D]."""
     _, _, batch, height, width, channels = x.shape
     return x.transpose(2, 3, 0, 4, 1, 5).reshape(batch, 2 * height, 2 * width, channels)
 
 
 class KeypointHead(nn.Module):
-    """RoI features [n, S, S, D] to the heat maps' logits [n, 4 S, 4 S, K], float32 (section 5).
+    """Computes heat-map logits [n, 4 S, 4 S, K], float32, from RoI features [n, S, S, D] (section 5).
 
-    3x3 convolutions, a transposed 4x4 convolution of stride 2, and a bilinear doubling.
+    The layers are 3x3 convolutions, a transposed 4x4 convolution of stride 2, and bilinear upsampling by 2.
     """
 
     config: ModelConfig

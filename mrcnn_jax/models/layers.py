@@ -1,8 +1,8 @@
 """Building blocks: convolutions, normalisation, and the mask that keeps padding out of features.
 
-Shapes: B images, H x W map, D channels. Feature maps are NHWC. `extent` is [B, H, W, 1] bool, True inside the image's
-own size rounded up as `size_divisor` says: outside of it a map is zero wherever a window or a RoI reads it, as if the
-canvas were that small.
+Shapes: B images, H x W map, D channels. Features are NHWC. `extent` is [B, H, W, 1] bool, True inside the image's size
+rounded up to a multiple of `size_divisor`. Outside it, a map is zero wherever a window or a RoI reads it, as if the
+canvas ended there.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ lecun_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def make_extent(image_hw: Array, feature_hw: tuple[int, int], stride: int, divisor: int) -> Array:
-    """Returns the [B, H, W, 1] extent at one stride of images of size `image_hw` [B, 2] in pixels."""
+    """Returns the extent [B, H, W, 1] at one stride for images of size `image_hw` [B, 2] in pixels."""
     return find_inside(image_hw, feature_hw, stride, divisor)[..., None]
 
 
 def zero_outside(x: Array, extent: Array) -> Array:
-    """Returns x with zeros outside the extent, whatever was there."""
+    """Returns x with zeros outside the extent, even where x is NaN."""
     return jnp.where(extent, x, jnp.zeros((), x.dtype))
 
 
 def per_channel(values: Array) -> Array:
-    """Returns [1, 1, 1, D] of [D], to be used with maps."""
+    """Returns values [D] as [1, 1, 1, D], which broadcast over maps."""
     return values[None, None, None, :]
 
 
@@ -40,8 +40,8 @@ def per_channel(values: Array) -> Array:
 def relu(x: Array) -> Array:
     """Returns max(x, 0).
 
-    The gradient is read off the result: not zero means above zero, or NaN. So nothing needs the values before it, and
-    a GPU's library applies it inside of its convolution. Of `> 0` XLA would make a comparison of those values again.
+    The gradient depends on the result, which is not zero where x is positive or NaN. So x need not be kept, and a GPU's
+    library can apply the ReLU inside its convolution. XLA would turn a test `> 0` into a comparison of x again.
     """
     return jnp.maximum(x, 0)
 
@@ -50,10 +50,10 @@ relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, jnp.zero
 
 
 class Conv(nn.Module):
-    """Convolution with symmetric padding, as PyTorch pads; 1x1 is written as a matrix product.
+    """Convolution with symmetric padding, as in PyTorch; a 1x1 convolution is a matrix product.
 
-    `scale` and `shift` [features] are what a frozen normalisation does to its result. The scale goes into the kernel,
-    which is smaller than a map, and the shift is a bias, which a GPU's library adds itself.
+    `scale` and `shift` [features] apply a frozen normalisation to the result. The kernel is scaled, since it is smaller
+    than a map, and the shift is added as a bias, which a GPU's library does itself.
     """
 
     features: int
@@ -80,9 +80,9 @@ class Conv(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with constant statistics, scale and bias, kept in the `frozen` collection: not trained.
+    """Batch norm with constant statistics, scale and bias, which are in the `frozen` collection and not trained.
 
-    Returns scale and shift [features], float32: what it makes of x is x * scale + shift.
+    Returns scale and shift [features], float32; the normalised x is x * scale + shift.
     """
 
     eps: float
@@ -97,9 +97,9 @@ class FrozenBatchNorm(nn.Module):
 
 
 class SyncBatchNorm(nn.Module):
-    """Batch norm over all valid cells of the global batch; running statistics in `batch_stats`.
+    """Batch norm over all valid cells of the global batch, with running statistics in `batch_stats`.
 
-    Statistics are summed over the mesh axis `axis_name` when the call is traced inside it and `train` is set.
+    If `train` is set, statistics of the batch are summed over the mesh axis `axis_name`, unless that is None.
     """
 
     eps: float
@@ -134,7 +134,7 @@ class SyncBatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group norm (arXiv 1803.08494) over the cells inside the extent; statistics in float32."""
+    """Group norm (arXiv 1803.08494) over the cells inside the extent, with float32 statistics."""
 
     eps: float
     num_groups: int = 32
@@ -154,7 +154,7 @@ class GroupNorm(nn.Module):
             per_group = total.reshape(-1, groups, channels // groups).sum(axis=-1) / count  # [B, groups]
             return jnp.repeat(per_group, channels // groups, axis=-1)
 
-        # Both sums in one pass over x, and one multiply-add per value: half the time of the centred form on a CPU.
+        # One pass over x for both sums and one multiply-add per value: half the time of the centred form on a CPU.
         mean, mean_square = mean_of(values.sum(axis=1)), mean_of((values * values).sum(axis=1))
         factor = jax.lax.rsqrt(jnp.maximum(mean_square - mean * mean, 0.0) + self.eps) * scale[None, :]
         shift = bias[None, :] - mean * factor

@@ -1,4 +1,4 @@
-"""The network of Mask R-CNN: parameters and forward pass, in the four parts that `detection` composes."""
+"""The Mask R-CNN network: parameters and forward pass, in the parts that `detection` composes."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Variables = dict[str, Any]
 
 
 class MaskRCNN(nn.Module):
-    """Mask R-CNN. Call the parts through `model.apply(variables, ..., method=model.PART)`.
+    """The Mask R-CNN network. Call its parts through `model.apply(variables, ..., method=model.PART)`.
 
     Shapes: B images, H x W canvas in pixels, D channels of the features, n RoIs, S side of their features, C classes,
     K keypoints.
@@ -27,7 +27,7 @@ class MaskRCNN(nn.Module):
 
     config: ModelConfig
     axis_name: str | None = None
-    """Mesh axis over which sync_bn sums its statistics in training; None outside of a mesh."""
+    """Mesh axis over which sync_bn sums its statistics in training; None outside a mesh."""
 
     def setup(self) -> None:
         config = self.config
@@ -46,9 +46,9 @@ class MaskRCNN(nn.Module):
             self.keypoint_head = KeypointHead(config)
 
     def normalise(self, images: Array, image_hw: Array) -> Array:
-        """Returns the network's input [B, H, W, 3] float32: pixels minus mean over std, zero outside the images.
+        """Returns the network's input [B, H, W, 3] float32: (pixels - mean) / std, and zero outside the images.
 
-        `images` [B, H, W, 3] uint8 or float32 RGB in 0..255, `image_hw` [B, 2] int32.
+        `images` is [B, H, W, 3] uint8 or float32 RGB in 0..255, and `image_hw` is [B, 2] int32.
         """
         config = self.config
         mean, std = per_channel(jnp.asarray(config.pixel_mean)), per_channel(jnp.asarray(config.pixel_std))
@@ -57,21 +57,21 @@ class MaskRCNN(nn.Module):
         return jnp.where(inside, (images.astype(jnp.float32) - mean) / std, 0.0)
 
     def extract_backbone_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
-        """Returns C2..C5 (with C4 as neck C2..C4), each zero outside the image's own extent."""
+        """Returns C2..C5 (C2..C4 with neck C4); without the FPN, they are zero outside the image's extent."""
         pixels = self.normalise(images, image_hw).astype(compute_dtype(self.config))
         return self.backbone(pixels, image_hw, train)
 
     def extract_features(self, images: Array, image_hw: Array, train: bool = False) -> tuple[Array, ...]:
-        """Returns the features that RPN and RoIs see, each [B, H / stride, W / stride, D]: P2..P6 or C4, C5.
+        """Returns the features for the RPN and the RoIs, each [B, H / stride, W / stride, D]: P2..P6, C4 or C5.
 
-        They are zero outside the image's own extent. `images` [B, H, W, 3] uint8 or float32 RGB, `image_hw` [B, 2]
-        int32. With `train` sync_bn uses the batch's statistics.
+        They are zero outside the image's extent. `images` is [B, H, W, 3] uint8 or float32 RGB in 0..255, and
+        `image_hw` is [B, 2] int32. With `train`, sync_bn uses the statistics of the batch.
         """
         backbone_features = self.extract_backbone_features(images, image_hw, train)
         return self.fpn(backbone_features, image_hw) if self.config.neck == "fpn" else backbone_features[-1:]
 
     def score_anchors(self, features: tuple[Array, ...], image_hw: Array) -> tuple[list[Array], list[Array]]:
-        """Returns per map objectness logits [B, H*W*A] and deltas [B, H*W, A*4]; `image_hw` as for the features."""
+        """Returns the objectness logits [B, H*W*A] and the deltas [B, H*W, A*4] of each level of the features."""
         scored = []
         for feature, stride in zip(features, self.config.feature_strides, strict=True):
             height, width = feature.shape[1:3]
@@ -80,32 +80,32 @@ class MaskRCNN(nn.Module):
         return [logits for logits, _ in scored], [deltas for _, deltas in scored]
 
     def extract_boxes(self, roi_features: Array) -> Array:
-        """Returns the box head's hidden features [n, box_head_dim] of features [n, S, S, D]."""
+        """Returns the box head's hidden features [n, box_head_dim] for RoI features [n, S, S, D]."""
         return self.box_head(self._to_heads(roi_features))[0]
 
     def classify_rois(self, roi_features: Array, stage: int = 0) -> tuple[Array, Array]:
-        """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] of features [n, S, S, D].
+        """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] for RoI features [n, S, S, D].
 
-        In a cascade they are those of one of its box heads, 0 for the first, with deltas [n, 1, 4].
+        In a cascade, `stage` selects the box head, 0 for the first, and the deltas are [n, 1, 4].
         """
         return (self.box_head, *self.later_box_heads)[stage](self._to_heads(roi_features))[1:]
 
     def predict_masks(self, roi_features: Array, labels: Array) -> Array:
-        """Returns the mask logits [n, m, m] of each RoI's own label, from features [n, S, S, D].
+        """Returns the mask logits [n, m, m] of each RoI's own label for RoI features [n, S, S, D].
 
-        For a softmax over classes, which needs them all, [n, m, m, C + 1].
+        For a softmax over classes, which needs all of them, the logits are [n, m, m, C + 1].
         """
         return self.mask_head(self._to_heads(roi_features), labels)
 
     def predict_keypoints(self, roi_features: Array) -> Array:
-        """Returns the keypoints' heat maps [n, 4 S, 4 S, K], logits, from features [n, S, S, D]."""
+        """Returns the keypoints' heat-map logits [n, 4 S, 4 S, K] for RoI features [n, S, S, D]."""
         return self.keypoint_head(roi_features)
 
     def _to_heads(self, roi_features: Array) -> Array:
         return self.res5(roi_features) if self.config.neck == "c4" else roi_features
 
     def __call__(self, images: Array, image_hw: Array) -> tuple[Array, ...]:
-        """Touches every parameter once, for initialisation; returns the features."""
+        """Uses every parameter once, so that `init` creates all of them, and returns the features."""
         config = self.config
         features = self.extract_features(images, image_hw)
         self.score_anchors(features, image_hw)
@@ -123,9 +123,10 @@ class MaskRCNN(nn.Module):
 
 
 def init_variables(model: MaskRCNN, seed: int) -> Variables:
-    """Returns fresh variables, the same for a seed on every host: `params` and, by the norm, `frozen` or `batch_stats`.
+    """Returns new variables: `params` and, depending on the norm, `frozen` or `batch_stats`.
 
-    Drawn by the `rbg` generator: on a CPU the default one costs seconds of compilation per parameter shape.
+    They are the same on every host for a seed. They are drawn by the `rbg` generator, since on a CPU the default one
+    costs seconds of compilation per parameter shape.
     """
     images, image_hw = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64, jnp.int32)
     return jit_init(model)(jax.random.key(seed, impl="rbg"), images, image_hw)
@@ -133,13 +134,13 @@ def init_variables(model: MaskRCNN, seed: int) -> Variables:
 
 @functools.lru_cache(maxsize=8)
 def jit_init(model: MaskRCNN) -> Callable[..., Variables]:
-    """Returns the compiled `model.init`, so that shapes and values trace it once."""
+    """Returns the jitted `model.init`, cached so that it is traced only once for shapes and values."""
     return jax.jit(model.init)
 
 
 @functools.lru_cache(maxsize=64)
 def variable_shapes(model: MaskRCNN) -> Variables:
-    """Returns the shapes and dtypes of the model's variables, `jax.ShapeDtypeStruct` for each; computes nothing."""
+    """Returns a `jax.ShapeDtypeStruct` for each of the model's variables, without computing them."""
     return jax.eval_shape(lambda: init_variables(model, 0))
 
 

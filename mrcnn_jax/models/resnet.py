@@ -1,7 +1,7 @@
-"""ResNet and ResNeXt backbones (arXiv 1512.03385, 1611.05431): C2..C5 of strides 4, 8, 16, 32.
+"""ResNet and ResNeXt backbones (arXiv 1512.03385, 1611.05431): C2..C5 with strides 4, 8, 16, 32.
 
-A stage is a function of its own, because with C4 the last one is not in the backbone: it is the box head (section 3,
-"Network Architecture").
+A stage is a function of its own because, with C4, the last stage is part of the heads and not of the backbone (section
+3, "Network Architecture").
 """
 
 import functools
@@ -25,7 +25,7 @@ from mrcnn_jax.models.layers import (
 
 
 def compute_dtype(model_config: ModelConfig) -> jnp.dtype:
-    """Returns the dtype of the convolutions."""
+    """Returns the dtype in which the layers compute."""
     return jnp.dtype(model_config.dtype)
 
 
@@ -63,9 +63,9 @@ class ConvNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-10, -18, -34) or the 1x1, 3x3, 1x1 bottleneck; a projection where shapes change.
+    """Two 3x3 convolutions (ResNet-10, -18, -34) or a 1x1, 3x3, 1x1 bottleneck, with a projection if shapes change.
 
-    What a bottleneck returns is not zero outside the extent: the 1x1 convolutions that follow look at single cells.
+    The output of a bottleneck is not zero outside the extent: the 1x1 convolutions that follow read single cells.
     """
 
     config: ModelConfig
@@ -109,9 +109,9 @@ def apply_stage(
     dilation: int = 1,
     **mode: Any,
 ) -> Array:
-    """Returns the features after the residual blocks of a stage (0 is res2), made inside the calling module.
+    """Returns the output of the residual blocks of a stage (0 is res2), which become part of the calling module.
 
-    `extent_in` is that of x, `extent` that of the features returned; `mode` is `train` and `axis_name`.
+    `extent_in` is the extent of x and `extent` that of the output; `mode` is `train` and `axis_name`.
     """
     for block in range(model_config.layout.blocks[stage]):
         name = f"layer{stage + 1}_{block}"
@@ -122,14 +122,14 @@ def apply_stage(
 
 
 class ResNet(nn.Module):
-    """Normalised images to (C2, C3, C4, C5), with C4 as neck without C5; `freeze_at` stages pass no gradient on."""
+    """Computes (C2, C3, C4, C5) from normalised images, without C5 if the neck is C4; `freeze_at` stages are frozen."""
 
     config: ModelConfig
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: Array, image_hw: Array, train: bool) -> tuple[Array, ...]:
-        """`images` [B, H, W, 3] in the compute dtype, zeros outside `image_hw` [B, 2]."""
+        """Returns the features; `images` [B, H, W, 3] is in the compute dtype and zero outside `image_hw` [B, 2]."""
         config = self.config
         canvas_h, canvas_w = images.shape[1:3]
 
@@ -140,7 +140,7 @@ class ResNet(nn.Module):
         stem = ConvNorm(config, config.backbone_width, 7, 2, train, self.axis_name, name="stem")
         x = zero_outside(relu(stem(images, extent_at(2))), extent_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        x = zero_outside(x, extent_at(4))  # the window reaches one cell outside
+        x = zero_outside(x, extent_at(4))  # the window reaches one cell beyond the extent
         x = self._freeze(x, stage=1)
         features, stride = [], 4
         for stage in range(3 if config.neck == "c4" else 4):
@@ -159,7 +159,7 @@ class ResNet(nn.Module):
             )
             stride *= step
             x = self._freeze(x, stage=stage + 2)
-            # The FPN looks at single cells; whatever else reads the last features looks at windows.
+            # The FPN reads single cells; anything else that reads the last features reads windows.
             features.append(x if config.neck == "fpn" else zero_outside(x, extent_at(stride)))
         return tuple(features)
 
@@ -168,5 +168,5 @@ class ResNet(nn.Module):
 
 
 def frozen_modules(model_config: ModelConfig) -> tuple[str, ...]:
-    """Returns the prefixes of the backbone's modules that `freeze_at` leaves untrained."""
+    """Returns the name prefixes of the backbone's modules that `freeze_at` excludes from training."""
     return ("stem", "layer1_", "layer2_", "layer3_", "layer4_")[: model_config.freeze_at]

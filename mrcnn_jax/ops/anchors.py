@@ -1,4 +1,4 @@
-"""Anchors of a feature map (Faster R-CNN, section 3.1.1; FPN, 4.1). Shapes: h x w the map, R anchors a cell."""
+"""Anchors of a feature map (Faster R-CNN, section 3.1.1; FPN, 4.1). Shapes: h x w map, R anchors per cell."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +8,10 @@ from mrcnn_jax.platforms import choose_form
 
 
 def make_cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], *, rounded: bool = False) -> np.ndarray:
-    """Returns [S * R, 4] float32 anchors around the origin, by size, then ratio: area size**2, ratio = height / width.
+    """Returns the anchors around the origin, [sizes * ratios, 4] float32, ordered by size, then ratio.
 
-    `rounded` rounds the corners to whole pixels, halves to even, as torchvision does.
+    An anchor has the area size**2, and its ratio is height / width. `rounded` rounds corners to whole pixels, halves
+    to even, as in torchvision.
     """
     anchors = []
     for size in sizes:
@@ -24,9 +25,9 @@ def make_cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], *, ro
 def make_level_anchors(
     feature_hw: tuple[int, int], stride_yx: Int[Array, "2"], cell_anchors: Float[np.ndarray, "r 4"]
 ) -> Float[Array, "a 4"]:
-    """Returns the [h * w * R, 4] anchors of one map, in the order row, column, cell anchor [R, 4].
+    """Returns the anchors [h * w * R, 4] of one feature map, ordered by row, column and cell anchor.
 
-    The anchors of cell (0, 0) are centred on the image's corner (0, 0), as in torchvision and Detectron2.
+    The anchors of cell (0, 0) are centred on the image corner (0, 0), as in torchvision and Detectron2.
     """
     feature_h, feature_w = feature_hw
     y, x = jnp.arange(feature_h) * stride_yx[0], jnp.arange(feature_w) * stride_yx[1]
@@ -37,16 +38,18 @@ def make_level_anchors(
 
 
 def take_unique(values: Float[Array, "n *rest"], index: Integer[Array, "s"]) -> Float[Array, "s *rest"]:
-    """Returns values[index], zeros for an index past the end. No index may stand there twice: the gradient would be
-    wrong, since it is written and not added up."""
+    """Returns values[index], and zeros for indices past the end.
+
+    Indices must be unique: the gradient is written and not accumulated, so it would be wrong for a repeated index.
+    """
     return values.at[index].get(mode="fill", fill_value=0.0, unique_indices=True)
 
 
 def take_deltas(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> Float[Array, "n 4"]:
-    """Returns the deltas of the anchors `index`, of rows that hold those of all anchors of a cell, k = 4 A; those past
-    the end are zeros, and none may stand there twice.
+    """Returns the deltas of the anchors `index` from rows that hold the deltas of all A anchors of a cell, k = 4 A.
 
-    Rows of four values, one for each anchor, would take 32 times the memory on a TPU, which pads them to 128.
+    Indices past the end give zeros, and indices must be unique. With a row of four values for each anchor, the deltas
+    would take 32 times the memory on a TPU, which pads rows to 128 values.
     """
     return choose_form(deltas, index, gpu=_take_deltas_of_anchors, default=_take_deltas_of_cells)
 
@@ -61,12 +64,12 @@ def _take_deltas_of_cells(deltas: Array, index: Array) -> Array:
 
 
 def take_cells(deltas: Float[Array, "cells k"], index: Integer[Array, "n"]) -> Float[Array, "n k"]:
-    """Returns for each of the anchors `index` the row of its cell, which holds the deltas of all anchors there."""
+    """Returns, for each of the anchors `index`, the row with the deltas of all anchors of its cell."""
     return deltas[index.astype(jnp.uint32) // (deltas.shape[1] // 4)]
 
 
 def choose_deltas(rows: Float[Array, "n k"], index: Integer[Array, "n"]) -> Float[Array, "n 4"]:
-    """Returns the deltas of the anchors `index` of the rows that `take_cells` found for them."""
+    """Returns the deltas of the anchors `index` from the rows that `take_cells` returned for them."""
     num_anchors = rows.shape[1] // 4
     own = index.astype(jnp.uint32) % num_anchors
     is_own = jnp.arange(num_anchors, dtype=jnp.uint32)[None, :] == own[:, None]  # [n, A]

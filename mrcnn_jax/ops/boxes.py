@@ -1,7 +1,7 @@
 """Boxes: area, IoU, clipping, and the (dx, dy, dw, dh) parametrisation of Faster R-CNN.
 
-Boxes are x0, y0, x1, y1 in pixels, float32, half-open (width = x1 - x0). Everything is finite for every finite box,
-zero-area boxes included, and so are the gradients. Shapes: n, m boxes.
+Boxes are x0, y0, x1, y1 in pixels, float32, half-open (width = x1 - x0). All results and their gradients are finite for
+finite boxes, including boxes of zero area. Shapes: n, m boxes.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
-"""Largest dw, dh that `decode_boxes` uses: exp of it scales a 16 px anchor to 1000 px (Detectron's clamp)."""
+"""Upper bound on dw and dh in `decode_boxes`: exp of it scales a 16 px anchor to 1000 px (Detectron's clamp)."""
 
 
 def split_boxes(boxes: Float[Array, "*n 4"]) -> tuple[Array, Array, Array, Array]:
@@ -44,9 +44,10 @@ def compute_iou(boxes: Float[Array, "n 4"], others: Float[Array, "m 4"]) -> Floa
 
 
 def compute_giou(boxes: Float[Array, "n 4"], others: Float[Array, "n 4"]) -> Float[Array, "n"]:
-    """Returns the generalised IoU of each box and its other, in [-1, 1] (arXiv 1902.09630).
+    """Returns the generalised IoU of each pair of boxes, in [-1, 1] (arXiv 1902.09630).
 
-    That is the IoU minus the share of the smallest box around both that neither covers; 0 where that has no area.
+    This is the IoU minus the share of the smallest enclosing box that neither box covers. It is 0 if the enclosing box
+    has no area.
     """
     x0, y0, x1, y1 = split_boxes(boxes)
     other_x0, other_y0, other_x1, other_y1 = split_boxes(others)
@@ -66,7 +67,7 @@ def encode_boxes(
 ) -> Float[Array, "n 4"]:
     """Returns the deltas that turn each anchor into its box (R-CNN, appendix C), times `weights`.
 
-    Sides below 1e-3 px are taken as 1e-3 px: padded rows stay finite. Callers mask them.
+    Sides are clamped to at least 1e-3 px, so that padded rows stay finite; callers mask these rows.
     """
     x0, y0, x1, y1 = split_boxes(anchors)
     box_x0, box_y0, box_x1, box_y1 = split_boxes(boxes)
@@ -81,7 +82,7 @@ def encode_boxes(
 def decode_boxes(
     deltas: Float[Array, "*n 4"], anchors: Float[Array, "*n 4"], weights: tuple[float, float, float, float]
 ) -> Float[Array, "*n 4"]:
-    """Returns the boxes that `deltas` (times `weights`) make of the anchors; dw and dh are clamped from above."""
+    """Returns the anchors transformed by `deltas`, which are scaled by `weights`; dw and dh are clamped from above."""
     dx, dy, dw, dh = (delta / weight for delta, weight in zip(split_boxes(deltas), weights, strict=True))
     x0, y0, x1, y1 = split_boxes(anchors)
     width, height = x1 - x0, y1 - y0
@@ -95,7 +96,7 @@ def decode_boxes(
 
 
 def clip_boxes(boxes: Float[Array, "*n 4"], image_hw: Int[Array, "2"]) -> Float[Array, "*n 4"]:
-    """Returns the boxes cut off at the borders of the image."""
+    """Returns the boxes clipped to the image."""
     height, width = image_hw[0].astype(jnp.float32), image_hw[1].astype(jnp.float32)
     x0, y0, x1, y1 = split_boxes(boxes)
     x0, x1 = jnp.clip(x0, 0.0, width), jnp.clip(x1, 0.0, width)

@@ -14,10 +14,10 @@ from mrcnn_jax.ops.boxes import box_sides, split_boxes
 def encode_keypoints(
     keypoints: Float[Array, "n K 3"], rois: Float[Array, "n 4"], *, size: int
 ) -> tuple[Int[Array, "n K"], Bool[Array, "n K"]]:
-    """Returns each keypoint's cell, row * h + column, and whether it counts: annotated, and inside its RoI.
+    """Returns the cell of each keypoint, row * h + column, and whether the keypoint is annotated and inside its RoI.
 
-    `keypoints` are x, y in pixels of the network input and COCO's visibility, 0 for not annotated. Cells are half-open,
-    but a keypoint on the RoI's right or lower border belongs to the last one, as in Detectron2 and torchvision.
+    `keypoints` are x, y in pixels of the network input and COCO's visibility, 0 if not annotated. Cells are half-open,
+    but a keypoint on the right or lower border of its RoI belongs to the last cell, as in Detectron2 and torchvision.
     """
     x, y, visibility = (keypoints[..., index] for index in range(3))
     x0, y0, x1, y1 = (side[:, None] for side in split_boxes(rois))

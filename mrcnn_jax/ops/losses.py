@@ -1,7 +1,7 @@
-"""Losses of one image, each a mean over its valid entries, float32 (paper section 3; Fast R-CNN, equation 3).
+"""Losses of one image, each a float32 mean over its valid entries (paper section 3; Fast R-CNN, equation 3).
 
-Invalid entries may hold anything, NaN included: they are replaced before any arithmetic, so that neither value nor
-gradient depends on them. Shapes: n entries, C classes with background, m mask side.
+Invalid entries may contain any value, including NaN: they are replaced before any arithmetic, so neither losses nor
+gradients depend on them. Shapes: n entries, C classes with background, m mask side.
 """
 
 import jax
@@ -12,19 +12,19 @@ from mrcnn_jax.ops.boxes import compute_giou, decode_boxes
 
 
 def masked_mean(values: Float[Array, "*n"], valid: Bool[Array, "*n"], count: Array | None = None) -> Float[Array, ""]:
-    """Returns the sum of the valid values over `count` (their number by default), 0 if there are none."""
+    """Returns the sum of the valid values divided by `count` (by default, their number); 0 if there are none."""
     count = jnp.sum(valid) if count is None else count
     return jnp.sum(jnp.where(valid, values, 0.0)) / jnp.maximum(count, 1).astype(jnp.float32)
 
 
 def sigmoid_cross_entropy(logits: Float[Array, "*n"], targets: Array) -> Float[Array, "*n"]:
-    """Returns the elementwise binary cross-entropy; `targets` broadcast, 0 to 1."""
+    """Returns the elementwise binary cross-entropy; `targets` are in [0, 1] and broadcast."""
     logits = logits.astype(jnp.float32)
-    return jax.nn.softplus(logits) - logits * targets  # softplus: the slope is right at exactly 0, too
+    return jax.nn.softplus(logits) - logits * targets  # softplus has the right gradient at 0, too
 
 
 def smooth_l1(difference: Float[Array, "*n"], beta: float) -> Float[Array, "*n"]:
-    """Returns `0.5 d**2 / beta` below beta, `|d| - 0.5 beta` above; L1 for beta 0."""
+    """Returns `0.5 d**2 / beta` where `|d| < beta`, else `|d| - 0.5 beta`; with beta 0, this is L1."""
     absolute = jnp.abs(difference)
     if beta == 0.0:
         return absolute
@@ -62,7 +62,7 @@ def giou_loss(
     *,
     weights: tuple[float, float, float, float],
 ) -> Float[Array, ""]:
-    """Returns 1 - GIoU of the boxes that deltas and targets make of the RoIs, normalised as `box_loss`."""
+    """Returns 1 - GIoU of the boxes decoded from deltas and from targets, normalised as in `box_loss`."""
     counted = is_foreground & valid
     deltas, targets, rois = (jnp.where(counted[:, None], a.astype(jnp.float32), 0.0) for a in (deltas, targets, rois))
     giou = compute_giou(decode_boxes(deltas, rois, weights), decode_boxes(targets, rois, weights))
@@ -70,7 +70,7 @@ def giou_loss(
 
 
 def pick(values: Float[Array, "*n C"], index: Int[Array, "*#n"]) -> Float[Array, "*n"]:
-    """Returns values[..., index] as a sum with one term: a gather's gradient is a scatter, with atomic additions."""
+    """Returns values[..., index] as a masked sum: the gradient of a gather is a scatter, with atomic additions."""
     return jnp.sum(jnp.where(jax.nn.one_hot(index, values.shape[-1], dtype=bool), values, 0.0), axis=-1)
 
 
@@ -85,8 +85,8 @@ def mask_loss(
 ) -> Float[Array, ""]:
     """Returns the mean per-pixel binary cross-entropy of the foreground RoIs.
 
-    `logits` are those of each RoI's own class: the maps of other classes do not compete (paper section 3, "Mask
-    Representation" and table 2b).
+    `logits` are those of each RoI's own class, so the masks of other classes do not compete (paper section 3, "Mask
+    Representation", and table 2b).
     """
     logits = jnp.where(is_foreground[:, None, None], logits.astype(jnp.float32), 0.0)
     targets = jnp.where(is_foreground[:, None, None], targets, 0.0)
@@ -99,9 +99,9 @@ def softmax_mask_loss(
     is_foreground: Bool[Array, "n"],
     labels: Int[Array, "n"],
 ) -> Float[Array, ""]:
-    """Returns the mean per-pixel softmax cross-entropy of the foreground RoIs: classes compete (table 2b).
+    """Returns the mean per-pixel softmax cross-entropy of the foreground RoIs, in which classes compete (table 2b).
 
-    A pixel's class is the RoI's label inside the target, else 0, the background.
+    The class of a pixel is the RoI's label inside the target mask and 0, the background, outside.
     """
     logits = jnp.where(is_foreground[:, None, None, None], logits.astype(jnp.float32), 0.0)
     classes = jnp.where(is_foreground[:, None, None] & (targets > 0), labels[:, None, None], 0)
@@ -112,7 +112,7 @@ def softmax_mask_loss(
 def keypoint_loss(
     logits: Float[Array, "n K h h"], cells: Int[Array, "n K"], valid: Bool[Array, "n K"]
 ) -> Float[Array, ""]:
-    """Returns the mean cross-entropy of the counted keypoints, each a softmax over its h * h cells (section 5)."""
+    """Returns the mean cross-entropy of the valid keypoints, with a softmax over the h * h cells (section 5)."""
     flat = logits.astype(jnp.float32).reshape(*cells.shape, logits.shape[-2] * logits.shape[-1])
     log_scores = jax.nn.log_softmax(jnp.where(valid[..., None], flat, 0.0), axis=-1)
     return masked_mean(-pick(log_scores, jnp.where(valid, cells, 0)), valid)

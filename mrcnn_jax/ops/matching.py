@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 from mrcnn_jax.ops.boxes import compute_iou
 
 GT_BLOCK = 32
-"""Ground-truth slots compared at a time: bounds the IoU matrix, and blocks behind the last object cost nothing."""
+"""Ground-truth slots compared at a time. This bounds the IoU matrix; blocks after the last object are skipped."""
 
 
 class Match(IntEnum):
-    """What a candidate box is trained as."""
+    """The role of a candidate box in training."""
 
     IGNORE = 0
     BACKGROUND = 1
@@ -39,11 +39,11 @@ def match_boxes(
     background_iou: float,
     allow_low_quality: bool,
 ) -> Matches:
-    """Returns each box's state and its ground truth.
+    """Returns the state of each box and the ground truth that it is matched to.
 
-    Foreground: IoU >= foreground_iou. Background: IoU < background_iou. Ignored: between them, and invalid boxes.
-    With `allow_low_quality` every box that ties for the best IoU of some object is foreground, too (Faster R-CNN,
-    section 3.1.2, rule i); it keeps its own best object, as the reference implementations do.
+    A box is foreground if IoU >= foreground_iou and background if IoU < background_iou. Boxes in between and invalid
+    boxes are ignored. With `allow_low_quality`, every box that ties for the best IoU of some object is foreground, too
+    (Faster R-CNN, section 3.1.2, rule i); it stays matched to its own best object, as in the reference implementations.
     """
     best_iou, matched_gt, is_best_of_gt = _scan_ground_truth(boxes, boxes_valid, gt_boxes, gt_valid)
     foreground = best_iou >= foreground_iou
@@ -74,7 +74,7 @@ def _scan_ground_truth(
         iou = compute_iou(boxes, blocks[block])  # [n, size]
         iou = jnp.where(valid[block][None, :] & boxes_valid[:, None], iou, -1.0)
         block_best = jnp.max(iou, axis=1)
-        is_better = block_best > best_iou  # strictly: the lowest slot wins ties
+        is_better = block_best > best_iou  # strict: the lowest slot wins ties
         slot = block * size + jnp.argmax(iou, axis=1).astype(jnp.int32)
         best_of_gt = jnp.max(iou, axis=0)[None, :]
         ties = jnp.any((iou == best_of_gt) & (best_of_gt > 0.0), axis=1)
@@ -91,7 +91,7 @@ def _scan_ground_truth(
         jnp.zeros(num_boxes, jnp.int32),
         jnp.zeros(num_boxes, bool),
     )
-    if num_blocks == 1:  # needs no loop
+    if num_blocks == 1:  # no loop is needed
         _, best_iou, matched_gt, is_best_of_gt = compare(start)
     else:
         _, best_iou, matched_gt, is_best_of_gt = jax.lax.while_loop(lambda carry: carry[0] < num_used, compare, start)

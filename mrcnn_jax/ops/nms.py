@@ -1,10 +1,10 @@
-"""Greedy non-maximum suppression, exact, computed in parallel tiles at a static shape.
+"""Exact greedy non-maximum suppression with static shapes, computed in parallel tiles.
 
-Shapes: b images, n boxes, k kept, T boxes of a tile.
+Shapes: b images, n boxes, k kept, T boxes in a tile.
 
-Boxes are visited in tiles of descending score. A tile is first suppressed by all boxes kept before it; inside the tile
-the greedy answer is the only fixed point of "kept = not overlapped by a kept box of higher score", which is iterated
-until nothing changes. The loop over tiles ends as soon as enough boxes are kept.
+Boxes are visited in tiles of descending score. A tile is first suppressed by all boxes kept before it. Inside the tile,
+the greedy result is the unique fixed point of "kept = not overlapped by a kept box of higher score", which is found by
+iterating until nothing changes. The loop over tiles ends as soon as enough boxes are kept.
 """
 
 from functools import partial
@@ -38,12 +38,12 @@ def suppress_overlaps(
 ) -> Kept:
     """Returns the first `max_kept` boxes of greedy NMS.
 
-    A box is dropped when its IoU with a kept box of the same group is above `iou_threshold`; groups are pyramid levels
-    or classes, and groups do not see each other. Under `vmap` the images visit their tiles together.
+    A box is dropped when its IoU with a kept box of the same group is above `iou_threshold`. Groups are pyramid levels
+    or classes; boxes of different groups do not affect each other. Under `vmap`, all images visit their tiles together.
     """
     suppress = partial(_suppress_batch, iou_threshold=iou_threshold, max_kept=max_kept, tile_size=tile_size)
 
-    # JAX's own rule would let every image count its tiles alone, and trace the loops inside of loops many times.
+    # JAX's own batching rule would give each image its own tile counter and trace the nested loops many times.
     @jax.custom_batching.custom_vmap
     def suppress_one(*columns: Array) -> tuple[Array, ...]:
         return tuple(kept[0] for kept in suppress(*(column[None] for column in columns)))
@@ -69,14 +69,14 @@ def _suppress_batch(
     max_kept: int,
     tile_size: int,
 ) -> tuple[Int[Array, "b k"], Bool[Array, "b k"]]:
-    """Returns the fields of `Kept` of each image."""
+    """Returns the fields of `Kept` for each image."""
     num_boxes = boxes.shape[1]
     tile_size = min(tile_size, num_boxes)
     num_tiles = -(-num_boxes // tile_size)
-    order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=1, stable=True)  # valid ones first, best first
+    order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=1, stable=True)  # valid first, by descending score
 
     def cut(column: Array) -> Array:
-        """[b, n, ...] in order to [b, tiles, T, ...]."""
+        """Returns a column [b, n, ...], sorted by `order`, as [b, tiles, T, ...]."""
         index = order.reshape(*order.shape, *[1] * (column.ndim - 2))
         padding = [(0, 0), (0, num_tiles * tile_size - num_boxes), *[(0, 0)] * (column.ndim - 2)]
         rows = jnp.pad(jnp.take_along_axis(column, index, axis=1), padding)
@@ -103,13 +103,13 @@ def _suppress_batch(
 
             return jax.lax.fori_loop(0, tile, suppress_by, take(tile_valid, tile))
 
-        def by_all(tile: Array, keep: Array) -> Array:  # later ones are not kept yet
+        def by_all(tile: Array, keep: Array) -> Array:  # boxes of later tiles are not kept yet
             every, groups, kept = (x.reshape(len(x), -1, *x.shape[3:]) for x in (tiles, tile_groups, keep))
             same_group = groups[:, :, None] == take(tile_groups, tile)[:, None, :]
             is_over = jax.vmap(compute_iou)(every, take(tiles, tile)) > iou_threshold  # [b, n or so, T]
             return take(tile_valid, tile) & ~jnp.any(same_group & is_over & kept[:, :, None], axis=1)
 
-        # A GPU compares with all boxes in the time of starting a few kernels for each tile.
+        # On a GPU, comparing with all boxes takes no longer than launching a few kernels for each earlier tile.
         alive = choose_form(tile, keep, gpu=by_all, default=by_tiles)
         kept = _greedy_fixed_point(overlaps(tile, tile) & is_earlier, alive)
         keep = jax.lax.dynamic_update_index_in_dim(keep, kept, tile, axis=1)
@@ -126,7 +126,7 @@ def _suppress_batch(
 
 
 def _greedy_fixed_point(suppresses: Bool[Array, "b T T"], alive: Bool[Array, "b T"]) -> Bool[Array, "b T"]:
-    """Returns which of the alive boxes greedy NMS keeps; suppresses[:, i, j]: i, if kept, drops j."""
+    """Returns which of the alive boxes greedy NMS keeps; suppresses[:, i, j]: box i, if kept, drops box j."""
 
     def refine(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         kept, _ = carry

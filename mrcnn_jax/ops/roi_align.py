@@ -1,9 +1,10 @@
 """RoIAlign over a feature pyramid (paper section 3) and the pyramid level of each RoI (FPN, equation 1).
 
 Every bin is the exact average of bilinear samples, as in torchvision and Detectron2: samples more than one cell outside
-the map count as 0, others are clamped to it. The map ends where the image's own extent does: what lies beyond is
-padding. RoIs carry no gradient. Shapes: n RoIs, S output side, C channels, l levels, H x W the map of one level. Sizes
-in cells are pixels divided by the level's stride.
+the map count as 0, and others are clamped to it. The map ends at the image's extent; cells beyond it are padding.
+No gradient flows into the RoIs. Sizes in cells are pixels divided by the level's stride.
+
+Shapes: n RoIs, S output side, C channels, l levels, H x W map of one level.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,13 @@ from mrcnn_jax.ops.roi_align_gather import align_by_gather
 from mrcnn_jax.ops.roi_align_loops import CellRois, align_in_loops
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 2
-"""A RoI of this side, in pixels, belongs to P4, the level of this index."""
+"""A RoI with this side, in pixels, belongs to P4, the level with this index."""
 
 DENSE_VALUES = 2**23
-"""Intermediate values of the dense form that are held at a time."""
+"""Intermediate values that the dense form holds at a time."""
 
 GATHER_COST = 20
-"""What gathering one value costs in multiply-adds of the dense form (measured on a CPU, 96 to 256 channels)."""
+"""Cost of gathering one value, in multiply-adds of the dense form (measured on a CPU, 96 to 256 channels)."""
 
 
 def assign_levels(
@@ -34,7 +35,7 @@ def assign_levels(
 ) -> Int[Array, "n"]:
     """Returns the pyramid level of each RoI, 0 for P2, the finest: floor(2 + log2(sqrt(area) / 224)).
 
-    The two eps, inside and outside of the logarithm, decide RoIs of exactly 112, 224 or 448 pixels.
+    The two eps, inside and outside the logarithm, decide the level of RoIs with a side of 112, 224 or 448 pixels.
     """
     side = jnp.sqrt(jnp.maximum(box_areas(rois), 1e-12))
     level = jnp.floor(CANONICAL_LEVEL + jnp.log2(side / CANONICAL_SIZE + eps_in_log) + eps_after_log)
@@ -54,10 +55,11 @@ def align_rois(
 ) -> Float[Array, "n S S C"]:
     """Returns the pooled features of each RoI from its own level, in the features' dtype.
 
-    `extents` are the rows and columns of each level that belong to the image; all by default.
+    `extents` holds the number of rows and columns of each level that belong to the image; by default, all of them.
 
-    `sampling_ratio` samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI and axis.
-    `aligned` shifts by half a cell so that pixel centres lie at +0.5; without it sides below one cell count as one.
+    `sampling_ratio` is the number of samples per bin and axis; 0 is adaptive, ceil(RoI side in cells / S) for each RoI
+    and axis. `aligned` shifts RoIs by half a cell, so that pixel centres lie at +0.5; without it, sides below one cell
+    count as one cell.
     """
     choices: dict[str, Any] = {"strides": strides, "sampling_ratio": sampling_ratio, "aligned": aligned}
     return align_sets(features, [rois], [levels], extents, output_sizes=[output_size], **choices)[0]
@@ -74,9 +76,9 @@ def align_sets(
     sampling_ratio: int,
     aligned: bool,
 ) -> list[Float[Array, "_ _ _ C"]]:
-    """Returns what `align_rois` does of several sets of RoIs, each in its own output size.
+    """Returns the result of `align_rois` for several sets of RoIs, each with its own output size.
 
-    GPUs and TPUs add the gradients of all sets into one array, which is as large as the pyramid.
+    On GPUs and TPUs, the gradients of all sets are added into one array, which is as large as the pyramid.
     """
     shapes = np.asarray([feature.shape[:2] for feature in features])
     extents = jnp.asarray(shapes, jnp.int32) if extents is None else extents
@@ -116,9 +118,9 @@ def _in_cells(rois: Array, levels: Array, extents: Array, strides: Sequence[int]
 
 
 def _is_dense_cheaper(shapes: np.ndarray, output_size: int, sampling_ratio: int) -> bool:
-    """Returns whether two products with the whole pyramid cost less than the gathers of one RoI: small images.
+    """Returns whether two products with the whole pyramid cost less than the gathers of one RoI, as in small images.
 
-    There a CPU takes them, too: they are as fast as the loops, and compile in half the time.
+    In this case CPUs use the products, too: they are as fast as the loops and compile in half the time.
     """
     dense = output_size * shapes.prod(axis=1).sum()
     gathered = 4 * (output_size * (sampling_ratio or 2)) ** 2
@@ -126,7 +128,7 @@ def _is_dense_cheaper(shapes: np.ndarray, output_size: int, sampling_ratio: int)
 
 
 def _roi_in_cells(rois: Array, scale: Array, aligned: bool) -> tuple[Array, Array]:
-    """Returns start and side along (y, x) in cells, each [n, 2]; `scale` [n] or a scalar is 1 / stride."""
+    """Returns the start and side along (y, x) in cells, each [n, 2]; `scale` [n] or a scalar is 1 / stride."""
     x0, y0, x1, y1 = split_boxes(rois)
     scale = jnp.broadcast_to(scale, x0.shape)[:, None]
     starts = jnp.stack([y0, x0], axis=-1) * scale - (0.5 if aligned else 0.0)
@@ -145,10 +147,10 @@ def align_rois_dense(
     sampling_ratio: int,
     aligned: bool,
 ) -> Float[Array, "n S S C"]:
-    """Returns the same as `align_rois`, by two matrix products per level with the whole map.
+    """Returns the same as `align_rois`, computed by two matrix products per level with the whole map.
 
-    Bilinear weights are separable in y and x, so any number of samples folds into one [S, H] and one [S, W] matrix:
-    adaptive sampling is exact at a static shape, for RoIs that are not longer than the map.
+    Bilinear weights are separable in y and x, so any number of samples folds into one [S, H] and one [S, W] matrix.
+    Adaptive sampling is therefore exact with static shapes, for RoIs that are not longer than the map.
     """
     shapes = np.asarray([feature.shape[:2] for feature in features])
     extents = jnp.asarray(shapes, jnp.int32) if extents is None else extents
@@ -184,9 +186,10 @@ def interpolation_matrix(
     sampling_ratio: int,
     end: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "n S L"]:
-    """Returns the weight of each of `length` cells, of which `end` are not padding, in each of the bins along one axis.
+    """Returns the weight of each of `length` cells in each bin along one axis; cells from `end` on are padding.
 
-    Bins divide [start, start + side), in cells; each averages its samples. `sampling_ratio` 0: ceil(side / S) of them.
+    The bins divide [start, start + side), in cells, and each averages its samples: `sampling_ratio` of them, or
+    ceil(side / S) if it is 0.
     """
     if sampling_ratio > 0:
         most, count = sampling_ratio, jnp.full(start.shape, sampling_ratio, jnp.float32)

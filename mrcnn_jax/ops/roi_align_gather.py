@@ -1,6 +1,6 @@
-"""RoIAlign as one weighted sum of cells of the flattened pyramid: the form of GPUs and TPUs.
+"""RoIAlign as one weighted sum of cells of the flattened pyramid: the form for GPUs and TPUs.
 
-Shapes: n RoIs, S output side, C channels, H x W the map of one level, k cells of a bin, m bins.
+Shapes: n RoIs, S output side, C channels, H x W map of one level, k cells per bin, m bins.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from mrcnn_jax.ops.roi_align_loops import CellRois
 
 TILE_ROWS = 16
-"""Levels start at multiples of this many cells in the flattened pyramid, so that a TPU puts them there as they are."""
+"""Levels start at multiples of this many cells in the flattened pyramid, so that a TPU need not rearrange tiles."""
 
 
 def align_by_gather(
@@ -34,7 +34,7 @@ def align_by_gather(
     for rois, size in zip(sets, output_sizes, strict=True):
         terms = jax.vmap(partial(_terms, size, sampling_ratio))
         index, weights = terms(rois.starts, rois.sides, rois.ends, widths[rois.level], firsts[rois.level])
-        index, weights = (x.swapaxes(0, 1) for x in (index, weights))  # [16 or so, n, S, S]
+        index, weights = (x.swapaxes(0, 1) for x in (index, weights))  # [k, n, S, S]
         as_rows = [x.reshape(len(x), -1) for x in (index, weights)]
         summed, slopes = sum_cells(cells, slopes, *as_rows)
         pooled.append(summed.reshape(*index.shape[1:], -1).astype(flat.dtype))
@@ -42,22 +42,22 @@ def align_by_gather(
 
 
 def _flatten(feature: Array, num_rows: int) -> Array:
-    """Returns [num_rows, C] of a map [H, W, C], with zeros at the end."""
+    """Returns a map [H, W, C] as [num_rows, C], with zeros at the end."""
     flat = feature.reshape(-1, feature.shape[-1])
     return jnp.pad(flat, ((0, num_rows - flat.shape[0]), (0, 0)))
 
 
 @jax.custom_vjp
 def collect_slopes(flat: Float[Array, "cells C"]) -> tuple[Float[Array, "cells C"], Float[Array, "cells C"]]:
-    """Returns the cells, and an array in float32 that calls of `sum_cells` hand on: theirs add up in its gradient.
+    """Returns the cells, and a float32 array in whose gradient `sum_cells` accumulates the gradient of the cells.
 
-    Nobody reads its values. It is made of the cells so that `vmap` gives it the batch that they have.
+    The values of the array are never read. It is derived from the cells so that `vmap` batches it in the same way.
     """
     return flat, flat.astype(jnp.float32)
 
 
 def _collect_slopes_backward(_: None, gradients: tuple[Array, Array]) -> tuple[Array]:
-    of_cells, of_slopes = gradients  # the first is zero: all went into the second
+    of_cells, of_slopes = gradients  # the first is zero, since `sum_cells` adds to the second
     return (of_slopes.astype(of_cells.dtype),)
 
 
@@ -71,10 +71,10 @@ def sum_cells(
     index: Int[Array, "k m"],
     weights: Float[Array, "k m"],
 ) -> tuple[Float[Array, "m C"], Float[Array, "cells C"]]:
-    """Returns the weighted sum of k cells for each of m bins, float32, and `slopes` as they are.
+    """Returns the weighted sum of k cells for each of m bins, float32, and `slopes` unchanged.
 
-    Cells are read in their own dtype. Their gradient is that of `slopes`, where it adds up in float32: many bins share
-    a cell, and bfloat16 stops counting at 256. Weights have none.
+    Cells are read in their own dtype. Their gradient is accumulated in that of `slopes`, in float32: many bins share a
+    cell, and a bfloat16 counter stops at 256. The weights get no gradient.
     """
     return jnp.sum(cells[index].astype(jnp.float32) * weights[..., None], axis=0), slopes
 
@@ -95,7 +95,7 @@ sum_cells.defvjp(
 def _terms(
     size: int, ratio: int, start: Array, side: Array, extent: Array, width: Array, first: Array
 ) -> tuple[Int[Array, "k S S"], Float[Array, "k S S"]]:
-    """Returns the cells that each bin is the sum of, and their weights; k is four for each of its samples."""
+    """Returns the cells that are summed into each bin, and their weights; k is four times the samples of a bin."""
 
     def by_bin(low: Array, high: Array) -> Array:  # [2 r, S] of two [S * r]
         return jnp.stack([low, high]).reshape(2, size, ratio).transpose(0, 2, 1).reshape(2 * ratio, size)

@@ -1,11 +1,11 @@
 """RoIAlign in loops over RoIs, bins and samples: the form for CPUs.
 
-Each RoI is read from the features as they are: first its samples along y are averaged, a strip of columns at a time,
-then those along x. The RoI decides how often these loops run, so the cost follows its size, and adaptive sampling
-is exact without a bound on the size. The gradients go the same way back: RoIAlign is linear in the features, so nothing
-but the RoIs is kept for them.
+For each RoI, the samples along y are averaged first, a strip of columns at a time, then those along x. The trip counts
+of the loops depend on the RoI, so the cost is proportional to its size, and adaptive sampling needs no padding to a
+largest number of samples. The backward pass takes the same steps in reverse. RoIAlign is linear in the features, so
+only the RoIs are saved for it.
 
-Shapes: B images, n RoIs of all of them, S output side, C channels, H x W cells of one level.
+Shapes: B images, n RoIs of all images, S output side, C channels, H x W cells of one level.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 STRIP = 8
-"""Columns of a RoI that are averaged along y at a time: 8 KiB a row of 256 channels (16 are as fast, 32 slower)."""
+"""Columns of a RoI that are averaged along y at a time: 8 KiB per row of 256 channels (16 are as fast, 32 slower)."""
 
 
-# Starts are never negative: without JAX's check for those, programs are smaller.
+# Start indices are never negative; without JAX's check for that, programs are smaller.
 _take = partial(jax.lax.dynamic_slice, allow_negative_indices=False)
 _put = partial(jax.lax.dynamic_update_slice, allow_negative_indices=False)
 
 
 class CellRois(NamedTuple):
-    """RoIs in cells of their own levels."""
+    """RoIs in units of the cells of their levels."""
 
     image: jax.Array  # [n]
     level: jax.Array  # [n]
@@ -37,7 +37,7 @@ class CellRois(NamedTuple):
 
 
 class _Sampling(NamedTuple):
-    """Static facts of one call."""
+    """Static parameters of one call."""
 
     output_size: int
     ratio: int
@@ -45,13 +45,13 @@ class _Sampling(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     """(H, W, C) of each level."""
     dtype: Any
-    """Of the features."""
+    """Dtype of the features."""
 
 
 def align_in_loops(
     features: tuple[Float[Array, "_ _ C"], ...], rois: CellRois, *, output_size: int, sampling_ratio: int
 ) -> Float[Array, "n S S C"]:
-    """Returns the pooled features of the RoIs of one image, float32. `vmap` makes one call of all images."""
+    """Returns the pooled features of the RoIs of one image, float32. `vmap` merges all images into one call."""
     shapes = tuple(feature.shape for feature in features)
     sampling = _Sampling(output_size, sampling_ratio, shapes, features[0].dtype)
     return _pool(sampling, tuple(feature[None] for feature in features), rois)
@@ -64,7 +64,7 @@ def _pool(sampling: _Sampling, features: tuple[Array, ...], rois: CellRois) -> A
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _spread(sampling: _Sampling, upstream: Array, rois: CellRois) -> tuple[Array, ...]:
-    """Returns the features' gradients, where those of the pooled features are `upstream`: the transpose of `_pool`."""
+    """Returns the gradients of the features from those of the pooled features, `upstream`: the transpose of `_pool`."""
     return _for_all_images(partial(_spread_images, sampling))(upstream, rois)
 
 
@@ -79,7 +79,7 @@ _spread.defvjp(
 
 
 def _for_all_images(function: Callable[..., Any], num_images: int = 1) -> Callable[..., Any]:
-    """Returns `function` for so many images; under `vmap` it is called once, with the images and RoIs of all rows.
+    """Returns `function` for `num_images` images; `vmap` calls it once, with the images and RoIs of all rows.
 
     JAX's own batching would run the loops of all rows in lockstep.
     """
@@ -125,7 +125,7 @@ def _spread_images(sampling: _Sampling, num_images: int, upstream: Array, rois: 
 
 
 def _sort_by_level(rois: CellRois, num_levels: int) -> tuple[Array, CellRois, Array]:
-    """Returns the order of the RoIs by level, the RoIs in it, and where each level begins and the last one ends."""
+    """Returns the order of the RoIs by level, the RoIs in this order, and the start of each level, then the end."""
     counts = jnp.sum(rois.level[:, None] == jnp.arange(num_levels)[None], axis=0)
     order = jnp.argsort(rois.level)
     sorted_rois = jax.tree.map(lambda column: column[order], rois)
@@ -135,7 +135,7 @@ def _sort_by_level(rois: CellRois, num_levels: int) -> tuple[Array, CellRois, Ar
 def _pool_roi(
     sampling: _Sampling, feature: Array, rois: CellRois, order: Array, place: Array, carry: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """Writes one RoI into `pooled`; `rows` [S, W, C] holds its averages along y, garbage outside its columns."""
+    """Writes one RoI into `pooled`; `rows` [S, W, C] holds its averages along y and arbitrary values elsewhere."""
     pooled, rows = carry
     size, channels = pooled.shape[1], pooled.shape[3]
     index, roi = jax.tree.map(lambda column: _row(column, place), (order, rois))
@@ -169,7 +169,7 @@ def _pool_roi(
 def _spread_roi(
     sampling: _Sampling, upstream: Array, rois: CellRois, order: Array, place: Array, carry: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """Adds the gradients of one RoI to `gradient` [B, H, W, C]: `_pool_roi` backwards, last step first."""
+    """Adds the gradients of one RoI to `gradient` [B, H, W, C]: the steps of `_pool_roi` in reverse."""
     gradient, rows = carry
     size, channels = upstream.shape[1], upstream.shape[3]
     index, roi = jax.tree.map(lambda column: _row(column, place), (order, rois))
@@ -225,7 +225,7 @@ class _Axis:
         self.start, self.bin_side = roi.starts[axis], roi.sides[axis] / size
         self.end = jnp.maximum(roi.ends[axis], 1)
         self.last_bin = jnp.int32(size - 1)
-        most = max(-(-length // size) + 1, 1)  # of a RoI not longer than the map
+        most = max(-(-length // size) + 1, 1)  # for RoIs that are not longer than the map
         adaptive = jnp.clip(jnp.ceil(self.bin_side), 0.0, most).astype(jnp.int32)
         self.count = jnp.int32(self.ratio) if self.ratio else adaptive
 
@@ -233,7 +233,7 @@ class _Axis:
         return jax.lax.fori_loop(0, self.ratio or self.count, function, carry, unroll=bool(self.ratio) or None)
 
     def average(self, bin: Array, read: Callable[[Array], Array], shape: tuple[int, ...]) -> Array:
-        """Returns the average of the bin's samples; `read` gives a cell."""
+        """Returns the average of the bin's samples; `read` returns a cell."""
 
         def add(sample: Array, total: Array) -> Array:
             position, weight = self.locate(bin, sample)
@@ -245,7 +245,7 @@ class _Axis:
         return self.for_each_sample(add, jnp.zeros(shape, jnp.float32))
 
     def weigh_cells(self, bin: Array, sample: Array) -> tuple[Array, Array]:
-        """Returns the first of the two cells around a sample, and the weights of both, [2]; [1] if the axis has one."""
+        """Returns the first of the two cells around a sample and the weights [2] of both; [1] if there is one cell."""
         position, weight = self.locate(bin, sample)
         count = min(2, self.length)
         first = jnp.minimum(jnp.floor(position).astype(jnp.int32), self.length - count)
@@ -261,10 +261,10 @@ class _Axis:
         return jnp.clip(position, 0.0, end - 1.0), jnp.where(is_inside, 1.0 / count, 0.0)
 
     def strips(self) -> tuple[int, Array, Callable[[Array], tuple[Array, Array]]]:
-        """Returns the width of a strip, how many cover the cells of all samples, and a function of a strip's number.
+        """Returns the width of a strip, the number of strips that cover all samples, and a function of a strip's index.
 
-        That gives its first cell and which of its cells, [width], are not in the strip before: the last cell of the map
-        is the last one of a strip.
+        The function returns the strip's first cell and which of its cells [width] are not in the previous strip: strips
+        that would pass the end of the map are shifted back.
         """
         width = min(STRIP, self.length)
         ends = (self.locate(jnp.int32(0), jnp.int32(0)), self.locate(self.last_bin, self.count - 1))

@@ -1,8 +1,8 @@
-"""What RoIAlign is compared with (paper section 3, table 2c): RoIPool, the quantised RoI of RoIWarp, and maxima.
+"""The alternatives to RoIAlign (paper section 3, table 2c): RoIPool, the quantised RoIs of RoIWarp, and maxima.
 
-RoIPool (Fast R-CNN) rounds a RoI to whole cells of its map, and its bins to whole cells again. RoIWarp (arXiv
-1512.04412) rounds the RoI only and interpolates inside, so it is RoIAlign of the rounded RoI. Each comes with the
-maximum or the average of a bin. RoIs carry no gradient. Shapes as in `roi_align`.
+RoIPool (Fast R-CNN) rounds a RoI to whole cells of its level, and then its bins to whole cells. RoIWarp (arXiv
+1512.04412) rounds only the RoI and interpolates inside it, so it is RoIAlign of the rounded RoI. Each of them takes the
+maximum or the average of a bin. No gradient flows into the RoIs. Shapes are those of `roi_align`.
 """
 
 import functools
@@ -22,11 +22,11 @@ CHUNK = 16
 """RoIs that are averaged at a time."""
 
 BLOCK = 16
-"""Channels whose window maxima are held at a time: dozens of copies of a large map."""
+"""Channels whose window maxima are held at a time; these maxima are dozens of copies of a large map."""
 
 
 def quantise_rois(rois: Float[Array, "n 4"], levels: Int[Array, "n"], strides: Sequence[int]) -> Float[Array, "n 4"]:
-    """Returns the RoIs on whole cells of their level, in pixels: corners are rounded, both belong to the RoI."""
+    """Returns the RoIs rounded to whole cells of their level, in pixels; the cells of both corners belong to a RoI."""
     stride = jnp.asarray(np.asarray(strides, np.float32))[levels]  # [n]
     x0, y0, x1, y1 = (jnp.floor(side / stride + 0.5) for side in split_boxes(rois))
     corners = (x0, y0, jnp.maximum(x1, x0) + 1.0, jnp.maximum(y1, y0) + 1.0)
@@ -34,20 +34,20 @@ def quantise_rois(rois: Float[Array, "n 4"], levels: Int[Array, "n"], strides: S
 
 
 def largest_samples(samples: Float[Array, "n R R C"], ratio: int) -> Float[Array, "n S S C"]:
-    """Returns the maximum of each ratio x ratio samples: R = S * ratio."""
+    """Returns the maximum of each block of ratio x ratio samples; R = S * ratio."""
     count, side, _, channels = samples.shape
     grid = samples.reshape(count, side // ratio, ratio, side // ratio, ratio, channels)
-    # In pairs: the gradient of one maximum over all divides by how many samples equal it, which is 0 where the compiler
-    # rounded them otherwise when it computed them once more.
+    # In pairs: the gradient of a single maximum divides by the number of samples that equal it, which is 0 if the
+    # compiler recomputes the samples with another rounding.
     return functools.reduce(jnp.maximum, [grid[:, :, i, :, j] for i in range(ratio) for j in range(ratio)])
 
 
 def bin_borders(
     first: Int[Array, "n"], length: Int[Array, "n"], size: int, end: Int[Array, "n"]
 ) -> tuple[Int[Array, "n S"], Int[Array, "n S"]]:
-    """Returns the first cell of each bin along one axis, and the one after its last, before cell `end`.
+    """Returns the first cell of each bin along one axis and the one after its last, clipped to [0, end].
 
-    `length` whole cells from `first` on are divided by `size`; bins are rounded outwards, so neighbours may overlap.
+    `length` whole cells from `first` on are divided into `size` bins, which are rounded outwards and may overlap.
     """
     bins, first, length, end = jnp.arange(size)[None], first[:, None], length[:, None], end[:, None]
     start = first + bins * length // size
@@ -65,9 +65,10 @@ def pool_whole_cells(
     output_size: int,
     reduce: Reduce,
 ) -> Float[Array, "n S S C"]:
-    """Returns RoIPool's features of each RoI from its own level, in the features' dtype; bins without cells are 0.
+    """Returns the RoIPool features of each RoI from its own level, in the features' dtype; bins without cells are 0.
 
-    `extents` are the rows and columns of each level that belong to the image. RoIs are not longer than the map.
+    `extents` holds the number of rows and columns of each level that belong to the image. RoIs must not be longer than
+    the map.
     """
     stride = jnp.asarray(np.asarray(strides, np.float32))[levels]  # [n]
     x0, y0, x1, y1 = ((side / stride).astype(jnp.int32) for side in split_boxes(quantise_rois(rois, levels, strides)))
@@ -79,21 +80,21 @@ def pool_whole_cells(
 
 
 Borders = tuple[Array, Array]
-"""Of each RoI's bins along one axis, [n, S]: first cell, and the one after the last."""
+"""The first cell of each RoI's bins along one axis and the cell after the last, each [n, S]."""
 
 
 def _largest(features: list[Array], levels: Array, rows: Borders, columns: Borders) -> Array:
     """Returns the largest value of each bin, [n, S, S, C].
 
-    Any bin is covered by two overlapping windows along each axis whose sides are the largest power of two that fits:
-    with the maxima of all such windows at hand, a bin is four gathers.
+    Along each axis, a bin is covered by two overlapping windows with the largest power of two that fits as their side.
+    Given the maxima of all such windows, a bin takes four gathers.
     """
 
     def per_roi(values: Array) -> Array:
         return values[:, None, None]
 
     size = rows[0].shape[1]
-    longest = max(-(-max(feature.shape[:2]) // size) + 1 for feature in features)  # cells of a bin along an axis
+    longest = max(-(-max(feature.shape[:2]) // size) + 1 for feature in features)  # most cells of a bin along an axis
     orders = longest.bit_length()
     shapes = np.array([feature.shape[:2] for feature in features])
     starts = np.concatenate([[0], np.cumsum(orders**2 * shapes.prod(axis=1))[:-1]])
@@ -117,9 +118,9 @@ def _largest(features: list[Array], levels: Array, rows: Borders, columns: Borde
 
 
 def _window_maxima(feature: Array, orders: int) -> Array:
-    """Returns [orders, orders, H, W, C]: at [k, l, y, x] the maximum of the 2**k x 2**l cells from (y, x) on.
+    """Returns [orders, orders, H, W, C]: [k, l, y, x] is the maximum of the 2**k x 2**l cells from (y, x) on.
 
-    Windows that reach over the end of the map hold anything.
+    The values of windows that reach past the end of the map are meaningless.
     """
 
     def grow(maps: Array, axis: int) -> Array:
@@ -154,7 +155,7 @@ def _average(features: list[Array], levels: Array, rows: Borders, columns: Borde
 
 
 def _weights(borders: Borders, num_cells: int) -> Array:
-    """Returns [S, L]: the share of each cell in each bin of one RoI."""
+    """Returns the weight [S, L] of each cell in each bin of one RoI."""
     start, stop = borders
     cells = jnp.arange(num_cells)[None]
     inside = (cells >= start[:, None]) & (cells < stop[:, None])

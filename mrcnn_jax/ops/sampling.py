@@ -1,4 +1,4 @@
-"""Balanced random sampling of foreground and background at a static size. Shapes: n candidates, s samples."""
+"""Balanced random sampling of foreground and background with static shapes. Shapes: n candidates, s samples."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class BalancedSample(NamedTuple):
 
 
 def _choose(eligible: Bool[Array, "n"], count: int, priority: Array) -> tuple[Array, Array]:
-    """Returns `count` random eligible indices and their validity; a uniform choice without replacement."""
+    """Returns `count` eligible indices, drawn uniformly without replacement, and their validity."""
     value, index = find_largest(jnp.where(eligible, priority, -1.0), min(count, eligible.shape[0]))
     missing = count - index.shape[0]
     return jnp.pad(index, (0, missing)), jnp.pad(value >= 0.0, (0, missing))
@@ -30,7 +30,7 @@ def sample_balanced(
 ) -> BalancedSample:
     """Returns `num_samples` slots: up to `max_foreground` random foreground candidates, then random background.
 
-    Background fills what foreground leaves, so all slots are valid whenever there are enough candidates.
+    Background fills the remaining slots, so all slots are valid if there are enough candidates.
     """
     foreground_key, background_key = jax.random.split(key)
     foreground, foreground_valid = _choose(
@@ -42,6 +42,6 @@ def sample_balanced(
     index = jnp.concatenate([foreground, background])  # [max_foreground + num_samples]
     valid = jnp.concatenate([foreground_valid, background_valid])
     is_foreground = jnp.arange(index.shape[0]) < max_foreground
-    kept = jnp.argsort(~valid, stable=True)[:num_samples]  # valid ones first, order kept: foreground leads
+    kept = jnp.argsort(~valid, stable=True)[:num_samples]  # valid slots first, foreground before background
     index, valid, is_foreground = index[kept], valid[kept], is_foreground[kept]
     return BalancedSample(jnp.where(valid, index, 0).astype(jnp.int32), is_foreground & valid, valid)

@@ -1,1 +1,1 @@
-"""Detections and ground truth drawn into images."""
+"""Pictures of detections and ground truth."""

@@ -9,7 +9,7 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.visualization.overlays import draw_detections, draw_side_by_side
 
 SCORE_THRESHOLD = 0.5
-"""Predictions are drawn from this score on: the many weak ones that AP needs would hide the image."""
+"""Predictions with a lower score are not drawn: the many weak ones that AP needs would hide the image."""
 
 CocoObject = Mapping[str, Any]
 """bbox (x, y, w, h), category_id, segmentation (polygons or RLE), score for predictions."""
@@ -21,7 +21,7 @@ def draw_comparison(
     predictions: Sequence[CocoObject],
     categories: Sequence[Category],
 ) -> np.ndarray:
-    """Ground truth on the left, predictions on the right, uint8 RGB; `image` is uint8 RGB [H, W, 3]."""
+    """Returns a picture of ground truth (left) and predictions (right); it and `image` [H, W, 3] are uint8 RGB."""
     confident = [prediction for prediction in predictions if prediction["score"] >= SCORE_THRESHOLD]
     scores = np.array([prediction["score"] for prediction in confident], np.float32)
     return draw_side_by_side(
@@ -45,7 +45,7 @@ def _draw_objects(
 
 
 def _decode_segmentation(segmentation: Any, image_hw: tuple[int, ...]) -> np.ndarray:
-    """bool [H, W] of polygons, a compressed or an uncompressed RLE; nothing for an object without a mask."""
+    """Returns the mask bool [H, W] of polygons or of an RLE, compressed or not; empty for an object without a mask."""
     from pycocotools import mask as coco_mask
 
     if not segmentation:

@@ -1,7 +1,7 @@
-"""Pictures of detections and of ground truth: masks, contours, boxes and labels drawn on the photograph.
+"""Pictures of detections and ground truth: masks, contours, boxes and labels drawn on the image.
 
-Everything is sized by the image, so that a label reads as well on 128 as on 4000 pixels: small images are enlarged
-by a whole factor first. n objects, H x W the image, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
+Sizes depend on the image, so that labels are as readable on 128 as on 4000 pixels: small images are first enlarged by
+an integer factor. n objects, H x W the image, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.errors import StorageError
 
 MIN_SHORT_SIDE = 480
-"""Smaller images are enlarged to about this,"""
+"""Images with a shorter short side are enlarged to about this, in pixels."""
 MAX_ENLARGED_SIDE = 2400
-"""unless the long side would exceed this."""
+"""Limit on the long side of enlarged images, in pixels."""
 FILL_OPACITY = 0.4
 MAX_NAME_LENGTH = 24
 MANY_OBJECTS = 25
-"""From so many objects on, labels wider than their object are left out: they would hide the image."""
+"""With at least this many objects, labels wider than their object are left out: they would hide the image."""
 KEYPOINT_SCORE = 0.05
-"""Keypoints with a lower score are left out: softmax scores of hidden ones are lower, and logits below zero."""
+"""Keypoints with a lower score are not drawn: hidden ones have lower softmax scores, and logits below zero."""
 
 Color = tuple[int, int, int]
 
@@ -44,18 +44,18 @@ def draw_detections(
     categories: Sequence[Category],
     keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The image with its objects drawn on it, uint8 RGB [k H, k W, 3] with k >= 1 the enlargement of small images.
+    """Returns the image with its objects drawn, uint8 RGB [k H, k W, 3], with k >= 1 the enlargement of small images.
 
     Args:
         image: uint8 RGB [H, W, 3].
         boxes: [n, 4] in pixels of the image.
         scores: [n], or None for ground truth.
-        labels: [n] data-set category ids.
+        labels: [n] category ids of the data set.
         masks: bool [n, H, W], or None.
-        categories: names of the ids, and the skeletons; an id that is missing is shown as a number.
+        categories: names and skeletons; an id without a category is shown as a number.
         keypoints: [n, K, 3] x, y in pixels of the image, score; or None.
 
-    The best object is drawn last and keeps its label where labels collide. Colours go by rank, so that they are stable.
+    The best object is drawn last and keeps its label where labels collide. Colours are stable: they depend on the rank.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"Expected an image uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
@@ -66,7 +66,7 @@ def draw_detections(
     line_width = max(2, round(min(canvas.shape[:2]) / 400))
     order = np.argsort(-scores, kind="stable") if scores is not None else np.argsort(-_areas(boxes), kind="stable")
     colors = {int(index): instance_color(rank) for rank, index in enumerate(order)}
-    # Ground truth has no best: its small objects come last, on top. Detections are drawn from the worst to the best.
+    # Ground truth has no scores: small objects are drawn last, on top. Detections are drawn from the worst to the best.
     painting_order = [int(index) for index in (order if scores is None else order[::-1])]
     rectangles = [_rectangle(box, factor, canvas.shape) for box in np.asarray(boxes, np.float64).reshape(-1, 4)]
     for index in painting_order:
@@ -85,7 +85,7 @@ def draw_detections(
 
 
 def draw_side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
-    """Two uint8 RGB images beside each other under their titles, uint8 RGB; the shorter one is padded below."""
+    """Returns two uint8 RGB images side by side under their titles, uint8 RGB; the shorter one is padded below."""
     height = max(left.shape[0], right.shape[0])
     text_height = _text_height(left.shape)
     bar, gap = 2 * text_height, max(4, text_height // 3)
@@ -101,7 +101,7 @@ def draw_side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, st
 
 
 def save_picture(path: str | Path, image: np.ndarray) -> None:
-    """Writes a uint8 RGB picture in the format of the suffix, .png or .jpg; makes the folder. Raises StorageError."""
+    """Writes a uint8 RGB picture as .png or .jpg, by the suffix, and creates the folder. Raises StorageError."""
     path = Path(path)
     encoded_ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not encoded_ok:
@@ -114,7 +114,7 @@ def save_picture(path: str | Path, image: np.ndarray) -> None:
 
 
 def instance_color(rank: int) -> Color:
-    """A bright colour for the object of this rank, far from its neighbours' colours, always the same."""
+    """Returns the bright colour of this rank, always the same and far from the colours of neighbouring ranks."""
     hue = (0.08 + rank * 0.618033988749895) % 1.0  # the golden ratio spreads any number of hues evenly
     saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.8))[rank % 3]
     hsv = np.array([[[hue * 180, saturation * 255, value * 255]]], np.uint8)
@@ -123,7 +123,7 @@ def instance_color(rank: int) -> Color:
 
 
 def safe_name(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
-    """A name that is safe to draw: one line, no control characters, not too long."""
+    """Returns a name that is safe to draw: on one line, without control characters, and not too long."""
     name = "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
     return name if len(name) <= max_length else name[: max(max_length - 3, 0)] + "..."
 
@@ -145,7 +145,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _rectangle(box: np.ndarray, factor: int, shape: tuple[int, ...]) -> _Rectangle:
-    """Corner pixels of a box on the canvas, inclusive and inside the image."""
+    """Returns the corner pixels of a box on the canvas, inclusive and inside the image."""
     x0, y0, x1, y1 = (float(side) * factor for side in box)
     height, width = shape[:2]
     return _Rectangle(
@@ -157,7 +157,7 @@ def _rectangle(box: np.ndarray, factor: int, shape: tuple[int, ...]) -> _Rectang
 
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, factor: int, color: Color, line_width: int) -> None:
-    """Blends the mask's area with the colour and draws its contour, in the mask's own bounding box only."""
+    """Blends the mask's area with the colour and draws its contour, within the mask's bounding box."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if rows.size == 0:
         return
@@ -183,7 +183,7 @@ def _draw_skeleton(
     color: Color,
     line_width: int,
 ) -> None:
-    """Draws the bones between seen keypoints (the skeleton counts them from 1), and the keypoints on them."""
+    """Draws the bones between visible keypoints (the skeleton counts from 1), and the keypoints on top of them."""
     points = [(round(float(x) * factor), round(float(y) * factor)) for x, y, _ in keypoints]
     seen = [bool(score > KEYPOINT_SCORE) for score in keypoints[:, 2]]
     for first, second in skeleton:
@@ -196,14 +196,14 @@ def _draw_skeleton(
 
 
 def _text_height(shape: tuple[int, ...]) -> int:
-    """Height in pixels of label text: a fixed share of the image, since images are looked at in one window size."""
+    """Returns the label height in pixels: a fixed share of the image, since images are viewed in one window size."""
     return max(13, round(min(shape[:2]) / 32))
 
 
 def _draw_label(
     canvas: np.ndarray, text: str, box: _Rectangle, color: Color, taken: list[_Rectangle], *, crowded: bool
 ) -> None:
-    """Draws the label at the first free place at the box and appends it to `taken`; drops it where none is free."""
+    """Draws the label at the first free place at the box and appends it to `taken`; nothing if no place is free."""
     text_height = _text_height(canvas.shape)
     padding = max(2, text_height // 5)
     width = _text_width(canvas, text, text_height) + 2 * padding

@@ -1,4 +1,4 @@
-"""COCO's categories, which published weights are trained on but do not name. Ids have gaps (cocodataset.org)."""
+"""COCO's categories, which are not stored in published weights. Their ids have gaps (cocodataset.org)."""
 
 from mrcnn_jax.categories import Category
 
@@ -21,10 +21,10 @@ COCO = tuple(
 """The 80 categories, by id."""
 
 UNUSED = "N/A"
-"""Name of an id that COCO does not use; torchvision's models have an output for it."""
+"""Name for ids that COCO does not use; torchvision's models have outputs for them."""
 
 COCO_WITH_GAPS = tuple({category.id: category for category in COCO}.get(i, Category(i, UNUSED)) for i in range(1, 91))
-"""Ids 1 to 90, unused ones included."""
+"""Categories with ids 1 to 90, including the unused ones."""
 
 PERSON = Category(
     1,
@@ -43,7 +43,7 @@ PERSON = Category(
 
 
 def default_categories(num_classes: int, num_keypoints: int) -> tuple[Category, ...]:
-    """COCO's categories where the numbers are COCO's, else numbered ones."""
+    """Returns COCO's categories if the numbers match COCO's, and numbered categories otherwise."""
     if (num_classes, num_keypoints) == (1, len(PERSON.keypoints)):
         return (PERSON,)
     known = {len(COCO): COCO, len(COCO_WITH_GAPS): COCO_WITH_GAPS}

@@ -1,8 +1,8 @@
-"""Detectron2's names: its model zoo's FPN, C4 and DC5 models, with masks or keypoints.
+"""Detectron2's array names, for the FPN, C4 and DC5 models of its model zoo, with masks or keypoints.
 
 A file does not record how images are normalised or where bottlenecks stride. Both follow from the backbone: MSRA's
-ResNets take BGR minus the mean and stride in the 1x1 convolution, FAIR's ResNeXts divide by the deviation, too, and
-stride in the 3x3. BGR becomes RGB in the first kernel. Background, the last class there, becomes the first.
+ResNets take BGR minus the mean and stride in the 1x1 convolution; FAIR's ResNeXts also divide by the standard deviation
+and stride in the 3x3. The first kernel is converted from BGR to RGB. Background moves from the last class to the first.
 """
 
 from functools import partial
@@ -28,24 +28,24 @@ from mrcnn_jax.weights.mapping import (
 )
 
 RESNEXT_STD = (58.395, 57.12, 57.375)
-"""RGB; Detectron2's configurations of ResNeXt backbones."""
+"""RGB standard deviations in Detectron2's configurations of ResNeXt backbones."""
 
 SURPLUS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors.", "num_batches_tracked")
-"""Parts of names that older files hold and that nothing is computed from: they repeat the configuration."""
+"""Parts of the names of arrays that are not needed: in older files they repeat the configuration."""
 
 
 def is_surplus(name: str) -> bool:
-    """Whether an array of this name may be left over."""
+    """Returns whether an array of this name may be left unused."""
     return any(part in name for part in SURPLUS)
 
 
 def backbone_prefix(arrays: Arrays) -> str:
-    """The prefix of the backbone's names."""
+    """Returns the prefix of the backbone's names."""
     return "backbone.bottom_up." if "backbone.bottom_up.stem.conv1.weight" in arrays else "backbone."
 
 
 def recognise(arrays: Arrays) -> Recognised:
-    """The configuration behind these names and shapes."""
+    """Returns the configuration that these names and shapes imply."""
     prefix = backbone_prefix(arrays)
     has_res5 = "roi_heads.res5.0.conv1.weight" in arrays
     blocks = tuple(
@@ -79,7 +79,7 @@ def recognise(arrays: Arrays) -> Recognised:
 
 
 def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = True) -> list[Row]:
-    """Rows of the backbone's stem and stages in Detectron2's names."""
+    """Returns the rows of the backbone's stem and stages in Detectron2's names."""
     rows = module(f"{prefix}stem.conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
     rows += norm(f"{prefix}stem.conv1.norm", f"{target}/stem/norm", trained=model_config.norm == "sync_bn")
     for stage in range(3 if model_config.neck == "c4" else 4):
@@ -88,7 +88,7 @@ def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr
 
 
 def stage_rows(model_config: ModelConfig, stage: int, prefix: str, target: str) -> list[Row]:
-    """Rows of one stage, 0 for res2."""
+    """Returns the rows of one stage, 0 for res2."""
     rows: list[Row] = []
     for block in range(model_config.layout.blocks[stage]):
         theirs, ours = f"{prefix}res{stage + 2}.{block}", f"{target}/layer{stage + 1}_{block}"
@@ -102,7 +102,7 @@ def stage_rows(model_config: ModelConfig, stage: int, prefix: str, target: str) 
 
 
 def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
-    """All rows of a model."""
+    """Returns all rows of a model."""
     rows = backbone_rows(model_config, backbone_prefix(arrays), "backbone")
     if model_config.neck == "fpn":
         for level in (2, 3, 4, 5):

@@ -1,4 +1,4 @@
-"""What the families of published weights share: how a backbone is recognised, and what recognition returns."""
+"""Code shared by the families of published weights: recognising a backbone, and the result of recognition."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,50 +16,50 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Recognised:
-    """The configuration behind the names and shapes of a checkpoint."""
+    """The configuration that the names and shapes of a checkpoint imply."""
 
     name: str
-    """For people."""
+    """A readable description."""
     model: ModelConfig
     test: TestConfig
 
 
 @dataclass(frozen=True)
 class Family:
-    """Names of one source of weights."""
+    """The naming scheme of one source of weights."""
 
     name: str
     prefixes: tuple[str, ...]
-    """What the names of its detectors start with, and no other family's."""
+    """Prefixes of names that occur only in this family's detectors."""
     rename: Callable[[Arrays], Arrays]
-    """Older names to today's."""
+    """Renames arrays from older names to current ones."""
     recognise: Callable[[Arrays], Recognised]
     table: Callable[[ModelConfig, Arrays], Sequence[Row]]
-    """Every array of such a model and the leaf that it becomes."""
+    """Returns a row for each array of a model."""
     is_surplus: Callable[[str], bool]
-    """Whether an array of this name may be left over."""
+    """Returns whether an array of this name may be left unused."""
 
     def matches(self, names: Arrays) -> bool:
-        """Whether a detector of this family has such names."""
+        """Returns whether the names are those of a detector of this family."""
         return any(name.startswith(self.prefixes) for name in names)
 
 
 def need(arrays: Arrays, name: str) -> np.ndarray:
-    """The array of this name; DataError if it is missing."""
+    """Returns the array of this name. Raises DataError if it is missing."""
     if name not in arrays:
-        raise DataError(f"{name} is missing: without it the model cannot be recognised.")
+        raise DataError(f"{name} is missing, so the model cannot be recognised.")
     return arrays[name]
 
 
 def count_blocks(names: Arrays, pattern: str) -> int:
-    """How many different numbers the group of the pattern takes in the names."""
+    """Returns how many different numbers the pattern's group matches in the names."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def find_backbone(blocks: tuple[int, ...], conv1: np.ndarray, conv2: np.ndarray) -> Backbone:
-    """The backbone with so many blocks a stage and these convolutions, [out, in, h, w], in the first one.
+    """Returns the backbone with these numbers of blocks per stage and these kernels [out, in, h, w] in its first block.
 
-    Stages may be missing at the end (0 blocks). DataError if there is none.
+    Stages may be missing at the end (0 blocks). Raises DataError if no backbone matches.
     """
     for name, layout in BACKBONES.items():
         fits = all(found in (0, count) for found, count in zip(blocks, layout.blocks, strict=True))

@@ -1,9 +1,9 @@
-"""The weights folder: parameters and everything that is needed to use them, in a form that checks itself.
+"""The weights folder: parameters and everything that is needed to use them, with checksums.
 
-    weights/description.json    format version, model and test config, categories, one record a leaf, library versions
+    weights/description.json    format version, model and test config, categories, one record per leaf, library versions
     weights/parameters/         the variables, an Orbax checkpoint
 
-It is written beside its place and renamed, so that it exists whole or not at all.
+The folder is written under a temporary name and then renamed, so an incomplete one never appears at its path.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Weights:
     """The content of a weights folder."""
 
     variables: Variables
-    """Collections of arrays on the default device: "params", and "frozen" or "batch_stats" where the norm needs it."""
+    """Collections of arrays on the default device: "params", and "frozen" or "batch_stats" if the norm has it."""
     model: ModelConfig
     test: TestConfig
     categories: tuple[Category, ...]
@@ -63,7 +63,7 @@ def save_weights(
     test_config: TestConfig,
     categories: Sequence[Category],
 ) -> None:
-    """Writes the folder, in place of one that is there. StorageError if it cannot be written."""
+    """Writes the folder, replacing an existing one. Raises StorageError if it cannot be written."""
     path = Path(path).absolute()
     leaves = host_copies(dict(variables))
     description: dict[str, Any] = {
@@ -97,18 +97,18 @@ def save_weights(
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Reads and verifies a weights folder, or the one of a workdir.
+    """Reads and verifies a weights folder, or the one in a workdir.
 
-    Raises DataError that names everything that is wrong: no such folder, unknown format version, a leaf that is
-    missing, surplus, of another shape or changed on disk. Raises NumericalError for leaves that are not finite, but as
-    they were written.
+    Raises DataError if the folder is missing or has an unknown format version, or if leaves are missing, unexpected,
+    mis-shaped or changed on disk; these are reported by name. Raises NumericalError if leaves match their checksums but
+    are not finite.
     """
     folder = find_weights(path)
     model, test, categories, records = _read_description(folder)
     expected = variable_shapes(MaskRCNN(model))
     problems = describe_differences(named_leaves(expected), records)
     if model.num_classes != len(categories):
-        problems.append(f"the model has {model.num_classes} classes, the folder names {len(categories)} categories")
+        problems.append(f"the model has {model.num_classes} classes, but the folder has {len(categories)} categories")
     if not problems:
         host = _read_parameters(folder, expected)
         leaves = named_leaves(host)
@@ -117,14 +117,14 @@ def load_weights(path: str | Path) -> Weights:
         raise DataError(f"{folder}: {'; '.join(problems)}.")
     if bad := find_not_finite(leaves):
         raise NumericalError(
-            f"{folder}: {describe_not_finite(bad, leaves)}. The folder is as it was written: use the weights of an "
-            "earlier step."
+            f"{folder}: {describe_not_finite(bad, leaves)}. The checksums match, so the weights were saved like this: "
+            "use those of an earlier step."
         )
     return Weights(jax.device_put(host), model, test, categories)
 
 
 def describe_not_finite(names: Sequence[str], leaves: Mapping[str, np.ndarray]) -> str:
-    """The first of the leaves with the part of the network that it is of, and how many there are."""
+    """Returns a text with the first of the leaves, the part of the network that it belongs to, and their number."""
     first = names[0]
     module = first.split("/")[1]
     part = {"fpn": "the FPN", "rpn_head": "the RPN", "res5": "the box head"}.get(module, f"the {module}")
@@ -133,34 +133,34 @@ def describe_not_finite(names: Sequence[str], leaves: Mapping[str, np.ndarray]) 
 
 
 def read_test_config(path: str | Path) -> TestConfig:
-    """The test settings of a weights folder, or of the one of a workdir, without reading its arrays.
+    """Returns the test settings of a weights folder, or of the one in a workdir, without reading its arrays.
 
-    Raises DataError if there is no folder or its description is damaged.
+    Raises DataError if the folder is missing or its description is damaged.
     """
     return _read_description(find_weights(path))[1]
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights folder at `path`, or the `weights` folder in it; DataError if there is neither."""
+    """Returns the weights folder at `path`, or `weights` inside it. Raises DataError if there is neither."""
     path = Path(path).absolute()
     for folder in (path, path / "weights"):
         if (folder / "description.json").is_file():
             return folder
-    what = "holds neither description.json nor weights/description.json" if path.exists() else "does not exist"
-    raise DataError(f"{path} {what}. Name a weights folder, or the workdir of a run that was evaluated.")
+    what = "contains neither description.json nor weights/description.json" if path.exists() else "does not exist"
+    raise DataError(f"{path} {what}. Pass a weights folder, or the workdir of a run that was evaluated.")
 
 
 def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Category, ...], dict[str, Any]]:
-    """The settings in description.json, and its records of the leaves."""
+    """Returns the settings in description.json and its records of the leaves."""
     file = folder / "description.json"
     try:
         description = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not readable as JSON: {error}.") from error
+        raise DataError(f"{file} cannot be read as JSON: {error}.") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{file}: format version {version}, this version of mrcnn_jax reads {FORMAT_VERSION}. Update it."
+            f"{file} has format version {version}, but this mrcnn_jax reads {FORMAT_VERSION}. Update mrcnn_jax."
         )
     if description.pop("sha256", None) != _digest(description):
         raise DataError(f"{file} changed since it was written: the checksum differs. Copy the folder again.")
@@ -181,12 +181,12 @@ def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Cate
 
 
 def _read_parameters(folder: Path, expected: Variables) -> Variables:
-    # NumPy leaves in the target make Orbax return NumPy arrays, wherever the weights were saved from.
+    # With NumPy leaves in the target, Orbax returns NumPy arrays, whatever devices the weights were saved from.
     template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
     try:
         with _own_checkpointer() as checkpointer:
             return checkpointer.restore(folder / "parameters", template)
-    except Exception as error:  # damage shows up as almost any exception
+    except Exception as error:  # damage can raise almost any exception
         silence_abandoned_reads()
         raise DataError(
             f"{folder}/parameters cannot be read ({type(error).__name__}). Copy the folder again."
@@ -194,7 +194,7 @@ def _read_parameters(folder: Path, expected: Variables) -> Variables:
 
 
 def _own_checkpointer() -> ocp.StandardCheckpointer:
-    """Reads and writes in this process alone, whatever other processes of a run do."""
+    """Returns a checkpointer for this process alone, independent of the other processes of a run."""
     own = jax.process_index()
     return ocp.StandardCheckpointer(
         multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -204,14 +204,14 @@ def _own_checkpointer() -> ocp.StandardCheckpointer:
 
 
 def _section(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """The settings of one section, without its name."""
+    """Returns the settings of one section, without its prefix."""
     return {
         name.removeprefix(f"{section}."): value for name, value in settings.items() if name.startswith(f"{section}.")
     }
 
 
 def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -> ConfigSection:
-    """The dataclass with the values of a JSON object, lists as tuples; ValueError for names that it does not have."""
+    """Returns the dataclass with the values of a JSON object, lists as tuples. Raises ValueError for unknown names."""
     known = {field.name for field in fields(section)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"{section.__name__} has no field {', '.join(unknown)}")

@@ -1,8 +1,8 @@
-"""ImageNet backbones for our ResNet: torchvision's, MSRA's and FAIR's in Caffe2's names, and folded ones.
+"""ImageNet backbones for our ResNet: torchvision's, MSRA's and FAIR's with Caffe2's names, and folded ones.
 
-Folded files hold torchvision's names without batch norm: y = conv(x, weight) + bias replaces convolution and norm.
-Caffe2's backbones see BGR and, but for FAIR's 32x8d, pixels that are not divided by their deviation; the first kernel
-takes up both. Stages may be missing.
+Folded files use torchvision's names without batch norm: y = conv(x, weight) + bias replaces convolution and norm.
+Caffe2's backbones take BGR and, except for FAIR's 32x8d, pixels that are not divided by their standard deviation; the
+first kernel absorbs both. Stages may be missing.
 """
 
 import re
@@ -19,13 +19,13 @@ from mrcnn_jax.weights.files import read_state_dict
 from mrcnn_jax.weights.mapping import Row, advise, describe_bad_values
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""RGB, 0..255: what all these backbones subtract, and what torchvision's and FAIR's divide by."""
+"""RGB, 0..255. All these backbones subtract the mean; torchvision's and FAIR's also divide by the deviation."""
 
 DIVIDES = "resnext101_32x8d"
-"""The one backbone in Caffe2's names that was trained on pixels divided by their deviation."""
+"""The only backbone with Caffe2's names that was trained on pixels divided by their standard deviation."""
 
 SURPLUS = ("fc.", "fc1000", "pred_", "num_batches_tracked", "momentum", "lr", "weight_order")
-"""Parts of names of what an ImageNet file holds beside the backbone: its classifier, and how it was trained."""
+"""Parts of the names of arrays that do not belong to the backbone: the classifier, and the state of training."""
 
 CAFFE2_NAMES = (
     (r"_", "."),
@@ -40,14 +40,14 @@ CAFFE2_NAMES = (
     (r"\.branch1\.", ".shortcut."),
     (r"\.branch2([abc])\.", lambda match: f".conv{'abc'.index(match[1]) + 1}."),
 )
-"""Patterns that turn Caffe2's names into Detectron2's, one after the other."""
+"""Patterns that turn Caffe2's names into Detectron2's, applied in order."""
 
 
 def read_backbone(path: Path, model_config: ModelConfig) -> dict[str, np.ndarray]:
-    """Leaves of our tree by name, from a backbone in one of the known naming schemes.
+    """Returns leaves of our tree by name, from a backbone in one of the known naming schemes.
 
-    frozen_bn and sync_bn take the norms' values, group_norm the kernels alone. Raises DataError for a file that is no
-    such backbone, ConfigError where the model would use it otherwise than it was trained.
+    frozen_bn and sync_bn take the values of the norms; group_norm takes only the kernels. Raises DataError if the file
+    is not such a backbone, and ConfigError if the model would use it differently than it was trained.
     """
     arrays = read_state_dict(path).arrays
     for name, array in arrays.items():
@@ -92,7 +92,7 @@ def _is_surplus(name: str) -> bool:
 
 
 def _unfolded(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
-    """The arrays with a norm that adds each convolution's bias and changes nothing else."""
+    """Returns the arrays with norms that add each convolution's bias and change nothing else."""
     unfolded = {}
     for name, array in arrays.items():
         module, _, kind = name.rpartition(".")
@@ -107,7 +107,7 @@ def _unfolded(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, np.ndar
 
 
 def _with_statistics(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
-    """The arrays with mean 0 and variance 1 - eps for norms that are only a scale and a shift."""
+    """Returns the arrays with mean 0 and variance 1 - eps for norms that are only a scale and a shift."""
     full = dict(arrays)
     for name, array in arrays.items():
         norm = name.removesuffix(".bias")
@@ -124,14 +124,14 @@ def _caffe2_name(name: str) -> str:
 
 
 def _check_caffe2(path: Path, model_config: ModelConfig) -> None:
-    """ConfigError unless the model strides and normalises as Caffe2's backbones do."""
+    """Raises DataError if the model has no bottlenecks, ConfigError if it strides or normalises unlike Caffe2's."""
     if not model_config.layout.has_bottlenecks:
-        raise DataError(f"{path} is a backbone with bottlenecks, {model_config.backbone} has none.")
+        raise DataError(f"{path} has a backbone with bottlenecks, but {model_config.backbone} has none.")
     needs_1x1 = model_config.layout.groups == 1
     if model_config.stride_in_1x1 != needs_1x1:
-        option = "--model.stride-in-1x1" if needs_1x1 else "--model.no-stride-in-1x1"
-        raise ConfigError(f"{path} strides in its {1 if needs_1x1 else 3}x{1 if needs_1x1 else 3}: add {option}.")
+        side, option = (1, "--model.stride-in-1x1") if needs_1x1 else (3, "--model.no-stride-in-1x1")
+        raise ConfigError(f"{path} strides in its {side}x{side} convolutions: add {option}.")
     if not np.allclose(model_config.pixel_mean, IMAGENET_MEAN, atol=1e-3):
-        raise ConfigError(f"{path} was trained with the pixel mean {IMAGENET_MEAN}: set --model.pixel-mean to it.")
+        raise ConfigError(f"{path} was trained with the pixel mean {IMAGENET_MEAN}: set --model.pixel-mean.")
     if model_config.backbone == DIVIDES and not np.allclose(model_config.pixel_std, IMAGENET_STD, rtol=1e-3):
-        raise ConfigError(f"{path} was trained with the pixel deviation {IMAGENET_STD}: set --model.pixel-std to it.")
+        raise ConfigError(f"{path} was trained with the pixel deviation {IMAGENET_STD}: set --model.pixel-std.")

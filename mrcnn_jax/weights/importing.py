@@ -1,4 +1,4 @@
-"""Published checkpoints become a model of ours: read, recognise, map, and account for every array."""
+"""Importing published checkpoints: reads a file, recognises its model, maps its arrays and accounts for each."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,29 +16,30 @@ from mrcnn_jax.weights.mapping import Mapped, advise, apply_rows
 
 FAMILIES = (torchvision.FAMILY, detectron2.FAMILY)
 MAX_PROBLEMS = 40
-"""Problems that an error lists; the rest is counted."""
+"""Number of problems that an error lists; any others are only counted."""
 
 
 class UnknownNames(DataError):
-    """The names are those of no known family of detectors."""
+    """The array names do not identify a known family of detectors."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A checkpoint file whose family is known."""
+    """A checkpoint file of a known family."""
 
     path: Path
     format: str
     family: Family
     arrays: Arrays
-    """By today's names."""
+    """Arrays by their current names."""
     recognised: Recognised
 
 
 def open_weights_file(path: Path, family_name: str = "") -> WeightsFile:
-    """Reads a checkpoint and recognises the model; `family_name` (torchvision, detectron2) settles doubt.
+    """Reads a checkpoint and recognises its model.
 
-    Raises DataError for a file that cannot be read or recognised, ConfigError for an unknown family.
+    `family_name` (torchvision, detectron2) overrides the detected family. Raises DataError if the file cannot be read
+    or recognised, and ConfigError if the family is unknown.
     """
     checkpoint = read_state_dict(path)
     family = _find_family(path, checkpoint.arrays, family_name)
@@ -60,15 +61,15 @@ def _find_family(path: Path, arrays: Arrays, name: str) -> Family:
     if len(matching) != 1:
         found = " and ".join(family.name for family in matching) or "neither torchvision's nor Detectron2's detectors"
         shown = ", ".join(list(arrays)[:3])
-        raise UnknownNames(f"{path}: names are of {found} ({shown}, ...). Say which by --source, or take another.")
+        raise UnknownNames(f"{path}: array names match {found} ({shown}, ...). Set --source, or use another file.")
     return matching[0]
 
 
 def import_variables(source: WeightsFile, model_config: ModelConfig) -> tuple[dict[str, Any], Mapped]:
-    """The variables (NumPy leaves) of such a model, filled from the source, and what became of its arrays.
+    """Returns the variables (NumPy leaves) of a model, filled from the source, and how its arrays were used.
 
-    DataError that lists everything that does not fit: missing, surplus, of another shape, not finite, or a
-    variance that is not positive with the model's norm_eps.
+    Raises DataError that lists everything that does not fit: arrays that are missing, unexpected, mis-shaped or not
+    finite, and variances that are not positive with the model's norm_eps.
     """
     template = variable_shapes(MaskRCNN(model_config))
     shapes = {name: leaf.shape for name, leaf in named_leaves(template).items()}
@@ -84,7 +85,7 @@ def import_variables(source: WeightsFile, model_config: ModelConfig) -> tuple[di
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """DataError unless the file's SHA-256 starts with `expected`, at least 8 hexadecimal digits."""
+    """Raises DataError unless the file's SHA-256 starts with `expected`, at least 8 hexadecimal digits."""
     expected = expected.strip().lower()
     if len(expected) < 8 or set(expected) - set("0123456789abcdef"):
         raise ConfigError(f"--sha256 {expected}: expected 8 to 64 hexadecimal digits.")

@@ -1,7 +1,7 @@
-"""Starting from other weights: whatever has the name and shape of one of our leaves is taken, the rest stays fresh.
+"""Initialising a model from other weights: leaves with equal names and shapes are taken, the others stay fresh.
 
-Where the weights were trained on other classes, layers with outputs for each class are re-initialised but for the
-classes of the same name.
+If the weights were trained on other classes, layers with per-class outputs are re-initialised, except for the outputs
+of classes with the same name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,29 +21,29 @@ from mrcnn_jax.weights.imagenet_backbone import read_backbone
 from mrcnn_jax.weights.importing import UnknownNames, import_variables, open_weights_file
 
 CONVENTIONS = ("stride_in_1x1", "pixel_mean", "pixel_std")
-"""Fields of ModelConfig in which starting weights and model have to agree."""
+"""Fields of ModelConfig in which the starting weights and the model have to agree."""
 
 
 @dataclass(frozen=True)
 class InitReport:
-    """Names of leaves: what became of each one of ours and of the source's."""
+    """Names of the model's and the source's leaves, by how they were used."""
 
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     by_class: tuple[str, ...] = ()
-    """Leaves with outputs for each class, of which only those of the same name were taken."""
+    """Leaves with per-class outputs, of which only those of classes with the same name were taken."""
     new_classes: tuple[str, ...] = ()
-    """Classes of ours that the source does not name."""
+    """Classes of the model that the source does not have."""
 
     def describe(self, source: str) -> str:
-        """One paragraph for people."""
+        """Returns a summary in one paragraph."""
         total = len(self.taken) + len(self.fresh) + len(self.by_class)
         text = f"Started from {source}: {len(self.taken)} of {total} arrays taken"
         others = (*self.taken, *self.fresh)
         if self.by_class:
             layers = ", ".join(_modules(self.by_class, others))
-            text += f"; taken for classes of the same name: {layers}, with new {', '.join(self.new_classes) or 'order'}"
+            text += f"; taken for classes of the same name: {layers} (new: {', '.join(self.new_classes) or 'none'})"
         if self.fresh:
             text += f"; re-initialised: {', '.join(_modules(self.fresh, (*self.taken, *self.by_class)))}"
         if self.unused:
@@ -54,11 +54,12 @@ class InitReport:
 def initialise(
     variables: Mapping[str, Any], source: str, model_config: ModelConfig, classes: Sequence[str] = ()
 ) -> tuple[dict[str, Any], InitReport]:
-    """`variables` with the leaves of `source` where name and shape agree, and what was done.
+    """Returns `variables` with the leaves of `source` where names and shapes agree, and a report.
 
     `source` is a weights folder, a workdir, or a file: a detector's checkpoint or an ImageNet backbone. `classes` are
-    the names of the model's, without background; () takes layers with outputs for each class wherever their shape fits.
-    DataError if the source cannot be read or does not fit anywhere.
+    the names of the model's classes without background; with (), layers with per-class outputs are taken if their
+    shapes fit. Raises DataError if the source cannot be read or no array fits, and ConfigError if it was trained with
+    other conventions.
     """
     given, their_classes = _read(Path(source), model_config)
     ours = named_leaves(dict(variables))
@@ -69,7 +70,7 @@ def initialise(
         name for name in ours if name in given and given[name].shape == ours[name].shape and name not in adopted
     )
     if not taken:
-        raise DataError(f"{source}: no array has the name and shape of one of this model's ({model_config.backbone}).")
+        raise DataError(f"{source}: no array matches this model's ({model_config.backbone}) in name and shape.")
     by_class = tuple(adopted) if shares_classes else ()
     report = InitReport(
         taken,
@@ -83,7 +84,7 @@ def initialise(
 
 
 def _read(path: Path, model_config: ModelConfig) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
-    """The leaves of the source, and the names of its classes where they are known."""
+    """Returns the leaves of the source, and the names of its classes if they are known."""
     if not path.is_file():
         weights = load_weights(path)
         _check_conventions(path, weights.model, model_config)
@@ -96,12 +97,12 @@ def _read(path: Path, model_config: ModelConfig) -> tuple[Mapping[str, np.ndarra
     _check_conventions(path, theirs, model_config)
     categories = default_categories(theirs.num_classes, theirs.num_keypoints)
     names = tuple(category.name for category in categories if not category.name.startswith("class "))
-    # The norms that their variances go into are ours.
+    # The variances are used by our norms, so our eps decides whether they are valid.
     return named_leaves(import_variables(found, replace(theirs, norm_eps=model_config.norm_eps))[0]), names
 
 
 def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
-    """ConfigError where the same parameters would compute something else in this model, without a trace in shapes."""
+    """Raises ConfigError if the parameters would compute something else in this model, which shapes do not reveal."""
     different = [name for name in CONVENTIONS if getattr(theirs, name) != getattr(ours, name)]
     if different:
         stated = "; ".join(f"model.{name} is {getattr(ours, name)}, not {getattr(theirs, name)}" for name in different)
@@ -109,13 +110,13 @@ def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> No
 
 
 def _modules(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    """The largest modules that hold `names` and none of `others`, such as `rpn_head` or `backbone/layer4_0`."""
+    """Returns the largest modules with `names` and none of `others`, such as `rpn_head` or `backbone/layer4_0`."""
     of_others = {prefix for name in others for prefix in _prefixes(name)}
     modules = (next((p for p in _prefixes(name) if p not in of_others), name) for name in names)
     return list(dict.fromkeys(modules))
 
 
 def _prefixes(name: str) -> list[str]:
-    """`params/a/b/kernel` -> `a`, `a/b`, `a/b/kernel`: from the largest module on, without the collection."""
+    """Returns `a`, `a/b`, `a/b/kernel` for `params/a/b/kernel`: the enclosing modules without the collection."""
     parts = name.split("/")[1:]
     return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]

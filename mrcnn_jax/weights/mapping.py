@@ -1,7 +1,7 @@
-"""From the arrays of a foreign checkpoint to the leaves of our tree: rows of a table, each one array and its leaf.
+"""Mapping the arrays of a foreign checkpoint to the leaves of our tree, with a table of one row per array.
 
-A family's table lists modules; `module` and `norm` turn one into its rows. Applying a table is strict: every array of
-the source and every leaf of ours is accounted for, and what does not fit is reported all at once.
+A family's table lists modules; `module` and `norm` expand a module into rows. Applying a table is strict: every array
+of the source and every leaf of ours is accounted for, and everything that does not fit is reported at once.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,58 +26,58 @@ class Row:
 
 
 def keep(array: np.ndarray) -> np.ndarray:
-    """Returns the array as it is: biases, scales, statistics."""
+    """Returns the array unchanged, for biases, scales and statistics."""
     return array
 
 
 def conv_kernel(array: np.ndarray) -> np.ndarray:
-    """Returns [h, w, in, out] of a convolution's [out, in, h, w]."""
+    """Converts a convolution's kernel from [out, in, h, w] to [h, w, in, out]."""
     return array.transpose(2, 3, 1, 0)
 
 
 def stem_kernel(array: np.ndarray, *, is_bgr: bool) -> np.ndarray:
-    """Returns [h, w, RGB, out] of the first convolution's [out, 3, h, w]."""
+    """Converts the first convolution's kernel from [out, 3, h, w] to [h, w, RGB, out]."""
     return conv_kernel(array[:, ::-1] if is_bgr else array)
 
 
 def dense_kernel(array: np.ndarray) -> np.ndarray:
-    """Returns [in, out] of a fully connected layer's [out, in]."""
+    """Converts a fully connected layer's kernel from [out, in] to [in, out]."""
     return array.T
 
 
 def roi_dense_kernel(array: np.ndarray, *, channels: int) -> np.ndarray:
-    """Returns [S * S * channels, out] of the layer behind a RoI flattened channels first, [out, channels * S * S]."""
+    """Converts a kernel for RoIs flattened channels first, [out, channels * S * S], to [S * S * channels, out]."""
     side = round((array.shape[1] / channels) ** 0.5)
     return array.reshape(-1, channels, side, side).transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
 
 
 def upconv_kernel(array: np.ndarray) -> np.ndarray:
-    """Returns [h, w, in, out] of a transposed convolution's [in, out, h, w] of stride h, without overlap."""
+    """Converts the [in, out, h, w] of a transposed convolution of stride h (no overlap) to [h, w, in, out]."""
     return array.transpose(2, 3, 0, 1)
 
 
 def flipped_upconv_kernel(array: np.ndarray) -> np.ndarray:
-    """Returns [h, w, in, out], flipped, of a transposed convolution's [in, out, h, w]: ours dilates its input."""
+    """Converts a transposed convolution's [in, out, h, w] to [h, w, in, out], flipped, since ours dilates its input."""
     return array[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
 
 
 def background_first(array: np.ndarray, *, group: int = 1) -> np.ndarray:
-    """Returns rows of `group` per class with the last class, background, moved to the front."""
+    """Moves the last class, background, to the front. Each class has `group` rows."""
     return np.roll(array, group, axis=0)
 
 
 def add_background(array: np.ndarray, *, group: int = 1) -> np.ndarray:
-    """Returns rows of `group` per class with zeros for background in front; our heads never read them."""
+    """Adds zeros for background in front, which our heads never read. Each class has `group` rows."""
     return np.concatenate([np.zeros((group, *array.shape[1:]), array.dtype), array])
 
 
 def squeeze_1x1(array: np.ndarray) -> np.ndarray:
-    """Returns [in, out] of a 1x1 convolution's [out, in, 1, 1]."""
+    """Converts a 1x1 convolution's kernel from [out, in, 1, 1] to [in, out]."""
     return array[:, :, 0, 0].T
 
 
 def chain(*steps: Convert) -> Convert:
-    """Returns the composition of the steps, first one first."""
+    """Returns the composition of the steps, applied in order."""
 
     def apply(array: np.ndarray) -> np.ndarray:
         for step in steps:
@@ -88,7 +88,7 @@ def chain(*steps: Convert) -> Convert:
 
 
 def module(source: str, target: str, kernel: Convert, *, classes: Convert = keep, bias: bool = True) -> list[Row]:
-    """Returns the rows of a layer: weight and bias, each with its classes reordered first."""
+    """Returns the rows of a layer's weight and bias. `classes` is applied to both first, to reorder classes."""
     rows = [Row(f"{source}.weight", f"params/{target}/kernel", chain(classes, kernel))]
     return rows + [Row(f"{source}.bias", f"params/{target}/bias", classes)] * bias
 
@@ -97,7 +97,7 @@ NORM_LEAVES = (("weight", "scale"), ("bias", "bias"), ("running_mean", "mean"), 
 
 
 def norm(source: str, target: str, *, trained: bool = False) -> list[Row]:
-    """Returns the rows of a batch norm: constants of a frozen one, or parameters and running statistics."""
+    """Returns the rows of a batch norm, as constants if it is frozen, or as parameters and running statistics."""
     statistics = "batch_stats" if trained else "frozen"
     collections = ("params", "params", statistics, statistics) if trained else ("frozen",) * 4
     return [
@@ -108,13 +108,13 @@ def norm(source: str, target: str, *, trained: bool = False) -> list[Row]:
 
 @dataclass(frozen=True)
 class Mapped:
-    """Leaves of our tree by name, and what was done."""
+    """Leaves of our tree by name, and how the arrays were used."""
 
     leaves: dict[str, np.ndarray]
     used: tuple[str, ...]
     left_over: tuple[str, ...]
     problems: tuple[str, ...]
-    """Every array and leaf that does not fit, by name and shape; empty if all is well."""
+    """Every array and leaf that does not fit, by name and shape; empty if everything fits."""
 
 
 def apply_rows(
@@ -125,10 +125,10 @@ def apply_rows(
     is_surplus: Callable[[str], bool],
     norm_eps: float,
 ) -> Mapped:
-    """Converts the arrays to leaves of our tree, whose names and shapes are `shapes`.
+    """Converts the arrays to leaves of our tree, which has the names and shapes in `shapes`.
 
-    Arrays that no row names are left over where `is_surplus` knows them, and a problem elsewhere. So are values that
-    are not finite, and variances that make such values with `norm_eps`.
+    Arrays without a row are reported as problems unless `is_surplus` accepts them. So are values that are not finite,
+    and variances that produce such values with `norm_eps`.
     """
     leaves: dict[str, np.ndarray] = {}
     problems: list[str] = []
@@ -147,7 +147,7 @@ def apply_rows(
         if expected is None:
             problems.append(f"{row.source} {_shape(array)} has no place in this model ({row.target})")
         elif leaf is None or leaf.shape != tuple(expected):
-            problems.append(f"{row.source} is {_shape(array)}, which does not become {row.target} {list(expected)}")
+            problems.append(f"{row.source} {_shape(array)} does not fit {row.target} {list(expected)}")
         elif problem := describe_bad_values(row, leaf, norm_eps):
             problems.append(problem)
         else:
@@ -155,15 +155,15 @@ def apply_rows(
     left_over = tuple(name for name in arrays if name not in set(used))
     problems += [f"{name} {_shape(arrays[name])} is unknown" for name in left_over if not is_surplus(name)]
     targets = {row.target for row in rows}
-    problems += [f"nothing fills {name} {list(shape)}" for name, shape in shapes.items() if name not in targets]
+    problems += [f"no array fills {name} {list(shape)}" for name, shape in shapes.items() if name not in targets]
     return Mapped(leaves, tuple(used), left_over, tuple(problems))
 
 
 def describe_bad_values(row: Row, leaf: np.ndarray, norm_eps: float) -> str:
-    """What the network cannot compute with in a leaf: values that are not finite, variances without a root; or ""."""
+    """Returns a description of values that are not finite or variances without a root; "" if there are none."""
     if not np.isfinite(leaf).all():
         return f"{row.source} is not finite in {count_not_finite(leaf)}"
-    num_bad = int((leaf + np.float32(norm_eps) <= 0).sum()) if row.target.endswith("/var") else 0  # as the norm adds
+    num_bad = int((leaf + np.float32(norm_eps) <= 0).sum()) if row.target.endswith("/var") else 0  # as in the norm
     if not num_bad:
         return ""
     if leaf.min() < 0:
@@ -172,8 +172,8 @@ def describe_bad_values(row: Row, leaf: np.ndarray, norm_eps: float) -> str:
 
 
 def advise(problems: Sequence[str]) -> str:
-    """What to do about variances of 0 among the problems; "" if there are none."""
-    return " Float16 turns small variances into 0: set --model.norm-eps 1e-5, or take the float32 file." * any(
+    """Returns what to do about variances of 0 among the problems; "" if there are none."""
+    return " Float16 turns small variances into 0: set --model.norm-eps 1e-5, or use the float32 file." * any(
         NOT_POSITIVE in problem for problem in problems
     )
 
@@ -183,5 +183,5 @@ def _shape(array: np.ndarray) -> str:
 
 
 def roi_dense(channels: int) -> Convert:
-    """Returns the conversion of the first fully connected layer behind RoI features of so many channels."""
+    """Returns the conversion for the first fully connected layer after RoI features with `channels` channels."""
     return partial(roi_dense_kernel, channels=channels)

@@ -1,9 +1,9 @@
-"""torchvision's names: `maskrcnn_resnet50_fpn`, its `_v2`, `keypointrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn` and
-models with other ResNet and ResNeXt backbones.
+"""torchvision's array names, for its detectors with ResNet and ResNeXt backbones.
 
-Files written before torchvision 0.13 name some layers otherwise; they are renamed first. The first COCO checkpoints
-(frozen batch norm, without `num_batches_tracked`) are loaded by torchvision with eps 0, not the 1e-5 that they were
-trained with; batch norm that counts its batches keeps 1e-5. Classes are COCO's 91 ids with gaps, background is 0.
+These include `maskrcnn_resnet50_fpn`, its `_v2`, `keypointrcnn_resnet50_fpn` and `fasterrcnn_resnet50_fpn`. Some layers
+have other names in files from before torchvision 0.13; these are renamed first. torchvision loads the first COCO
+checkpoints (frozen batch norm, without `num_batches_tracked`) with eps 0 instead of the 1e-5 of their training; batch
+norm that counts its batches keeps 1e-5. Classes are COCO's 91 ids with gaps, and background is class 0.
 """
 
 import re
@@ -34,7 +34,7 @@ OLD_NAMES = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
     (r"^roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$", lambda match: _mask_fcn(match)),
 )
-"""Patterns of names from before torchvision 0.13, and what they are called now."""
+"""Patterns of names from before torchvision 0.13, and their replacements."""
 
 
 def _mask_fcn(match: re.Match[str]) -> str:
@@ -42,12 +42,12 @@ def _mask_fcn(match: re.Match[str]) -> str:
 
 
 def is_surplus(name: str) -> bool:
-    """Whether an array of this name may be left over: a counter that nothing is computed from."""
+    """Returns whether an array of this name may be left unused: a counter that no computation needs."""
     return name.endswith(".num_batches_tracked")
 
 
 def rename(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The arrays under today's names."""
+    """Returns the arrays under their current names."""
     renamed = {}
     for name, array in arrays.items():
         for pattern, new in OLD_NAMES:
@@ -57,7 +57,7 @@ def rename(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def recognise(arrays: Arrays) -> Recognised:
-    """The configuration behind these names (today's) and shapes."""
+    """Returns the configuration that these (current) names and shapes imply."""
     prefix = "backbone.body."
     blocks = tuple(count_blocks(arrays, rf"{re.escape(prefix)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     backbone = find_backbone(
@@ -86,7 +86,7 @@ def recognise(arrays: Arrays) -> Recognised:
 
 
 def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
-    """Rows of the backbone in torchvision's names; with C4 the last stage belongs to the heads."""
+    """Returns the rows of the backbone in torchvision's names; with C4 the last stage belongs to the heads."""
     trained = model_config.norm == "sync_bn"
     rows = module(f"{prefix}conv1", f"{target}/stem/conv", partial(stem_kernel, is_bgr=is_bgr), bias=False)
     rows += norm(f"{prefix}bn1", f"{target}/stem/norm", trained=trained)
@@ -105,14 +105,14 @@ def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr
 
 
 def head_conv(model_config: ModelConfig, source: str, target: str) -> list[Row]:
-    """Rows of a convolution of FPN, box or mask head: with bias, or with batch norm."""
+    """Returns the rows of a convolution of the FPN, box or mask head, with a bias or with batch norm."""
     if model_config.head_norm == "none":
         return module(f"{source}.0", f"{target}/conv", conv_kernel)
     return module(f"{source}.0", f"{target}/conv", conv_kernel, bias=False) + norm(f"{source}.1", f"{target}/norm")
 
 
 def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
-    """All rows of a model."""
+    """Returns all rows of a model."""
     rows = backbone_rows(model_config, "backbone.body.", "backbone")
     for index in range(4):
         rows += head_conv(model_config, f"backbone.fpn.inner_blocks.{index}", f"fpn/lateral{index + 2}")
@@ -124,7 +124,7 @@ def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
     if model_config.box_head_convs:
         for index in range(model_config.box_head_convs):
             rows += head_conv(model_config, f"roi_heads.box_head.{index}", f"box_head/conv{index + 1}")
-        flat = model_config.box_head_convs + 1  # behind torch's Flatten
+        flat = model_config.box_head_convs + 1  # after torch's Flatten
         rows += module(f"roi_heads.box_head.{flat}", "box_head/fc1", roi_dense(model_config.box_head_conv_dim))
     else:
         rows += module("roi_heads.box_head.fc6", "box_head/fc1", roi_dense(model_config.fpn_channels))

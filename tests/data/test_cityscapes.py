@@ -248,18 +248,18 @@ def test_bad_images_are_named(folder: Folder) -> None:
 def test_missing_folders_and_labels_are_one_line(folder: Folder) -> None:
     with pytest.raises(DataError, match=r"leftImg8bit/train does not exist\. Expected leftImg8bit/SPLIT and gtFine"):
         cityscapes_source(folder.root, "train")
-    with pytest.raises(DataError, match="is no Cityscapes folder: expected leftImg8bit/train or leftImg8bit/val in it"):
+    with pytest.raises(DataError, match="is not a Cityscapes folder: it has no leftImg8bit/train or leftImg8bit/val"):
         find_splits(folder.root)
     folder.add(NAMES[0], SCENE, split="test")
     folder.polygons(NAMES[0], "test").unlink()
-    hint = "labels no object of any class. The labels of Cityscapes' test images are not published"
+    hint = "contains no labelled object of any class. The labels of Cityscapes' test images are not published"
     with pytest.raises(DataError, match=hint):
         cityscapes_source(folder.root, "test")
     for form in ("polygons", "ids"):  # what the archive has for the test images
         folder.add(NAMES[0], [box("ego vehicle", 0, 0, 60, 90)], split="test", form=form)
         with pytest.raises(DataError, match=hint):
             cityscapes_source(folder.root, "test")
-    with pytest.raises(DataError, match="is no Cityscapes folder"):
+    with pytest.raises(DataError, match="is not a Cityscapes folder"):
         find_splits(folder.root)
     (folder.root / "leftImg8bit" / "val").mkdir()
     (folder.root / "gtFine" / "val").mkdir()

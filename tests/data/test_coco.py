@@ -72,10 +72,10 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("unknown category", lambda c: c["annotations"][1].update(category_id=8), "annotation 2 names category 8"),
-    ("no category", lambda c: c["annotations"][1].pop("category_id"), "annotation 2 names category None"),
-    ("category as list", lambda c: c["annotations"][1].update(category_id=[7]), "annotation 2 names category"),
-    ("unknown image", lambda c: c["annotations"][2].update(image_id=9), "annotation 3 names image 9"),
+    ("unknown category", lambda c: c["annotations"][1].update(category_id=8), "annotation 2 refers to category 8"),
+    ("no category", lambda c: c["annotations"][1].pop("category_id"), "annotation 2 refers to category None"),
+    ("category as list", lambda c: c["annotations"][1].update(category_id=[7]), "annotation 2 refers to category"),
+    ("unknown image", lambda c: c["annotations"][2].update(image_id=9), "annotation 3 refers to image 9"),
     ("image id as text", lambda c: c["annotations"][2].update(image_id="5"), "image_id of annotation 3"),
     ("annotation id twice", lambda c: c["annotations"][2].update(id=1), "id 1 occurs twice in 'annotations'"),
     ("no annotation id", lambda c: c["annotations"][2].pop("id"), "id of entry 2 of 'annotations'"),
@@ -85,7 +85,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("image id too large", lambda c: c["images"][2].update(id=2**63), "id of entry 2 of 'images'"),
     ("no file name", lambda c: c["images"][2].update(file_name=""), "image 6 has no file_name"),
     ("no height", lambda c: c["images"][2].update(height=None), "height of image 6"),
-    ("zero width", lambda c: c["images"][2].update(width=0), "image 6 has the size 0x24"),
+    ("zero width", lambda c: c["images"][2].update(width=0), "image 6 has the invalid size 0x24"),
     ("category id twice", lambda c: c["categories"][1].update(id=90), "id 90 occurs twice in 'categories'"),
     ("category name twice", lambda c: c["categories"][1].update(name="ant"), "two categories are named 'ant'"),
     ("category without name", lambda c: c["categories"][1].pop("name"), "category 7 has no printable name"),

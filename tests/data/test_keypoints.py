@@ -28,7 +28,7 @@ def test_counterparts_are_found_by_name() -> None:
 
 @pytest.mark.parametrize("flip", [(1, 2, 0), (0, 0), (0, 2), (-1, 0), (1, 0, 4)])
 def test_a_keypoint_flip_exchanges_pairs(flip: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"model.keypoint_flip: expected indices .* exchange keypoints in pairs"):
+    with pytest.raises(ValueError, match=r"model.keypoint_flip: expected indices .* swap keypoints in pairs"):
         ModelConfig(keypoint_flip=flip)
 
 

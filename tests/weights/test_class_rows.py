@@ -58,7 +58,7 @@ def test_every_leaf_but_those_of_classes_is_the_source_bit_for_bit(folder: Path)
             np.testing.assert_array_equal(leaf[..., here], expected, err_msg=f"{name} {label}")
     text = report.describe("weights")
     assert "taken for classes of the same name: box_head/deltas, box_head/logits, mask_head/bias, mask_head/ker" in text
-    assert text.endswith("mask_head/kernel, with new rider.")
+    assert text.endswith("mask_head/kernel (new: rider).")
 
 
 KINDS = ("kernel", "bias")

@@ -60,7 +60,7 @@ def test_a_transposed_array_and_one_that_is_not_finite_are_named(arrays: dict) -
     changed[name] = changed[name].T
     changed["backbone.body.bn1.bias"] = np.full(64, np.nan, np.float32)
     message = problems_of(changed)
-    assert f"{name} is [12544, 1024], which does not become params/box_head/fc1/kernel [12544, 1024]" in message
+    assert f"{name} [12544, 1024] does not fit params/box_head/fc1/kernel [12544, 1024]" in message
     assert "backbone.body.bn1.bias is not finite in 64 of 64 values" in message
 
 
@@ -72,7 +72,7 @@ def test_variances_that_half_precision_made_0_need_an_eps(tmp_path: Path, arrays
     changed[name] = np.where(np.arange(256) < 3, 0, changed[name]).astype(np.float32)
     message = problems_of(changed)
     assert f"{name} + model.norm_eps 0 is not positive in 3 of 256 values. Float16 turns small" in message
-    assert message.endswith("set --model.norm-eps 1e-5, or take the float32 file.")
+    assert message.endswith("set --model.norm-eps 1e-5, or use the float32 file.")
     source = make_source(changed)
     model = dataclasses.replace(source.recognised.model, norm_eps=1e-5)
     variables = import_variables(source, model)[0]
@@ -187,7 +187,7 @@ def test_msra_backbones_take_up_bgr_and_pixel_scale(tmp_path: Path) -> None:
 
 def test_backbones_that_stride_elsewhere_are_refused_with_the_option(tmp_path: Path) -> None:
     np.savez(tmp_path / "R-50.npz", **caffe2_backbone(1))
-    with pytest.raises(ConfigError, match=r"strides in its 1x1: add --model\.stride-in-1x1"):
+    with pytest.raises(ConfigError, match=r"strides in its 1x1 convolutions: add --model\.stride-in-1x1"):
         read_backbone(tmp_path / "R-50.npz", ModelConfig())
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files of other libraries, read without them and without running anything that a file asks for."""
+"""Readers of other frameworks' checkpoints. They do not need the frameworks and never execute code from a file."""
 
 from mrcnn_jax.weights.files.state_dict import Checkpoint, read_state_dict
 

@@ -1,33 +1,33 @@
-"""A place in the bytes of a file, from which no more is read than is there."""
+"""A position in the bytes of a file, with reads that are checked against the end."""
 
 import mmap
 
 
 class Cursor:
-    """What `pickletools.genops` reads from. It compares before it copies; a file would hand out all that is left."""
+    """The file for `pickletools.genops`. It checks lengths before copying; a file would return all remaining bytes."""
 
     def __init__(self, data: bytes | mmap.mmap, position: int = 0) -> None:
         self.data = data
         self.position = position
 
     def tell(self) -> int:
-        """The place."""
+        """Returns the position."""
         return self.position
 
     def read(self, count: int) -> bytes:
-        """The next bytes, none at the end; ValueError if there are fewer."""
+        """Returns the next `count` bytes, or none at the end. Raises ValueError if there are fewer."""
         left = len(self.data) - self.position
         if count > left > 0:
-            raise ValueError(f"{count} bytes are claimed, {left} are left")
+            raise ValueError(f"{count} bytes are declared, but {left} are left")
         return self.read_up_to(count)
 
     def read_up_to(self, count: int) -> bytes:
-        """The next bytes, or those that are left."""
+        """Returns the next `count` bytes, or all that are left."""
         start, self.position = self.position, min(self.position + count, len(self.data))
         return self.data[start : self.position]
 
     def readline(self) -> bytes:
-        """The next bytes up to a line's end; ValueError if there is none."""
+        """Returns the next bytes up to and including the end of a line. Raises ValueError if there is none."""
         end = self.data.find(b"\n", self.position)
         if end < 0:
             raise ValueError("a line has no end")

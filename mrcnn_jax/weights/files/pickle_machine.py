@@ -1,8 +1,8 @@
-"""A pickle's values without unpickling: a small stack machine over an allow-list of opcodes and names.
+"""Reader of pickles that never unpickles: a small stack machine with an allow-list of opcodes and names.
 
-A name that a pickle mentions never becomes a Python object. It is looked up in a table of our own functions, which
-build arrays, tensors and containers; a name outside of the table, and every opcode that could call anything else, is
-refused. So nothing of the file ever runs. `pickletools.genops`, which only splits the bytes, reads the opcodes.
+A name in a pickle is never imported. It is looked up in a table of our own functions, which build arrays, tensors and
+containers; names outside the table, and opcodes that could call anything else, are refused. Reading a file therefore
+cannot execute its code. `pickletools.genops`, which only splits the bytes, reads the opcodes.
 """
 
 import pickletools
@@ -16,9 +16,9 @@ from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Builda
 from mrcnn_jax.weights.files.tensors import FileError, is_key, require
 
 MAX_OPCODES = 100_000
-"""Real checkpoints have some 20,000, with an optimizer three times as many; hostile ones shall end within a second."""
+"""Real checkpoints have about 20,000, or 60,000 with an optimizer. The limit stops hostile ones within a second."""
 MAX_REPEATED = 2**16
-"""Items and bytes handed to functions, beyond twice what was read: the memo can hand over one list again and again."""
+"""Items and bytes that functions may get beyond twice the bytes read: a memoised list can be passed many times."""
 
 Persistent = Callable[[Any], Any]
 
@@ -40,7 +40,7 @@ class Machine:
     """State of the machine while one pickle is read."""
 
     persistent: Persistent | None
-    """What a persistent id stands for; None: the format has none."""
+    """Resolves a persistent id; None if the format has no persistent ids."""
     max_opcodes: int = MAX_OPCODES
 
     def __post_init__(self) -> None:
@@ -50,9 +50,9 @@ class Machine:
         self.handed_over = 0
 
     def run(self, file: Cursor) -> Any:
-        """The value of the pickle that starts at the file's position; FileError for anything that is not allowed."""
+        """Returns the value of the pickle at the file's position. Raises FileError for anything that is not allowed."""
         try:
-            opcodes = pickletools.genops(file)  # type: ignore[arg-type]  # needs read, readline and tell alone
+            opcodes = pickletools.genops(file)  # type: ignore[arg-type]  # needs only read, readline and tell
             for count, (opcode, argument, start) in enumerate(opcodes):
                 self.position = start or 0
                 require(count < self.max_opcodes, f"more than {self.max_opcodes} opcodes")
@@ -63,10 +63,10 @@ class Machine:
             raise FileError(f"{error} (byte {self.position} of the pickle)") from error
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
             raise FileError(f"damaged pickle after byte {self.position}: {error}") from error
-        raise FileError("the pickle has no end")
+        raise FileError("the pickle has no STOP opcode")
 
     def step(self, name: str, argument: Any) -> None:
-        """One opcode."""
+        """Executes one opcode."""
         if name in _LITERALS:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -81,12 +81,12 @@ class Machine:
             raise FileError(f"opcode {name} is not allowed")
 
     def pop(self) -> Any:
-        """The top of the stack, which is no mark."""
+        """Removes and returns the top of the stack, which must not be a mark."""
         require(bool(self.stack) and self.stack[-1] is not _MARK, "damaged pickle: the stack is empty")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
-        """Everything above the last mark, which goes, too."""
+        """Removes the last mark and everything above it, which is returned."""
         items = []
         while self.stack and self.stack[-1] is not _MARK:
             items.append(self.stack.pop())
@@ -95,56 +95,56 @@ class Machine:
         return items[::-1]
 
     def top(self, kind: type) -> Any:
-        """The top of the stack, which has to be of this type."""
+        """Returns the top of the stack, which must be of this type."""
         require(bool(self.stack) and type(self.stack[-1]) is kind, f"damaged pickle: expected a {kind.__name__}")
         return self.stack[-1]
 
     def put_items(self, flat: list[Any]) -> None:
         """Adds key, value, key, value, ... to the dict on top."""
         target = self.top(dict)
-        require(len(flat) % 2 == 0, "damaged pickle: a key without value")
+        require(len(flat) % 2 == 0, "damaged pickle: a key has no value")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            require(is_key(key), f"a {type(key).__name__} as key is not allowed")
+            require(is_key(key), f"a key of type {type(key).__name__} is not allowed")
             target[key] = value
 
     def find_global(self, module: Any, name: Any) -> None:
-        """Puts an allowed name on the stack, as no more than a name."""
-        require(isinstance(module, str) and isinstance(name, str), "it asks for a name that is no text")
+        """Pushes an allowed name, which is not imported."""
+        require(isinstance(module, str) and isinstance(name, str), "it refers to a name that is not a string")
         found = Global(module, name)
         allowed = found in REDUCTIONS or (found.module == "torch" and found.name in STORAGE_NAMES)
-        require(allowed or found.is_inert, f"it asks for {found.module}.{found.name}, which is not allowed")
+        require(allowed or found.is_inert, f"it refers to {found.module}.{found.name}, which is not allowed")
         self.stack.append(found)
 
     def hand_over(self, values: tuple[Any, ...]) -> None:
-        """Counts what one of our functions will go through."""
+        """Counts the items and bytes that are passed to one of our functions."""
         self.handed_over += sum(len(value) for value in values if isinstance(value, (str, bytes, list, tuple)))
-        require(self.handed_over <= 2 * self.position + MAX_REPEATED, "it repeats itself without end")
+        require(self.handed_over <= 2 * self.position + MAX_REPEATED, "it repeats values too often")
 
     def put(self, index: int) -> None:
-        """Remembers the top of the stack."""
+        """Stores the top of the stack in the memo."""
         require(0 <= index <= MAX_OPCODES, "a memo of this size is not plausible")
         self.memo[index] = self.stack[-1]
 
     def reduce(self) -> None:
-        """Calls one of our functions in the place of what the pickle names."""
+        """Calls our function in place of the one that the pickle names."""
         arguments, function = self.pop(), self.pop()
-        require(isinstance(function, Global) and isinstance(arguments, tuple), "it calls something that is no name")
+        require(isinstance(function, Global) and isinstance(arguments, tuple), "it calls something that is not a name")
         require(function in REDUCTIONS, f"it calls {function.module}.{function.name}, which is not allowed")
         self.hand_over(arguments)
         self.stack.append(REDUCTIONS[function](*arguments))
 
     def build(self) -> None:
-        """Gives the object on top its state, if it is one of ours that takes one."""
+        """Sets the state of the object on top, if it is one of ours that has a state."""
         state, target = self.pop(), self.pop()
         if isinstance(target, Buildable):
             self.hand_over(state if isinstance(state, tuple) else ())
             target.build(state)
-        else:  # an OrderedDict's attributes, such as torch's _metadata, are of no use here
+        else:  # an OrderedDict's attributes, such as torch's _metadata, are not needed
             require(type(target) is dict, f"a {type(target).__name__} takes no state")
         self.stack.append(target)
 
     def load_persistent(self) -> None:
-        """Puts what a persistent id stands for on the stack."""
+        """Pushes the object to which a persistent id refers."""
         require(self.persistent is not None, "persistent ids are not allowed in this format")
         assert self.persistent is not None
         self.stack.append(self.persistent(self.pop()))
@@ -196,7 +196,7 @@ for _alias, _name in (("BINGET", "GET"), ("LONG_BINGET", "GET"), ("BINPUT", "PUT
 
 
 def read_pickle(file: Cursor, persistent: Persistent | None = None, max_opcodes: int = MAX_OPCODES) -> Any:
-    """The value of the pickle at the file's position: plain containers, arrays, and tensors over their storages."""
+    """Returns the value of the pickle at the file's position: plain containers, arrays, and tensors over storages."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd escapes in Python 2's strings
+        warnings.simplefilter("ignore")  # invalid escapes in Python 2's strings
         return Machine(persistent, max_opcodes).run(file)

@@ -1,6 +1,6 @@
-"""What the names that a checkpoint's pickle may mention stand for: our own functions, which check their arguments.
+"""Our own functions for the names that a checkpoint's pickle may use. They check their arguments.
 
-torch's and NumPy's pickles build arrays by calling a few functions of theirs. Each has its stand-in here.
+The pickles of torch and NumPy build arrays by calling a few functions. Each of these is replaced by one of this module.
 """
 
 from collections.abc import Callable
@@ -20,31 +20,31 @@ from mrcnn_jax.weights.files.tensors import (
 
 STORAGE_NAMES = frozenset(STORAGE_DTYPES)
 INERT = frozenset({("numpy", "ndarray"), ("torch", "device"), ("torch", "Size")})
-"""Names that are passed on and mean nothing by themselves."""
+"""Names that may be passed as arguments but not called."""
 
 
 class Global(NamedTuple):
-    """A name of the pickle: two strings, never the object."""
+    """A name in a pickle: two strings, never the object."""
 
     module: str
     name: str
 
     @property
     def is_inert(self) -> bool:
-        """Whether it may be mentioned without being called."""
+        """Whether the name may be used as an argument."""
         return self in INERT
 
 
 class Buildable:
-    """An object that the pickle completes by the opcode BUILD."""
+    """An object that the pickle completes with the opcode BUILD."""
 
     def build(self, state: Any) -> None:
-        """Takes the state; FileError if it is not as NumPy writes it."""
+        """Sets the state. Raises FileError if it is not in NumPy's format."""
         raise NotImplementedError
 
 
 class Dtype(Buildable):
-    """A NumPy type: plain numbers and bools only."""
+    """A NumPy dtype of plain numbers or bools."""
 
     def __init__(self, code: Any) -> None:
         self.dtype = plain_dtype(code, "an array")
@@ -57,37 +57,35 @@ class Dtype(Buildable):
 
 
 class PendingArray(Buildable):
-    """A NumPy array that waits for its content."""
+    """A NumPy array without content until `build` is called."""
 
     def __init__(self) -> None:
         self.array: np.ndarray | None = None
 
     def build(self, state: Any) -> None:
-        require(isinstance(state, tuple) and len(state) in (4, 5), "an array has no proper state")
+        require(isinstance(state, tuple) and len(state) in (4, 5), "an array has an invalid state")
         shape, dtype, is_fortran, data = state[-4:]
         self.array = _filled(data, dtype, shape, "F" if is_fortran else "C")
 
 
 def _filled(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    require(isinstance(dtype, Dtype), "an array has no proper type")
-    if isinstance(data, str):  # bytes of Python 2
+    require(isinstance(dtype, Dtype), "an array has an invalid type")
+    if isinstance(data, str):  # bytes from Python 2
         data = data.encode("latin-1")
     require(isinstance(data, (bytes, bytearray)), "an array holds objects, which is not allowed")
     count = count_elements(shape, "an array")
     expected = count * dtype.dtype.itemsize
-    require(len(data) == expected, f"an array has {len(data)} bytes, {expected} are claimed")
+    require(len(data) == expected, f"an array has {len(data)} bytes instead of {expected}")
     return np.frombuffer(data, dtype.dtype).reshape(tuple(shape), order=order)  # type: ignore[call-overload]
 
 
 def _reconstruct(kind: Any, shape: Any, typecode: Any) -> PendingArray:
-    require(
-        isinstance(kind, Global) and kind == ("numpy", "ndarray"), "an array is of another class than numpy.ndarray"
-    )
+    require(isinstance(kind, Global) and kind == ("numpy", "ndarray"), "an array has another class than numpy.ndarray")
     return PendingArray()
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    require(isinstance(order, str) and order in ("C", "F"), "an array has no proper order")
+    require(isinstance(order, str) and order in ("C", "F"), "an array has an invalid order")
     return _filled(data, dtype, shape, order)
 
 
@@ -97,7 +95,7 @@ def _scalar(dtype: Any, data: Any) -> np.ndarray:
 
 def _encode(text: Any, encoding: Any) -> bytes:
     is_latin = isinstance(text, str) and isinstance(encoding, str) and encoding in ("latin1", "latin-1")
-    require(is_latin, "bytes are not written as Python does")
+    require(is_latin, "bytes are not in Python's format")
     return text.encode("latin-1")
 
 
@@ -107,12 +105,12 @@ def _no_bytes() -> bytes:
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     require(isinstance(storage, Storage), "a tensor has no storage")
-    require(isinstance(size, tuple) and isinstance(stride, tuple), "a tensor has no proper shape")
+    require(isinstance(size, tuple) and isinstance(stride, tuple), "a tensor has an invalid shape")
     return Tensor(storage, offset, size, stride)
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
-    require(isinstance(tensor, Tensor), "a parameter is no tensor")
+    require(isinstance(tensor, Tensor), "a parameter is not a tensor")
     return tensor
 
 
@@ -120,18 +118,18 @@ def _make_dict(items: Any = ()) -> dict[Any, Any]:
     pairs = isinstance(items, list) and all(
         isinstance(pair, (list, tuple)) and len(pair) == 2 and is_key(pair[0]) for pair in items
     )
-    require(pairs or (isinstance(items, tuple) and not items), "an OrderedDict is not written as Python does")
+    require(pairs or (isinstance(items, tuple) and not items), "an OrderedDict is not in Python's format")
     return {key: value for key, value in items}
 
 
 def _make_set(items: Any = ()) -> set[Any]:
     is_plain = isinstance(items, (list, tuple)) and all(map(is_key, items))
-    require(is_plain, "a set is not of plain values")
+    require(is_plain, "a set has elements that are not plain values")
     return set(items)
 
 
 def _ignore(*_: Any) -> None:
-    """What says where tensors were, which is nowhere here."""
+    """Replaces torch.device: the device of a tensor is not needed."""
 
 
 REDUCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
@@ -151,4 +149,4 @@ REDUCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
 }
-"""Allowed names by module and name."""
+"""The functions that a pickle may call, by module and name."""

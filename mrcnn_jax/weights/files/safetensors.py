@@ -1,4 +1,4 @@
-"""safetensors, through its own library, which checks the header against the file."""
+"""Reader of safetensors files. It uses the safetensors library, which checks the header against the file."""
 
 import json
 from typing import Any
@@ -21,11 +21,11 @@ DTYPES = {
 }
 
 MAX_HEADER = 2**21
-"""Bytes of the header; a tensor takes some hundred, and memory and time for many times that."""
+"""Maximum size of the header in bytes. Each tensor takes about 100, and many times that in memory and time."""
 
 
 def read_safetensors(data: Any) -> dict[str, np.ndarray]:
-    """The arrays of a mapped file by name."""
+    """Returns the arrays of a mapped file by name."""
     import safetensors
 
     length = int.from_bytes(data[:8], "little")
@@ -39,13 +39,13 @@ def read_safetensors(data: Any) -> dict[str, np.ndarray]:
     for name, entry in entries:
         require(entry["dtype"] in DTYPES, f"{name} has the type {entry['dtype']}, which is not supported")
         flat = array_of(entry["data"], DTYPES[entry["dtype"]], name)
-        require(flat.size == count_elements(entry["shape"], name), f"{name} has another size than its shape")
+        require(flat.size == count_elements(entry["shape"], name), f"the size of {name} does not match its shape")
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the header; the library takes the last of two entries of one name."""
+    """Returns an object of the header. The library would take the last of two entries with the same name."""
     found = dict(pairs)
-    require(len(found) == len(pairs), "the header has two entries of one name")
+    require(len(found) == len(pairs), "the header has two entries with the same name")
     return found

@@ -1,7 +1,7 @@
-"""The arrays of a checkpoint file by name, whatever library wrote it; the format shows in its first bytes.
+"""Reader of checkpoint files of several frameworks. The format is recognised by the first bytes.
 
-torch's zip and older files, Detectron2's and Caffe2's pickles, safetensors, NumPy's .npz. Weights that lie beside other
-things (an optimizer, a step count) are found under `model`, `state_dict` or `blobs`.
+The formats are torch's zip and older files, Detectron2's and Caffe2's pickles, safetensors, and NumPy's .npz. In files
+with more than weights (an optimizer, a step count), the weights are found under one of the keys in `NESTED`.
 """
 
 import mmap
@@ -23,37 +23,37 @@ from mrcnn_jax.weights.files.torch import LEGACY_START, is_torch_zip, read_torch
 from mrcnn_jax.weights.files.zips import open_archive
 
 NESTED = ("model", "state_dict", "model_state_dict", "blobs")
-"""Keys under which weights lie beside other things."""
+"""Keys of the weights in files that also have other content."""
 
 PICKLE_STARTS = (b"\x80", b"(", b"}", b"]", b"c")
-"""First bytes of pickles: of protocol 2 and later, and of older ones that hold a container."""
+"""First bytes of pickles of protocol 2 and later, and of older ones with a container."""
 
-ADVICE = "It is damaged or holds more than weights: download it again, or save the state dict alone."
+ADVICE = "It is damaged or contains more than weights: download it again, or save only the state dict."
 MAX_REASON = 300
-"""Characters of an error: a name or value of the file may be of any length."""
+"""Maximum number of characters in an error, since a name or value in the file may have any length."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a checkpoint file."""
+    """The content of a checkpoint file."""
 
     arrays: dict[str, np.ndarray]
-    """By the file's names; floats as float32, others as they are."""
+    """Arrays by their names in the file. Floats are float32, other types are unchanged."""
     format: str
-    """For people."""
+    """A readable name of the format."""
 
 
 def read_state_dict(path: Path) -> Checkpoint:
-    """Reads a checkpoint. Nothing that the file says is run; what it claims is checked against its size.
+    """Reads a checkpoint without executing any of its code. Declared sizes are checked against the file's size.
 
-    Raises DataError for a file that cannot be read, is damaged, or asks for more than arrays.
+    Raises DataError if the file cannot be read, is damaged, or refers to anything but arrays.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             kind, value = _read(file, data)
             arrays = _find_arrays(value, Budget(plausible_size(len(data), is_packed=kind == "npz")))
             return Checkpoint(arrays, kind)
-    except (FileError, ValueError) as error:  # ValueError: mmap of an empty file, NumPy of an impossible shape
+    except (FileError, ValueError) as error:  # ValueError: mmap for an empty file, NumPy for an impossible shape
         reason = _one_line(str(error)[:MAX_REASON]).rstrip(".")
         raise DataError(f"{path}: {reason}. {ADVICE}") from error
     except OSError as error:
@@ -61,12 +61,12 @@ def read_state_dict(path: Path) -> Checkpoint:
 
 
 def _one_line(text: str) -> str:
-    """The text without line breaks, and without what would steer a terminal."""
+    """Returns the text without line breaks and terminal control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _read(file: BinaryIO, data: mmap.mmap) -> tuple[str, Any]:
-    """The format and the value that the file holds."""
+    """Returns the format and the value in the file."""
     start = data[:16]
     if start.startswith(b"PK\x03\x04"):
         with open_archive(file, data) as archive:
@@ -77,14 +77,14 @@ def _read(file: BinaryIO, data: mmap.mmap) -> tuple[str, Any]:
         return "torch before 1.6", read_torch_legacy(data)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= len(data) - 8:
         return "safetensors", read_safetensors(data)
-    require(start.startswith(PICKLE_STARTS), "its first bytes are those of no known format")
+    require(start.startswith(PICKLE_STARTS), "its first bytes do not match any known format")
     value = read_pickle(Cursor(data))
     caffe2 = isinstance(value, dict) and "blobs" in value
     return "pickle (Caffe2)" if caffe2 else "pickle (Detectron2)", value
 
 
 def _find_arrays(value: Any, budget: Budget) -> dict[str, np.ndarray]:
-    require(isinstance(value, dict), f"it holds a {type(value).__name__}, no table of arrays")
+    require(isinstance(value, dict), f"it has a value of type {type(value).__name__} instead of a table of arrays")
     for key in NESTED:
         if isinstance(value.get(key), dict):
             value = value[key]
@@ -96,7 +96,7 @@ def _find_arrays(value: Any, budget: Budget) -> dict[str, np.ndarray]:
             array = _as_array(item, name)
             budget.spend(array.nbytes)
             arrays[name] = as_plain(array)
-    require(bool(arrays), "it holds no arrays by name")
+    require(bool(arrays), "it has no named arrays")
     return _without_prefix(arrays)
 
 
@@ -109,6 +109,6 @@ def _as_array(item: Tensor | PendingArray | np.ndarray, name: str) -> np.ndarray
 
 
 def _without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names without `module.`, which torch's data-parallel wrapper puts before all of them."""
+    """Returns the arrays without the prefix `module.`, which torch's data-parallel wrapper adds to all names."""
     prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
     return {name.removeprefix(prefix): array for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Zip archives of which nothing is believed: sizes, names and compression are checked before an entry is opened."""
+"""Untrusted zip archives: sizes, names and compression are checked before an entry is opened."""
 
 import itertools
 import mmap
@@ -10,18 +10,18 @@ from typing import BinaryIO
 from mrcnn_jax.weights.files.tensors import FileError, plausible_size, require
 
 MAX_ENTRIES = 20_000
-"""zipfile makes an object of each entry, however small; torch writes one per storage, some thousands."""
+"""zipfile creates an object for each entry, however small. torch writes one per storage, a few thousand."""
 LOCAL_HEADER = 30
-"""Bytes before an entry's content, at least."""
+"""Minimum number of bytes before an entry's content."""
 
 _ENTRY = b"PK\x01\x02"
 _BLOCK = 2**24
 _ZIP_ERRORS = (zipfile.BadZipFile, struct.error, zlib.error, EOFError, OSError, RuntimeError, ValueError)
-"""What zipfile raises on damaged archives; NotImplementedError is a RuntimeError."""
+"""Exceptions that zipfile raises for damaged archives; NotImplementedError is a RuntimeError."""
 
 
 def open_archive(file: BinaryIO, data: mmap.mmap) -> zipfile.ZipFile:
-    """The archive, if its table of contents is of plausible length."""
+    """Opens the archive. Raises FileError if it is damaged or has implausibly many entries."""
     count = sum(data[start : start + _BLOCK].count(_ENTRY) for start in range(0, len(data), _BLOCK))
     require(count <= MAX_ENTRIES, f"an archive of {count} entries is not plausible")
     try:
@@ -31,15 +31,15 @@ def open_archive(file: BinaryIO, data: mmap.mmap) -> zipfile.ZipFile:
 
 
 def checked_entries(archive: zipfile.ZipFile, max_size: int) -> dict[str, zipfile.ZipInfo]:
-    """The entries by name; FileError for duplicate names, encryption, and more content than is plausible."""
+    """Returns the entries by name. Raises FileError for duplicates, overlaps, encryption and implausible sizes."""
     infos = archive.infolist()
     entries = {info.filename: info for info in infos}
-    require(len(entries) == len(infos), "the archive has two entries of one name")
+    require(len(entries) == len(infos), "the archive has two entries with the same name")
     require(not any(info.flag_bits & 1 for info in infos), "the archive is encrypted")
     known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     require(all(info.compress_type in known for info in infos), "the archive's compression is not supported")
     size = sum(info.file_size for info in infos)
-    require(size <= max_size, f"the archive unpacks to {size} bytes")
+    require(size <= max_size, f"the archive unpacks to {size} bytes, which is not plausible")
     ends = sorted((info.header_offset, LOCAL_HEADER + info.compress_size) for info in infos)
     overlap = any(first + length > after for (first, length), (after, _) in itertools.pairwise(ends))
     require(not overlap, "entries of the archive overlap")
@@ -47,7 +47,7 @@ def checked_entries(archive: zipfile.ZipFile, max_size: int) -> dict[str, zipfil
 
 
 def stored_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
-    """The entries by name; FileError if one is compressed, which torch never does."""
+    """Returns the entries by name. Raises FileError if one is compressed, since torch never compresses."""
     entries = checked_entries(archive, plausible_size(file_size))
     is_stored = all(
         info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size for info in entries.values()
@@ -57,9 +57,9 @@ def stored_entries(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfil
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """The content of an entry, its checksum compared."""
+    """Returns the content of an entry and verifies its checksum."""
     try:
         with archive.open(entry) as file:
-            return file.read(entry.file_size)  # no more: without a size, zipfile unpacks all before it cuts
+            return file.read(entry.file_size)  # without a size, zipfile unpacks everything before truncating
     except _ZIP_ERRORS as error:
         raise FileError(f"{entry.filename}: {error}") from error

@@ -9,14 +9,15 @@
 # %% [markdown]
 # # A walk through the model
 #
-# This notebook trains a small Mask R-CNN on eight generated images and looks at everything on the way: anchors,
-# proposals, sampled RoIs, mask targets, detections. `python docs/walkthrough.py` runs it in three minutes on two CPU
-# cores, and `jupytext --to ipynb docs/walkthrough.py` makes a Jupyter notebook of it. All pictures are written to
-# `runs/walkthrough/`.
+# This notebook trains a small Mask R-CNN on two generated images and shows what is computed on the way: anchors,
+# proposals, sampled RoIs, mask targets, detections. `python docs/walkthrough.nb.py` runs it in about three minutes on a
+# CPU and writes its pictures to `runs/walkthrough/`. `jupytext --to ipynb docs/walkthrough.nb.py` makes a Jupyter
+# notebook of it.
 
 # %%
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mrcnn_jax import known_faults
@@ -53,18 +54,19 @@ def show(name: str, picture: np.ndarray) -> Image.Image:
 # %% [markdown]
 # ## Data
 #
-# `prepare` reads a source once, checks every object, and writes a folder that training streams from. The batches have
-# one static shape: images stand on a canvas, objects in slots, and `valid` says which slots are filled.
+# `prepare` reads a source once, checks every object, and writes a folder from which training reads. Batches have
+# one static shape: images are padded to a canvas, objects fill a fixed number of slots, and `valid` is True for the
+# slots that hold an object.
 
 # %%
 folder = Path(tempfile.mkdtemp()) / "data"
-prepare(shapes_source(8, seed=0, stream=0), folder, "train")
+prepare(shapes_source(2, seed=0, stream=0), folder, "train")
 dataset = open_dataset(f"{folder}:train")
 preset = load_preset("shapes_tiny")
 config = replace(
     preset,
     model=replace(preset.model, num_classes=len(dataset.categories)),
-    train=replace(preset.train, num_steps=100, warmup_steps=10, batch_size=2, ema_decay=0.0),
+    train=replace(preset.train, num_steps=80, warmup_steps=10, batch_size=2, ema_decay=0.0),
     test=replace(preset.test, short_side=128, max_side=128, canvases=((128, 128),)),
 )
 batches = training_batches(dataset, config.data, batch_size=2, seed=0, start_step=0, num_steps=config.train.num_steps)
@@ -89,12 +91,12 @@ show(
 # %% [markdown]
 # ## Anchors
 #
-# Each cell of P2..P6 has one anchor for each aspect ratio. Here are the anchors that overlap the first object most
-# (Faster R-CNN, section 3.1.1; FPN, section 4.1).
+# Each cell of P2..P6 has one anchor for each aspect ratio (Faster R-CNN, section 3.1.1; FPN, section 4.1). The picture
+# shows the five anchors that overlap the first object most.
 
 # %%
 model = MaskRCNN(config.model)
-levels = make_anchors(batch.images.shape[1:3], jnp.asarray(batch.image_hw[0]), config.model)
+levels = jax.jit(lambda image_hw: make_anchors(batch.images.shape[1:3], image_hw, config.model))(batch.image_hw[0])
 anchors = np.concatenate([np.asarray(level.boxes) for level in levels])
 print("anchors on P2..P6:", [len(level.boxes) for level in levels])
 overlaps = np.asarray(compute_iou(jnp.asarray(anchors), jnp.asarray(truth.boxes[:1])))[:, 0]
@@ -117,7 +119,7 @@ for name, value in metrics.items():
     print(f"{name:20} {float(value):.3f}")
 
 # %% [markdown]
-# The rest of a very short training: the losses fall, and the model learns these eight images by heart.
+# The rest of a very short training: the loss falls, and the model memorises the two images.
 
 # %%
 losses = []
@@ -154,20 +156,16 @@ show("proposals", draw(np.asarray(proposals.boxes[0][:8]), scores, "proposal"))
 # bitmap in the frame of its RoI (paper, section 3).
 
 # %%
-one = jax.tree.map(lambda leaf: leaf[0], proposals)
-rois = sample_rois(
-    one,
-    jax.tree.map(jnp.asarray, truth),
-    targets_config=config.targets,
-    delta_weights=config.model.box_delta_weights,
-    key=jax.random.key(1),
+sample = jax.jit(
+    partial(sample_rois, targets_config=config.targets, delta_weights=config.model.box_delta_weights),
 )
+rois = sample(jax.tree.map(lambda leaf: leaf[0], proposals), truth, key=jax.random.key(1))
 foreground = np.flatnonzero(np.asarray(rois.labels) > 0)
 print(len(foreground), "foreground RoIs of", int(rois.valid.sum()))
 print("their sides:", np.round(np.stack(box_sides(rois.rois[foreground[:3]]), -1)).tolist())
 shown = foreground[:4]
-masks = sample_mask_targets(
-    jnp.asarray(truth.masks), jnp.asarray(truth.boxes), rois.rois[shown], rois.matched_gt[shown], output_size=28
+masks = jax.jit(partial(sample_mask_targets, output_size=28))(
+    truth.masks, truth.boxes, rois.rois[shown], rois.matched_gt[shown]
 )
 tiles = np.concatenate(np.pad(np.asarray(masks, np.uint8) * 255, ((0, 0), (1, 1), (1, 1)), constant_values=128), axis=1)
 show("mask_targets", np.repeat(np.repeat(np.repeat(tiles[..., None], 3, axis=2), 4, axis=0), 4, axis=1))

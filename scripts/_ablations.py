@@ -1,4 +1,4 @@
-"""Scores of runs that differ in one choice, as a table and a plot: mean and spread over seeds, paired by seed."""
+"""Tables and plots of the scores of runs that differ in one choice: mean and spread over seeds, paired by seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,31 +8,31 @@ from typing import Any
 import numpy as np
 
 Scores = Mapping[str, Mapping[int, float]]
-"""Variant to seed to AP in 0..1."""
+"""AP in 0..1 by variant and seed."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two variants: the first scores higher than the second."""
+    """A claim of the paper about two variants: the first scores higher than the second."""
 
     better: str
     worse: str
     metric: str
-    """Such as "segm AP"."""
+    """Name of the metric, such as "mask AP"."""
     source: str
-    """Where the paper says it."""
+    """Place and scores in the paper."""
 
 
 @dataclass(frozen=True)
 class ComparedClaim:
-    """A claim beside our differences, one a seed that both variants were trained with."""
+    """A claim with our differences, one for each seed with which both variants were trained."""
 
     claim: Claim
     differences: tuple[float, ...]
 
     @property
     def verdict(self) -> str:
-        """`confirmed` if every seed says so, `not confirmed` if the mean says otherwise, else `undecided`."""
+        """`confirmed` if all differences are positive, `not confirmed` if their mean is not, else `undecided`."""
         if not self.differences:
             return "not measured"
         if min(self.differences) > 0:
@@ -41,19 +41,19 @@ class ComparedClaim:
 
 
 def compare(claim: Claim, scores: Scores) -> ComparedClaim:
-    """The claim beside the paired differences of the scores, which are of the claim's metric."""
+    """Returns the claim with the paired differences of the scores, which have to be in the claim's metric."""
     better, worse = scores.get(claim.better, {}), scores.get(claim.worse, {})
     return ComparedClaim(claim, tuple(better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())))
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """`30.3 ± 0.4` in points of AP: mean and standard deviation of the sample, which one value has not."""
+    """Returns `30.3 ± 0.4` in points of AP: mean and sample standard deviation; the latter not for one value."""
     points = 100 * np.asarray(values, np.float64)
     return f"{points.mean():.1f}" if len(points) < 2 else f"{points.mean():.1f} ± {points.std(ddof=1):.1f}"
 
 
 def score_table(by_metric: Mapping[str, Scores], variants: Sequence[str]) -> str:
-    """A Markdown table: a row a variant, a column a metric, mean ± standard deviation over seeds, in points."""
+    """Returns a Markdown table of mean ± standard deviation over seeds, in points, by variant (row) and metric."""
     lines = [f"| variant | seeds | {' | '.join(by_metric)} |", "|---" * (len(by_metric) + 2) + "|"]
     for variant in variants:
         columns = [list(scores.get(variant, {}).values()) for scores in by_metric.values()]
@@ -63,7 +63,7 @@ def score_table(by_metric: Mapping[str, Scores], variants: Sequence[str]) -> str
 
 
 def finding_table(findings: Sequence[ComparedClaim]) -> str:
-    """A Markdown table: each claim with its source, our difference in points and the verdict."""
+    """Returns a Markdown table of claims with their source, our difference in points and the verdict."""
     lines = ["| claim | metric | paper | difference, by seed | verdict |", "|---|---|---|---|---|"]
     for finding in findings:
         claim, points = finding.claim, [100 * value for value in finding.differences]
@@ -74,7 +74,7 @@ def finding_table(findings: Sequence[ComparedClaim]) -> str:
 
 
 def draw_scores(path: Path, panels: Mapping[str, Scores], variants: Sequence[str]) -> None:
-    """Writes a PNG with a panel for each metric: a dot a seed, a bar at the mean of each variant."""
+    """Writes a PNG with a panel for each metric, with a dot for each seed and a bar at the mean of each variant."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,9 +1,9 @@
-"""How far features, objectness and deltas in bfloat16 are from those in float32, on this device; prints JSON.
+"""Measures differences of features, objectness and deltas in bfloat16 from float32 on this device; prints JSON.
 
 python scripts/_bfloat16.py configs/mask_rcnn_r50_fpn_1x.py --canvas 800x1344
 
-Relative differences in the 2-norm, of random weights and a random image: the figures are those of the arithmetic, not
-of a trained model's scores.
+Differences are relative, in the 2-norm, for random weights and a random image. They describe the arithmetic, not the
+scores of a trained model.
 """
 
 import _checkout  # isort: skip
@@ -25,7 +25,7 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
 class Arguments:
     config: command_line.Inline[Config]
     canvas: Canvas
-    """Network input."""
+    """Padded size of the network input."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Import it first: it lets a script of a checkout run without an installed package."""
+"""Lets a script of a checkout run without an installed package. It has to be imported first."""
 
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def run(name: str) -> None:
 
 
 def run_main(main: Callable[[], int | None], file: str) -> None:
-    """Runs the main function of a script that is no command of the package."""
+    """Runs the main function of a script that is not a command of the package."""
     from mrcnn_jax.cli import command_line
 
     command_names.start(Path(file).name)

@@ -2,7 +2,7 @@
 
 python scripts/_learn.py configs/shapes_tiny.py DATA WORKDIR [--train.num-steps N ...]
 
-DATA is a folder with the splits train and val; generated shapes where there is none yet.
+DATA is a folder with the splits train and val. If it does not exist, shapes are generated in it.
 """
 
 import subprocess

@@ -1,9 +1,10 @@
-"""torchvision's Mask R-CNN R50-FPN on this machine, as accelerator_report.py times it beside ours; prints JSON.
+"""Times torchvision's Mask R-CNN R50-FPN on this machine for accelerator_report.py; prints JSON.
 
 PYTHON_WITH_TORCH scripts/_torchvision.py --canvas 800x1344 [--small]
 
-Prediction of one image and of eight, and a training step of eight, eager and under torch.compile, in float32 and with
-automatic mixed precision in bfloat16, channels last. Needs torch and torchvision, and nothing of this project.
+It times prediction of one and of eight images and a training step of eight: eager in float32, and eager and under
+torch.compile with automatic mixed precision in bfloat16, all with channels last. It needs torch and torchvision, and
+nothing of this project.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--canvas", default="800x1344")
-    parser.add_argument("--small", action="store_true", help="one image, eager alone")
+    parser.add_argument("--small", action="store_true", help="time only one image, eagerly")
     arguments = parser.parse_args()
     import torch
     import torchvision

@@ -1,12 +1,12 @@
-"""All figures of a machine's accelerators in one command: is it right, how fast, how much memory, does it learn?
+"""Measures a machine's accelerators in one command: correctness, speed, memory and learning.
 
 python scripts/accelerator_report.py --to reports/h100
 python scripts/accelerator_report.py --to reports/cpu --small          # a trial of all parts at small size
 
-The most valuable parts come first, each in a process of its own, and each one's result is written before the next one
-starts: DIR/PART.json, DIR/PART.log, and DIR/report.json and DIR/report.md of all so far. Parts whose result is there
-already are not run again: the same command goes on where it was ended. Ends with 0, or with 6 if a part failed or the
-time was up before it.
+The most valuable parts come first. Each runs in its own process, and its result is written before the next one starts:
+DIR/PART.json and DIR/PART.log, and DIR/report.json and DIR/report.md of all parts so far. Parts that have a result are
+not run again, so that the same command continues where it was stopped. It ends with 0, or with 6 if a part failed or
+the time was up before a part.
 """
 
 import _checkout  # isort: skip
@@ -28,9 +28,9 @@ from mrcnn_jax.errors import ConfigError, DeviceError
 SCRIPTS = _checkout.ROOT / "scripts"
 R50 = "configs/mask_rcnn_r50_fpn_1x.py"
 FULL_PRECISION = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-"""Environment in which GPUs multiply float32 as float32."""
+"""Environment variables with which GPUs multiply float32 as float32."""
 LOOPS_ON_HOST = "--xla_gpu_enable_command_buffer=+FUSION"
-"""XLA's default: the flag is named, so `known_faults` does not put loops into CUDA graphs."""
+"""XLA's default. As the flag is set, `known_faults` does not put loops into CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ class Arguments:
     to: Path = command_line.Required
     """Folder for the results."""
     small: bool = False
-    """Small networks and images: tries every part, and its figures say nothing."""
+    """Try every part with small networks and images; the figures are meaningless."""
     only: str = ""
-    """Names of parts to run, with commas between them; all by default."""
+    """Comma-separated names of the parts to run; all by default."""
     torch_python: str = sys.executable if importlib.util.find_spec("torchvision") else ""
-    """A Python with torch and torchvision, to time torchvision's Mask R-CNN beside ours; this one, if it has them."""
+    """Python with torch and torchvision, to time torchvision's Mask R-CNN, too; by default this one, if it has them."""
     nuclei: Path | None = None
-    """Prepared nuclei, DIR with train and val, to train on; generated shapes without."""
+    """Folder of prepared nuclei with train and val to train on; by default, shapes are generated."""
     part_seconds: int = 240
-    """A part that takes longer is ended."""
+    """Seconds after which a part is ended."""
     seconds: int = 600
-    """Time for all parts together; those that it does not reach are named."""
+    """Seconds for all parts together; parts that are not reached are reported."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One command and what is read from its output."""
+    """One command, and how its output is read."""
 
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class Part:
 
 
 class Outcome(NamedTuple):
-    """What became of a part."""
+    """The outcome of a part."""
 
     seconds: float
     error: str
-    """Empty where it went well."""
+    """Error message, empty if there was no error."""
     result: Any
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     names = [name for name in arguments.only.split(",") if name] or list(parts)
     unknown = [name for name in names if name not in parts]
     if unknown:
-        raise ConfigError(f"--only: no part {unknown[0]}: expected some of {', '.join(parts)}.")
+        raise ConfigError(f"--only: there is no part {unknown[0]}; choose from {', '.join(parts)}.")
     wanted = {name: parts[name] for name in names}
     run_parts(wanted, arguments.to, arguments.part_seconds, arguments.seconds)
     print(f"Report: {arguments.to / 'report.md'}")
@@ -84,11 +84,11 @@ def main() -> None:
     if failed:
         raise DeviceError(f"Failed: {', '.join(failed)}. See {arguments.to / failed[0]}.log.")
     if missing:
-        raise DeviceError(f"The {arguments.seconds} s were up before {', '.join(missing)}. The same command goes on.")
+        raise DeviceError(f"The {arguments.seconds} s were up before {', '.join(missing)}. Run the command again.")
 
 
 def run_parts(parts: dict[str, Part], folder: Path, part_seconds: int, seconds: int) -> None:
-    """Runs the parts whose results are not there yet, one after the other, until the time is up."""
+    """Runs the parts that have no result yet, one after the other, until the time is up."""
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     for name, part in parts.items():
@@ -97,13 +97,13 @@ def run_parts(parts: dict[str, Part], folder: Path, part_seconds: int, seconds: 
             command_line.note(f"{name}: {' '.join(part.command[1:])}")
             outcome = run_part(part, folder / f"{name}.log", min(part_seconds, left))
             if outcome.error and end < time.monotonic():
-                continue  # it did not have its time: next time it starts anew
+                continue  # its time was cut short, so the next call runs it again
             keep(folder, name, outcome)
         write_report(folder, list(parts))
 
 
 def make_parts(arguments: Arguments) -> dict[str, Part]:
-    """All parts by name, the most valuable first."""
+    """Returns all parts by name, the most valuable first."""
     small = arguments.small
     canvas = "128x128" if small else "800x1344"
     tiny = (
@@ -137,7 +137,7 @@ def make_parts(arguments: Arguments) -> dict[str, Part]:
 
 
 def golden_part(small: bool) -> Part:
-    """Our models against the originals' outputs, with this device instead of a CPU."""
+    """Returns the part that compares our models with outputs of the originals, on this device instead of a CPU."""
     tests = "tests/weights/test_golden.py"
     names = ["-k", "torchvision_maskrcnn_resnet50_fpn and not v2"] if small else []
     environment = {"FLAGS_OF_USERS": "1", **FULL_PRECISION}
@@ -147,7 +147,7 @@ def golden_part(small: bool) -> Part:
 
 
 def learning_part(arguments: Arguments) -> Part:
-    """A short training run, with its scores."""
+    """Returns the part that trains briefly and reports the scores."""
     preset, data = (
         ("nuclei_r18_fpn", arguments.nuclei) if arguments.nuclei else ("shapes_tiny", arguments.to / "shapes")
     )
@@ -157,12 +157,12 @@ def learning_part(arguments: Arguments) -> Part:
 
 
 def last_line(output: str) -> dict[str, str]:
-    """Pytest's summary."""
+    """Returns pytest's summary line."""
     return {"summary": output.strip().splitlines()[-1].strip("= ")}
 
 
 def run_part(part: Part, log: Path, seconds: float) -> Outcome:
-    """Runs a part's command; what it says on stderr goes to the log."""
+    """Runs a part's command, with stderr going to the log."""
     start = time.perf_counter()
     environment = {name: value for name, value in (os.environ | part.environment).items() if value}
     with log.open("w") as file:
@@ -189,7 +189,7 @@ def run_part(part: Part, log: Path, seconds: float) -> Outcome:
 
 
 def keep(folder: Path, name: str, outcome: Outcome) -> None:
-    """Writes a part's outcome, whole or not at all."""
+    """Writes a part's outcome atomically."""
     unfinished = folder / f"{name}.new"
     unfinished.write_text(json.dumps(outcome._asdict(), indent=2))
     unfinished.replace(folder / f"{name}.json")
@@ -200,7 +200,7 @@ def read_outcome(folder: Path, name: str) -> Outcome:
 
 
 def write_report(folder: Path, names: list[str]) -> None:
-    """Writes what there is of all parts as one JSON file and as tables."""
+    """Writes the outcomes of all parts so far as one JSON file and as tables."""
     outcomes = {name: read_outcome(folder, name) for name in names if (folder / f"{name}.json").exists()}
     report = {name: outcome._asdict() for name, outcome in outcomes.items()}
     (folder / "report.json").write_text(json.dumps(report, indent=2))
@@ -220,10 +220,10 @@ def write_report(folder: Path, names: list[str]) -> None:
 
 
 def summarise(name: str, result: Any) -> str:
-    """A part's result in a few words."""
+    """Returns a part's result in a few words."""
     match name:
         case "check_machine":
-            wrong = [finding["name"] for finding in result["findings"] if not finding["passed"]]
+            wrong = [finding["check"] for finding in result["findings"] if not finding["passed"]]
             return f"{len(result['findings'])} checks, wrong: {', '.join(wrong) or 'none'}"
         case "train" | "infer" | "infer_one":
             share = result["share_of_peak_flops"]
@@ -243,13 +243,13 @@ def summarise(name: str, result: Any) -> str:
             machine = f"{device['count']} x {device['kind']}, jaxlib {result['versions']['jaxlib']}"
             return f"{machine}; RoIAlign's scatter-adds take {backward / forward:.1f} times its gathers"
         case "nms_on_host":
-            return "NMS whose loops wait for the host, as XLA runs them by default"
+            return "NMS with loops that wait for the host, XLA's default"
         case _:
             return ", ".join(f"{key} {value}" for key, value in result.items() if isinstance(value, int | float | str))
 
 
 def tabulate(name: str, result: Any) -> list[str]:
-    """The table of a part that has one."""
+    """Returns the lines of a part's table, if it has one."""
     if name in ("ops", "nms_on_host"):
         rows = [f"| {op} | {times['median_ms']:.3f} |" for op, times in result["operations"].items()]
         return ["", f"| {name}: operation | ms |", "|---|---|", *rows]

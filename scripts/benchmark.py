@@ -1,4 +1,4 @@
-"""Time inference or a training step. The command `mrcnn benchmark`."""
+"""Time inference or a training step. Runs `mrcnn benchmark`."""
 
 import _checkout
 

@@ -1,4 +1,4 @@
-"""Time the input pipeline. The command `mrcnn benchmark-data`."""
+"""Time the input pipeline. Runs `mrcnn benchmark-data`."""
 
 import _checkout
 

@@ -1,4 +1,4 @@
-"""Time RoIAlign, NMS and other operations alone. The command `mrcnn benchmark-ops`."""
+"""Time RoIAlign, NMS and other single operations. Runs `mrcnn benchmark-ops`."""
 
 import _checkout
 

@@ -1,4 +1,4 @@
-"""Time the restart of a run. The command `mrcnn benchmark-restart`."""
+"""Time the restart of a run. Runs `mrcnn benchmark-restart`."""
 
 import _checkout
 

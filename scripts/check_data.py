@@ -1,4 +1,4 @@
-"""Compare a prepared data set with what the heads can learn. The command `mrcnn check-data`."""
+"""Check that a prepared data set preserves its annotations. Runs `mrcnn check-data`."""
 
 import _checkout
 

@@ -1,4 +1,4 @@
-"""Check that this device computes correctly. The command `mrcnn check-machine`."""
+"""Check that this device computes correctly. Runs `mrcnn check-machine`."""
 
 import _checkout
 

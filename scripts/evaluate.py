@@ -1,4 +1,4 @@
-"""Score weights on a prepared data set. The command `mrcnn evaluate`."""
+"""Score weights on a prepared data set. Runs `mrcnn evaluate`."""
 
 import _checkout
 

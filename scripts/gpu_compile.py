@@ -1,4 +1,4 @@
-"""Compile for GPUs without one; print their costs. The command `mrcnn gpu-compile`."""
+"""Compile for GPUs without having any; print the costs. Runs `mrcnn gpu-compile`."""
 
 import _checkout
 

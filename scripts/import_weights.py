@@ -1,4 +1,4 @@
-"""Convert a checkpoint of torchvision or Detectron2. The command `mrcnn import`."""
+"""Convert a torchvision or Detectron2 checkpoint. Runs `mrcnn import`."""
 
 import _checkout
 

@@ -1,4 +1,4 @@
-"""Detect objects in images. The command `mrcnn predict`."""
+"""Detect objects in images. Runs `mrcnn predict`."""
 
 import _checkout
 

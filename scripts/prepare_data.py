@@ -1,4 +1,4 @@
-"""Convert a data set (COCO, Cityscapes, generated shapes). The command `mrcnn prepare`."""
+"""Convert a data set (COCO, Cityscapes, generated shapes). Runs `mrcnn prepare`."""
 
 import _checkout
 

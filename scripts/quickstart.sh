@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Mask R-CNN from nothing: .venv, requirements, generated images, training, COCO scores, pictures of predictions.
-#   bash scripts/quickstart.sh [WORKDIR]      # default runs/quickstart; a second run reuses what is there
-# PYTHON picks the interpreter (3.11 to 3.13).
+# Runs Mask R-CNN from nothing: .venv, requirements, generated images, training, COCO scores, drawn predictions.
+#   bash scripts/quickstart.sh [WORKDIR]      # default runs/quickstart; a second call reuses what exists
+# The variable PYTHON selects the interpreter (3.11 to 3.13).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/_environment.sh
 export PYTHONNOUSERSITE=1
 unset PYTHONPATH
-# One simulated device a core: XLA's own threads leave a second core half idle, a sharded step does not.
+# One simulated device per core: XLA's own threads leave a second core half idle; a sharded step does not.
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
 run=${1:-runs/quickstart}
 
@@ -41,8 +41,8 @@ fi
 echo
 cat "$run/evaluation.txt"
 echo
-echo "Ground truth beside predictions, validation images:"
+echo "Validation images with ground truth beside predictions:"
 ls -1 "$run"/pictures/*.png
 echo "Predictions on new images, also in $run/predictions/predictions.json:"
 ls -1 "$run"/predictions/pictures/*
-say "Done. Your own images: .venv/bin/python scripts/predict.py --weights $run --output DIR IMAGE..."
+say "Done. For your own images, run: .venv/bin/python scripts/predict.py --weights $run --output DIR IMAGE..."

@@ -3,8 +3,8 @@
     python scripts/reproduce_ablations.py --to runs/ablations                           # generated shapes
     python scripts/reproduce_ablations.py --to runs/ablations --nuclei data/nuclei      # and prepared nuclei
 
-Writes a run a variant and seed, ablations.md (tables), ablations.json and ablations-*.png. Runs that are finished are
-kept, so the command can be stopped and given again, also with more seeds.
+It writes a run per variant and seed, ablations.md (tables), ablations.json and ablations-*.png. Finished runs are kept,
+so the command can be stopped and run again, also with more seeds.
 """
 
 import importlib.util
@@ -34,10 +34,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "class-agnostic masks": ("--model.class-agnostic-masks",),
     "no mask branch": ("--model.no-masks",),
 }
-"""Each differs from the first, which has RoIAlign, a sigmoid for each class and convolutions, in one choice."""
+"""Options of the variants. Each differs in one choice from the first: RoIAlign, a sigmoid per class, convolutions."""
 
 ONE_CLASS = ("softmax masks", "class-agnostic masks")
-"""Variants that mean little where there is one class."""
+"""Variants that are not meaningful for a single class."""
 
 METRICS = {"mask AP": ("segm", "AP"), "mask AP50": ("segm", "AP50"), "mask AP75": ("segm", "AP75")}
 METRICS |= {"box AP": ("bbox", "AP"), "box AP50": ("bbox", "AP50")}
@@ -54,23 +54,23 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to train."""
+    """The runs to train."""
 
     to: Path = command_line.Required
     """Folder of the runs and the tables."""
     nuclei: str = ""
-    """Prepared nuclei with the splits train and val; empty: generated shapes only."""
+    """Prepared nuclei with the splits train and val; if empty, only generated shapes are used."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run of every variant each."""
+    """Seeds; every variant is trained once with each."""
     num_steps: int = 0
-    """Steps of a run; 0: as the preset says. For trying the command out: rates and their drops stay."""
+    """Steps of a run, to try the command; rates and their drops stay the same. 0 takes the preset's number."""
     jobs: int = 0
-    """Runs at a time, each on a CPU core of its own; 0: as many as there are cores."""
+    """Number of runs at a time, each on its own CPU core; 0 uses all cores."""
 
 
 @dataclass(frozen=True)
 class AblationRun:
-    """One training run of one variant; `num_steps` 0 is the preset's number."""
+    """One training run of one variant; `num_steps` 0 means the preset's number."""
 
     data: str
     preset: str
@@ -81,13 +81,13 @@ class AblationRun:
 
     @property
     def name(self) -> str:
-        """Its folder below the folder of all; trials have folders of their own."""
+        """Folder of the run within the folder of all runs; trials have separate folders."""
         trial = f"-{self.num_steps}-steps" if self.num_steps else ""
         return f"{self.data}{trial}/{self.variant.replace(' ', '_')}/{self.seed}"
 
 
 def main() -> None:
-    """Trains what is missing and writes the comparison."""
+    """Trains the runs that are missing and writes the comparison."""
     arguments = command_line.parse(Arguments(), __doc__ or "")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("The plot needs matplotlib: pip install matplotlib.")
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def make_shapes(to: Path) -> Path:
-    """The folder of the generated images, made if it is not there."""
+    """Returns the folder of the generated images, which is created if it does not exist."""
     command = [
         sys.executable,
         str(_checkout.ROOT / "scripts/prepare_data.py"),
@@ -126,12 +126,12 @@ def make_shapes(to: Path) -> Path:
 
 
 def train(run: AblationRun, arguments: Arguments, free: "queue.Queue[int]") -> dict[str, dict[str, float]]:
-    """The scores of a run, trained on a core of its own unless it is finished."""
+    """Returns the scores of a run; trains it on its own core unless it is finished."""
     workdir = arguments.to / run.name
     evaluation = workdir / "evaluation.json"
     if not evaluation.is_file():
         core, started = free.get(), time.monotonic()
-        os.sched_setaffinity(0, {core})  # of this thread, and so of the process that it starts
+        os.sched_setaffinity(0, {core})  # applies to this thread and to the process that it starts
         command = [sys.executable, str(_checkout.ROOT / "scripts/train.py"), str(_checkout.ROOT / run.preset)]
         command += ["--workdir", str(workdir), "--data.train", f"{run.folder}:train", "--data.val", f"{run.folder}:val"]
         command += ["--train.seed", str(run.seed), *VARIANTS[run.variant]]
@@ -145,14 +145,14 @@ def train(run: AblationRun, arguments: Arguments, free: "queue.Queue[int]") -> d
         finally:
             free.put(core)
         if status != 0:
-            raise ConfigError(f"{run.name} ended with exit code {status}; {workdir}/log.txt says why.")
+            raise ConfigError(f"{run.name} ended with exit code {status}. See {workdir}/log.txt.")
         print(f"{run.name}: {time.monotonic() - started:.0f} s", flush=True)
     scores: dict[str, dict[str, float]] = json.loads(evaluation.read_text())
     return scores
 
 
 def write_comparison(to: Path, results: Mapping[AblationRun, Mapping[str, Mapping[str, float]]]) -> None:
-    """Tables for people, numbers for programs, a plot for each data set."""
+    """Writes tables, the numbers as JSON, and a plot for each data set."""
     text, numbers = [], {}
     for data in dict.fromkeys(run.data for run in results):
         by_metric = {

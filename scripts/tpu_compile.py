@@ -1,4 +1,4 @@
-"""Compile for a TPU slice without one; print its costs. The command `mrcnn tpu-compile`."""
+"""Compile for TPUs without having any; print the costs. Runs `mrcnn tpu-compile`."""
 
 import _checkout
 

@@ -1,4 +1,4 @@
-"""Train the model of a preset, or continue a run. The command `mrcnn train`."""
+"""Train the model of a preset, or continue a run. Runs `mrcnn train`."""
 
 import _checkout
 

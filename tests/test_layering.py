@@ -15,7 +15,7 @@ PACKAGE_SOURCES = [path for path in SOURCES if path.is_relative_to(ROOT / PACKAG
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MAX_LINES = 300
 
-BASE = {"config", "structures", "categories", "errors"}
+BASE = {"config", "structures", "categories", "errors", "integers"}
 # What each layer may import of ours besides itself. Imports go down only.
 ALLOWED = {
     "__init__": {"config", "data", "errors", "evaluation", "inference", "presets", "training", "weights"},
@@ -26,6 +26,7 @@ ALLOWED = {
     "main": {"command_names", "known_faults", "__version__"},
     "__main__": {"main"},
     "heap": set(),
+    "integers": set(),
     "config": set(),
     "structures": set(),
     "categories": set(),
@@ -33,8 +34,8 @@ ALLOWED = {
     "platforms": set(),
     "mesh": set(),
     "distributed": {"config", "errors"},
-    "ops": {"platforms"},
-    "models": {"ops", "config", "errors", "platforms"},
+    "ops": {"platforms", "integers"},
+    "models": {"ops", "config", "errors", "platforms", "integers"},
     "detection": {"ops", "known_faults", *BASE},
     "data": {"command_names", *BASE},
     "weights": {"models", "named_leaves", *BASE},
@@ -59,6 +60,7 @@ CORE = (
     "errors",
     "named_leaves",
     "platforms",
+    "integers",
     "known_faults",
     "training.step",
 )

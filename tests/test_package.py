@@ -42,7 +42,7 @@ def test_presets_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pyte
     by_path = presets.load_preset(ROOT / "configs" / "shapes_tiny.py")
     assert presets.load_preset("shapes_tiny") == presets.load_preset("configs/shapes_tiny.py") == by_path
     assert len(presets.preset_names()) == len(list((ROOT / "configs").glob("*.py"))) > 30
-    with pytest.raises(ConfigError, match=r"No preset shape_tiny: did you mean shapes_tiny\?"):
+    with pytest.raises(ConfigError, match=r"There is no preset shape_tiny: did you mean shapes_tiny\?"):
         presets.load_preset("shape_tiny")
     installed = tmp_path / "preset_files"
     installed.mkdir()

@@ -1,1 +1,1 @@
-"""The subcommands of `mrcnn`, a module each."""
+"""The subcommands of `mrcnn`, one module each."""

@@ -1,4 +1,4 @@
-"""The training step and batch inference of a preset as shapes: nothing runs, and no array is made."""
+"""The training step and batch inference of a preset as functions and shapes, without running or allocating anything."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from mrcnn_jax.structures import Batch, GroundTruth
 from mrcnn_jax.training.training_program import make_training_program
 
 NUM_CLASSES = 80
-"""For presets that take the number from the data."""
+"""Number of classes for presets that take it from the data."""
 
 
 class Job(NamedTuple):
@@ -25,14 +25,14 @@ class Job(NamedTuple):
 
 
 def training_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) -> Job:
-    """The training step of the training loop."""
+    """Returns the training step, as the training loop runs it."""
     program = make_training_program(config, mesh)
     key = jax.eval_shape(lambda: jax.random.key(config.train.seed))
     return Job(program.step, (program.state_shapes, batch_shapes(config, canvas, batch_size), key))
 
 
 def prediction_job(config: Config, mesh: Mesh, canvas: Canvas, batch_size: int) -> Job:
-    """Batch inference of the evaluation, without augmentation."""
+    """Returns batch inference, as the evaluation runs it, without augmentation."""
     test = without_augmentation(config.test)
     images = jax.ShapeDtypeStruct((batch_size, *canvas, 3), jnp.float32 if config.test.resize == "float" else jnp.uint8)
     image_hw = jax.ShapeDtypeStruct((batch_size, 2), jnp.int32)
@@ -44,7 +44,7 @@ JOBS = {"train": training_job, "predict": prediction_job}
 
 
 def batch_shapes(config: Config, canvas: Canvas, batch_size: int) -> Batch:
-    """A training batch as the data pipeline makes it."""
+    """Returns the shapes of a training batch of the data pipeline."""
 
     def of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
@@ -68,7 +68,7 @@ def batch_shapes(config: Config, canvas: Canvas, batch_size: int) -> Batch:
 
 
 def count_bytes(compiled: Any) -> dict[str, int]:
-    """Bytes on a device of a compiled program, by what they hold."""
+    """Returns the bytes that a compiled program needs on a device, by purpose."""
     stats = compiled.memory_analysis()
     sizes = {
         "arguments": stats.argument_size_in_bytes,
@@ -77,6 +77,6 @@ def count_bytes(compiled: Any) -> dict[str, int]:
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-    sizes["total"] = sum(sizes.values()) - 2 * sizes["aliased"]  # outputs that lie in donated arguments
+    sizes["total"] = sum(sizes.values()) - 2 * sizes["aliased"]  # outputs in donated arguments
     sizes["peak"] = stats.peak_memory_in_bytes
     return sizes

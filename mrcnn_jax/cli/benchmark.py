@@ -1,4 +1,4 @@
-"""Speed and memory of inference or of a training step on random images, as JSON on stdout. Needs no data.
+"""Measures speed and memory of inference or of a training step on random images; prints JSON. Needs no data.
 
 mrcnn benchmark infer --canvas 800x1344 --batch-size 1
 mrcnn benchmark train mask_rcnn_r50_fpn_1x --batch-size 2 --model.dtype bfloat16
@@ -42,21 +42,21 @@ TRAIN_BATCH_SIZE = 2
 NUM_OBJECTS = 7
 """Objects per synthetic training image, COCO's mean."""
 NOTEWORTHY = 0.05
-"""Share of unnamed instructions in a profile from which on it is said."""
+"""Share of unnamed instructions in a profile above which a note is printed."""
 NUM_CLASSES = 80
-"""For presets that take the number from the data."""
+"""Number of classes for presets that take it from the data."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     canvas: Canvas
-    """Network input."""
+    """Padded size of the network input."""
     batch_size: int
-    """Images per call, over all devices when training."""
+    """Images per call; for training, over all devices."""
     iterations: int = 10
-    """Timed calls, after one that is not."""
+    """Number of timed calls, after an untimed one."""
     profile: int = 0
-    """As many calls more under JAX's profiler, for the milliseconds by part of the model."""
+    """Number of further calls under JAX's profiler, to report milliseconds by part of the model."""
     config: command_line.Inline[Config] = field(default_factory=Config)
 
 
@@ -66,13 +66,13 @@ class TimedProgram:
 
     compiled: Any
     compile_seconds: float
-    """To trace and to compile."""
+    """Seconds to trace and compile the program."""
     flops: float | None
-    """Additions and multiplications of one call as XLA counts them before it optimises, loops once; None: it cannot."""
+    """Additions and multiplications of a call, counted by XLA before optimisation with loops once; None if unknown."""
     call: Callable[[], Any]
-    """Runs it once; returns what shows that it has run."""
+    """Runs the program once and returns arrays that are ready when it has finished."""
     facts: Callable[[], dict[str, Any]]
-    """About the last result."""
+    """Returns facts about the last result."""
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def read_arguments() -> tuple[str, str, Arguments]:
-    """Task, preset path and options; ConfigError if one of them is wrong."""
+    """Returns task, preset path and options; ConfigError if one of them is invalid."""
     argv = sys.argv[1:]
     positional = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
     task, preset = [*positional, "", ""][:2]
@@ -119,7 +119,7 @@ def read_arguments() -> tuple[str, str, Arguments]:
 
 
 def check_sizes(canvas: Canvas, batch_size: int, iterations: int) -> None:
-    """ConfigError if nothing of these sizes can be timed."""
+    """Raises ConfigError for sizes that cannot be timed."""
     if min(iterations, batch_size) < 1:
         raise ConfigError("--iterations and --batch-size: expected 1 or more.")
     if min(canvas) < 1 or any(side % SIZE_DIVISOR for side in canvas):
@@ -128,7 +128,7 @@ def check_sizes(canvas: Canvas, batch_size: int, iterations: int) -> None:
 
 def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> TimedProgram:
     """Compiles `predict` for one device."""
-    # Random weights give low scores. With no threshold all detection slots are filled, as with a busy image.
+    # Random weights give low scores. Without a threshold, all detection slots are filled, as for a busy image.
     test = dataclasses.replace(without_augmentation(config.test), canvases=(canvas,), score_threshold=0.0)
     mesh = make_mesh(jax.devices()[:1])
     command_line.note("initialising the model")
@@ -153,7 +153,7 @@ def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> TimedPr
     """Compiles the training step for all devices."""
     mesh = make_mesh()
     if batch_size % mesh.size:
-        raise ConfigError(f"--batch-size {batch_size} does not divide by {mesh.size} devices.")
+        raise ConfigError(f"--batch-size {batch_size} is not divisible by {mesh.size} devices.")
     program = make_training_program(config, mesh)
     command_line.note("initialising the model")
     state = jax.device_put(program.create_state(), program.state_shardings)
@@ -171,13 +171,13 @@ def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> TimedPr
 
 
 def random_images(canvas: Canvas, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise: images uint8 [B, H, W, 3] that fill the canvas, and their sizes int32 [B, 2]."""
+    """Returns noise images uint8 [B, H, W, 3] that fill the canvas, and their sizes int32 [B, 2]."""
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *canvas, 3), dtype=np.uint8)
     return images, np.tile(np.array(canvas, np.int32), (batch_size, 1))
 
 
 def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
-    """Noise images, each with a few random ellipses as ground truth."""
+    """Returns noise images, each with a few random ellipses as ground truth."""
     images, image_hw = random_images(canvas, batch_size)
     slots, side = (batch_size, config.data.max_objects), config.data.mask_size
     rng = np.random.default_rng(1)
@@ -199,7 +199,7 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
 
 
 def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float, float | None]:
-    """The compiled function, the seconds that tracing and compiling took, and what `TimedProgram` says of its flops."""
+    """Returns the compiled function, the seconds to trace and compile it, and its flops as in `TimedProgram`."""
     command_line.note("compiling")
     start = time.perf_counter()
     lowered = function.lower(*arguments)
@@ -212,23 +212,23 @@ def compile_function(function: Any, *arguments: Any) -> tuple[Callable[..., Any]
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds until the result is there, and the result."""
+    """Returns the seconds until the result is ready, and the result."""
     start = time.perf_counter()
     result = jax.block_until_ready(function())
     return time.perf_counter() - start, result
 
 
 def profile_parts(program: TimedProgram, num_calls: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a call by part of the model; notes what the profile does not say."""
+    """Returns the milliseconds of a call by part of the model; prints a note if the profile is incomplete."""
     parts = profile_calls(program.call, program.compiled.as_text(), num_calls)
     total = sum(sum(part.values()) for part in parts.values())
     unknown = sum(parts.get(UNKNOWN, {}).values())
     if not parts:
-        command_line.note("The profile has no event of this program.")
+        command_line.note("The profile contains no event of this program.")
     elif unknown > NOTEWORTHY * total:
         command_line.note(
-            f"{unknown / total:.0%} of the profiled time is of instructions that the program does not name. GPUs that "
-            "run several as one command buffer name them with XLA_FLAGS=--xla_gpu_enable_command_buffer="
+            f"{unknown / total:.0%} of the profiled time belongs to instructions that the program does not name. On "
+            "GPUs, XLA_FLAGS=--xla_gpu_enable_command_buffer= avoids the command buffers that hide names."
         )
     return {part: {way: round(value, 3) for way, value in ways.items()} for part, ways in parts.items()}
 
@@ -242,10 +242,10 @@ def make_report(
     program: TimedProgram,
     seconds: list[float],
 ) -> dict[str, Any]:
-    """The JSON that is printed."""
+    """Returns the report, which is printed as JSON."""
     median = statistics.median(seconds)
     memory = jax.devices()[0].memory_stats() or {}
-    # Kilobytes on Linux, bytes on macOS.
+    # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
     rss_unit = 1 if sys.platform == "darwin" else 1024
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit
     return {
@@ -270,7 +270,7 @@ def make_report(
 
 
 def share_of_peak(flops: float | None, seconds: float, dtype: str) -> float | None:
-    """What part of a GPU's peak a call reaches, float32 of its peak in TF32; None where the peak is not known here."""
+    """Returns the share of the GPU's peak that a call reaches, for float32 the TF32 peak; None if it is unknown."""
     gpus = {gpu.name: gpu for gpu in GPUS.values()}
     gpu = gpus.get(jax.devices()[0].device_kind)
     if gpu is None or flops is None:
@@ -280,7 +280,7 @@ def share_of_peak(flops: float | None, seconds: float, dtype: str) -> float | No
 
 
 def read_environment() -> dict[str, Any]:
-    """The devices and versions that a figure belongs to."""
+    """Returns the devices and versions with which figures were measured."""
     device = jax.devices()[0]
     return {
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},

@@ -1,9 +1,9 @@
-"""How many training images this host reads, decodes and prepares in a second; as JSON. No model is run.
+"""Measures how many training images this host reads, decodes and prepares per second; prints JSON. Runs no model.
 
 mrcnn benchmark-data mask_rcnn_r50_fpn_1x --data.train data/coco:train --data.num-threads 8
 
-`cpu_ms_per_image` is the time of all cores together: images a second, times that, by 1000 are the cores that a host
-needs. Each process of a run reads its own share of the images.
+`cpu_ms_per_image` is the time of all cores together: a host needs images per second * cpu_ms_per_image / 1000 cores.
+Each process of a run reads its own share of the images.
 """
 
 import json
@@ -23,11 +23,11 @@ from mrcnn_jax.training.loop import open_data
 
 @dataclass(frozen=True)
 class Arguments:
-    """Data, and how it is prepared."""
+    """Data and its preparation."""
 
     config: command_line.Inline[Config]
     num_batches: int = 50
-    """Batches of train.batch_size images."""
+    """Number of batches, of train.batch_size images each."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(config: Config, num_batches: int) -> dict[str, Any]:
-    """What is printed: images a second by the clock, and the cores' time for one."""
+    """Returns the report: images per second of wall-clock time, and the time of all cores per image."""
     batch_size = config.train.batch_size
     batches = training_batches(
         open_data(config)[0],

@@ -1,9 +1,10 @@
-"""Speed of RoIAlign, the choice of anchors, NMS and mask pasting alone, at the sizes of one canvas, as JSON on stdout.
+"""Times single operations at the sizes of one canvas: RoIAlign, selection of anchors, NMS, mask pasting; prints JSON.
 
-RoIAlign over the pyramid, as for boxes and as for masks, with two samples per bin and axis and with adaptive sampling,
-and its gradients alone; the best anchors of each level; NMS as of proposals, as of detections, and of all of 1,000 to
-12,000 boxes, in one class and in four; masks of 28 x 28 pasted into the canvas, and encoded. Of each the median and the
-smallest of all calls, in milliseconds, and the median of the processor time of all threads.
+RoIAlign over the pyramid is timed as for boxes and as for masks, with two samples per bin and axis and with adaptive
+sampling, and its gradients are timed separately. The other operations are the selection of the best anchors of each
+level; NMS of proposals, of detections, and of 1,000 to 12,000 boxes of which all may be kept, in one class and in four;
+and masks of 28 x 28 that are pasted into the canvas, or encoded. The report contains the median and the smallest time
+of all calls in milliseconds, and the same for the processor time of all threads.
 
 mrcnn benchmark-ops --canvas 800x1344 --dtype bfloat16
 """
@@ -26,6 +27,7 @@ from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.inference.paste_masks import encode_masks, paste_masks
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.nms import suppress_overlaps
 from mrcnn_jax.ops.top_k import find_largest
 
@@ -51,25 +53,25 @@ OPERATIONS = (
     *ON_HOST,
 )
 LARGEST_SIDE, SMALLEST_SIDE = 660.0, 16.0
-"""Of RoIs and boxes in pixels; their logarithms are uniform."""
+"""Range of the sides of RoIs and boxes in pixels; their logarithms are uniform."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     canvas: Canvas = command_line.Required
-    """Network input."""
+    """Padded size of the network input."""
     batch_size: int = 1
-    """Images."""
+    """Number of images."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the feature maps."""
+    """Dtype of the features."""
     box_rois: int = 1000
-    """RoIs an image of roi_align_box."""
+    """RoIs per image in roi_align_box."""
     mask_rois: int = 100
-    """RoIs an image of roi_align_mask, and masks an image."""
+    """RoIs per image in roi_align_mask, and masks per image in mask pasting."""
     iterations: int = 10
-    """Timed calls, after one that is not."""
+    """Number of timed calls, after an untimed one."""
     only: str = ""
-    """Names of operations contain this."""
+    """Time only the operations with this text in their name."""
 
 
 def main() -> None:
@@ -100,7 +102,7 @@ def measure(function: Callable[..., Any], inputs: tuple[Any, ...], iterations: i
 
 
 def measure_on_host(function: Callable[..., Any], inputs: tuple[Any, ...], iterations: int) -> dict[str, float]:
-    """Times one operation of NumPy."""
+    """Times one NumPy operation."""
     return time_calls(lambda: function(*inputs), iterations)
 
 
@@ -120,7 +122,7 @@ def time_calls(call: Callable[[], Any], iterations: int) -> dict[str, float]:
 
 
 def pool_one_set(features: Any, rois: Any, image_hw: Any, *, output_size: int, model_config: ModelConfig) -> Any:
-    """Returns the RoIs' features."""
+    """Returns the pooled features of the RoIs."""
     return pool_rois(features, [rois], image_hw, output_sizes=[output_size], model_config=model_config)[0]
 
 
@@ -128,7 +130,7 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
     """Yields the name of each operation, the function and its inputs."""
     rng = np.random.default_rng(0)
     model, test, batch = ModelConfig(), TestConfig(), arguments.batch_size
-    sizes = [tuple(-(-side // stride) for side in arguments.canvas) for stride in model.feature_strides]
+    sizes = [tuple(ceil_div(side, stride) for side in arguments.canvas) for stride in model.feature_strides]
     image_hw = np.tile(np.array(arguments.canvas, np.int32), (batch, 1))
     features = tuple(random_normal(rng, (batch, *size, CHANNELS), arguments.dtype) for size in sizes)
     adaptive = replace(model, sampling_ratio=0, roi_align_aligned=True)
@@ -163,7 +165,7 @@ def operations(arguments: Arguments) -> Iterator[tuple[str, Callable[..., Any], 
 def nms(
     name: str, rng: np.random.Generator, arguments: Arguments, groups: np.ndarray, threshold: float, max_kept: int
 ) -> tuple[str, Callable[..., Any], tuple[Any, ...]]:
-    """NMS of random boxes in these groups, image by image."""
+    """Returns NMS of random boxes in these groups, image by image, with its name and inputs."""
     shape = (arguments.batch_size, len(groups))
     boxes = np.stack([random_boxes(rng, len(groups), arguments.canvas) for _ in range(shape[0])])
     function = jax.vmap(partial(suppress_overlaps, iou_threshold=threshold, max_kept=max_kept))
@@ -171,12 +173,12 @@ def nms(
 
 
 def gradients(pool: Callable[..., Any], features: Any, rois: Any, image_hw: Any, weights: Any) -> Any:
-    """The gradients of the features where those of the pooled features are `weights`; the latter are not computed."""
+    """Returns the gradients of the features, given those of the pooled features, which are not computed: `weights`."""
     return jax.vjp(lambda features: pool(features, rois, image_hw), features)[1](weights)[0]
 
 
 def best_anchors(counts: list[int], scores: tuple[Any, ...]) -> list[Any]:
-    """The best of each level."""
+    """Returns the best anchors of each level."""
     return [jax.vmap(partial(find_largest, k=count))(level) for level, count in zip(scores, counts, strict=True)]
 
 
@@ -185,7 +187,7 @@ def random_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str =
 
 
 def random_boxes(rng: np.random.Generator, count: int, canvas: Canvas) -> np.ndarray:
-    """Squares [count, 4] anywhere, clipped to the canvas."""
+    """Returns squares [count, 4] at random places, clipped to the canvas."""
     sides = np.exp(rng.uniform(np.log(SMALLEST_SIDE), np.log(LARGEST_SIDE), (count, 1)))
     centres = rng.uniform(0, 1, (count, 2)) * canvas[::-1]
     corners = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)

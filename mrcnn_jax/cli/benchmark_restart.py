@@ -1,9 +1,10 @@
-"""Seconds from a restart of training to its first new step, with and without the programs that runs keep; as JSON.
+"""Times restarts of training to their first new step, with and without the cached programs of a run; prints JSON.
 
 mrcnn benchmark-restart mask_rcnn_r50_fpn_1x --data.train data/coco:train
 
-Trains in a temporary folder for a step and stops. Then, --repeats times: removes the kept programs, starts again, stops
-at the first new step; starts and stops again, now with them. A start counts from that of the process.
+It trains for a step in a temporary folder and stops. Then, --repeats times, it removes the cached programs and restarts
+without them, and restarts again with them. Every restart is timed from the start of its process and stopped at its
+first new step.
 """
 
 import argparse
@@ -26,20 +27,20 @@ from mrcnn_jax.presets import PACKAGE
 
 TRAIN = (sys.executable, "-m", "mrcnn_jax", "train")
 EVERY_STEP = ("--train.log-every", "1", "--train.checkpoint-every", "1")
-"""A step's metrics are written before its checkpoint, not some steps later."""
+"""Options with which a step's metrics are written before its checkpoint, not some steps later."""
 STOPPED = 75
 """Exit code of a run after a stop request."""
 PATIENCE = 7200
-"""Seconds until a first step is given up."""
+"""Seconds to wait for a first step."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is trained, and how often it starts."""
+    """The run, and the number of its restarts."""
 
     config: command_line.Inline[Config]
     repeats: int = 3
-    """Pairs of restarts."""
+    """Number of pairs of restarts."""
 
 
 def main() -> None:
@@ -53,15 +54,15 @@ def main() -> None:
             shutil.rmtree(workdir / "programs")
             cold.append(start_and_stop(command, workdir))
             warm.append(start_and_stop(command, workdir))
-            seconds = f"{cold[-1]:.1f} s without kept programs, {warm[-1]:.1f} s with them"
+            seconds = f"{cold[-1]:.1f} s without cached programs, {warm[-1]:.1f} s with them"
             command_line.note(f"{number} of {repeats}: {seconds}")
     print(json.dumps(make_report(preset, cold, warm), indent=2))
 
 
 def read_arguments() -> tuple[str, list[str], int]:
-    """Preset path, options of the run and number of repeats; ConfigError if one of them is wrong."""
+    """Returns preset path, options of the run and number of repeats; ConfigError if one of them is invalid."""
     config, argv = command_line.split_preset()
-    description = "Times restarts of training, with and without the programs that a run keeps; prints JSON."
+    description = "Times restarts of training with and without the cached programs of a run; prints JSON."
     arguments = command_line.parse(Arguments(config), description, argv, usage="PRESET")
     if arguments.repeats < 1:
         raise ConfigError("--repeats: expected 1 or more.")
@@ -71,7 +72,7 @@ def read_arguments() -> tuple[str, list[str], int]:
 
 
 def start_and_stop(command: list[str], workdir: Path) -> float:
-    """Seconds from a start of training to the first new line of its metrics; DataError if it ends before."""
+    """Returns the seconds from a start of training to its first new line of metrics; DataError if it ends before."""
     curves = workdir / "metrics.jsonl"
     before = num_lines(curves)
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
@@ -86,11 +87,11 @@ def start_and_stop(command: list[str], workdir: Path) -> float:
             process.send_signal(signal.SIGTERM)
             code = process.wait()
         if is_late:
-            raise DataError(f"Training made no step in {PATIENCE} s.")
+            raise DataError(f"Training completed no step within {PATIENCE} s.")
         if code != STOPPED:
             log.seek(0)
             last = [line for line in log.read().splitlines() if line.strip()][-1:]
-            raise DataError(f"Training ended with {code} instead of {STOPPED}: {' '.join(last)}")
+            raise DataError(f"Training ended with exit code {code} instead of {STOPPED}: {' '.join(last)}")
     return seconds
 
 
@@ -99,7 +100,7 @@ def num_lines(file: Path) -> int:
 
 
 def make_report(preset: str, cold: list[float], warm: list[float]) -> dict[str, object]:
-    """The JSON that is printed."""
+    """Returns the report, which is printed as JSON."""
     return {
         "preset": Path(preset).stem,
         "seconds_without_programs": [round(seconds, 2) for seconds in cold],

@@ -1,7 +1,7 @@
-"""Checks what the road does to a prepared data set, and prints JSON.
+"""Checks that a prepared data set preserves its annotations, and prints JSON.
 
-`ground_truth_ap`: the annotations, given back as detections, scored: 1.0 unless evaluation loses something.
-`mask_target_iou`: how well mask targets from box-relative bitmaps agree with targets from masks of full size.
+`ground_truth_ap` is the AP of the annotations as detections: 1.0 unless evaluation loses something.
+`mask_target_iou` is the IoU of mask targets from box-relative bitmaps with targets from full-size masks.
 
     mrcnn check-data --data data/coco --split val --objects 500
 """
@@ -26,7 +26,7 @@ from mrcnn_jax.ops.roi_align import interpolation_matrix
 
 TARGET_SIZE = 28
 JITTER = 0.15
-"""RoIs are boxes whose borders are moved by up to this share of their sides, as proposals are."""
+"""RoIs are boxes with borders moved by up to this share of their sides, similar to proposals."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Arguments:
     split: str = ""
     """Split of the folder, if it has several."""
     max_detections: int = 100
-    """Detections an image that are scored."""
+    """Detections per image that are scored."""
     objects: int = 500
-    """Objects drawn at random for mask_target_iou."""
+    """Number of objects drawn at random for mask_target_iou."""
     config: DataConfig = field(default_factory=DataConfig)
     """Image and bitmap sizes of training."""
 
 
 def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float]:
-    """AP of the annotations' boxes, masks and, if there are any, keypoints against themselves."""
+    """Returns the AP of the annotations' boxes, masks and, if there are any, keypoints against themselves."""
     truth = dataset.coco_dict()
     results: list[dict[str, Any]] = [
         {
@@ -53,7 +53,7 @@ def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float
             "bbox": row["bbox"],
             "segmentation": row["segmentation"],
             "keypoints": row.get("keypoints", []),
-            # Only the best 20 people of an image count for keypoints: those without any come last.
+            # Only the best 20 people of an image count for keypoints, so those without any come last.
             "score": 1.0 if row.get("num_keypoints", 1) else 0.5,
         }
         for row in truth["annotations"]
@@ -67,7 +67,7 @@ def score_ground_truth(dataset: Dataset, max_detections: int) -> dict[str, float
 
 
 def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results with every segmentation as the compressed run-length code that results have."""
+    """Returns the results with every segmentation as a compressed run-length code, as results require."""
     from pycocotools import mask as rle
 
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
@@ -79,7 +79,7 @@ def encode_segmentations(truth: dict[str, Any], results: list[dict[str, Any]]) -
 
 
 def measure_mask_targets(dataset: Dataset, num_objects: int, data_config: DataConfig) -> dict[str, float]:
-    """Mean IoU of the two kinds of targets over random objects, in images of training size."""
+    """Returns the IoU of the two kinds of targets over random objects, in images of training size."""
     rng = np.random.default_rng(0)
     objects = [(index, item) for index in range(len(dataset)) for item in dataset[index].objects if not item.is_crowd]
     chosen = rng.permutation(len(objects))[:num_objects]
@@ -106,7 +106,7 @@ def measure_mask_targets(dataset: Dataset, num_objects: int, data_config: DataCo
 
 
 def full_size_mask(item: ObjectRecord, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> np.ndarray:
-    """The object's mask in the resized image, [H, W] 0 or 1: polygons are scaled, run lengths resampled."""
+    """Returns the mask in the resized image, [H, W] 0 or 1: polygons are scaled, and run-length codes resampled."""
     import cv2
 
     if isinstance(item.segmentation, dict):
@@ -118,7 +118,7 @@ def full_size_mask(item: ObjectRecord, old_hw: tuple[int, int], new_hw: tuple[in
 
 
 def target_from_full_mask(mask: np.ndarray, roi: np.ndarray) -> np.ndarray:
-    """[28, 28] bool: the mask averaged over each cell of the RoI, at least one half (Detectron2's bitmask targets)."""
+    """Returns [28, 28] bool, cells of the RoI of which the mask covers at least half (Detectron2's bitmask targets)."""
     x0, y0, x1, y1 = roi
     rows = interpolation_matrix(jnp.array([y0 - 0.5]), jnp.array([y1 - y0]), mask.shape[0], TARGET_SIZE, 0)[0]
     columns = interpolation_matrix(jnp.array([x0 - 0.5]), jnp.array([x1 - x0]), mask.shape[1], TARGET_SIZE, 0)[0]
@@ -126,7 +126,7 @@ def target_from_full_mask(mask: np.ndarray, roi: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Prints the JSON."""
+    """Checks the data set and prints the report as JSON."""
     arguments = command_line.parse(Arguments(), __doc__ or "")
     dataset = open_dataset(f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data)
     report = {

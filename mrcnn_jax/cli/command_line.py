@@ -1,11 +1,11 @@
-"""What all command lines share: typed options with clear refusals, and the documented exit codes.
+"""Shared parts of all command lines: typed options with clear error messages, and the documented exit codes.
 
 A command is a module with a `main()`, which reads its options with
 
-    arguments = cli.parse(Arguments(...), "What it does.")
+    arguments = command_line.parse(Arguments(...), "What it does.")
 
-and is listed in `mrcnn_jax.command_names`. Errors are one line on stderr; `--debug` (or MRCNN_JAX_DEBUG=1) adds the
-traceback.
+and is listed in `mrcnn_jax.command_names`. Errors are printed as one line on stderr; `--debug` (or MRCNN_JAX_DEBUG=1)
+adds the traceback.
 """
 
 import contextlib
@@ -31,27 +31,27 @@ from mrcnn_jax.presets import load_preset
 
 T = TypeVar("T")
 Inline = Annotated[T, tyro.conf.arg(name="")]
-"""Type of a field whose own fields are options without the field's name: `--train.seed`, not `--config.train.seed`."""
+"""Type of a field whose subfields are options without its name: `--train.seed`, not `--config.train.seed`."""
 Required: Any = tyro.MISSING
-"""Default of a field that the command line has to give."""
+"""Default of a field that has to be given on the command line."""
 
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 
 
 def note(message: str) -> None:
-    """Says on stderr what is under way: stdout is for results."""
+    """Prints progress on stderr, since stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], int | None], leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
-    """Runs main() and ends the process, by `leave`, with one of the documented exit codes."""
+    """Runs main() and ends the process through `leave` with one of the documented exit codes."""
     debug = "--debug" in sys.argv or os.environ.get("MRCNN_JAX_DEBUG", "") not in ("", "0")
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         code = main() or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `| head`, has seen enough
-        # Some interpreters flush again at their end, and would complain about the same pipe.
+    except BrokenPipeError:  # the reader, such as `| head`, has ended
+        # Some interpreters flush again at exit and would report the same error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (Exception, KeyboardInterrupt) as exception:
@@ -65,19 +65,21 @@ def run(main: Callable[[], int | None], leave: Callable[[int], NoReturn] = sys.e
 
 
 def as_user_error(exception: BaseException) -> UserError | None:
-    """The error that a user can act on behind an exception, or None where the exception is our bug."""
+    """Returns the error behind an exception that a user can correct, or None if the exception is a bug."""
     text = str(exception)
     is_jax_error = type(exception).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if isinstance(exception, UserError):
         return exception
     if isinstance(exception, KeyboardInterrupt):
-        return Preempted("Interrupted. Run the same command again to go on.")
+        return Preempted("Interrupted. Run the same command again to continue.")
     if isinstance(exception, MemoryError) or (is_jax_error and "RESOURCE_EXHAUSTED" in text):
         reason = text.splitlines()[0] if text else "no memory left on the host"
         return DeviceError(f"Out of memory: {reason}. Lower the batch size, the canvases or the number of proposals.")
     if is_jax_error and re.search("gloo|nccl|coordination service|heartbeat", text, re.IGNORECASE):
         reason = text.splitlines()[0]
-        return DeviceError(f"Another process was lost: {reason}. Start all again; a run continues where it was saved.")
+        return DeviceError(
+            f"Another process was lost: {reason}. Start all processes again to continue from the newest checkpoint."
+        )
     if isinstance(exception, RuntimeError) and "Unable to initialize backend" in text:
         return DeviceError(f"{text.splitlines()[0]}. Check JAX_PLATFORMS and the installed jax.")
     if isinstance(exception, OSError) and exception.errno in _STORAGE_ERRNOS:
@@ -87,12 +89,12 @@ def as_user_error(exception: BaseException) -> UserError | None:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with control characters replaced, so that a file name cannot write to the terminal."""
+    """Returns the text on one line, with control characters replaced so that file names cannot control a terminal."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def split_preset(argv: Sequence[str] | None = None) -> tuple[Config, list[str]]:
-    """The preset that the first argument names, and the arguments after it; the defaults for a bare --help."""
+    """Returns the preset that the first argument names, and the other arguments; the defaults for a bare --help."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and not arguments[0].startswith("-"):
         return load_preset(arguments[0]), arguments[1:]
@@ -110,16 +112,16 @@ def parse(
 @overload
 def parse(spec: T, description: str, argv: Sequence[str] | None = None, *, usage: str = "") -> T: ...
 def parse(spec: Any, description: str, argv: Sequence[str] | None = None, *, usage: str = "") -> Any:
-    """Command line to dataclass.
+    """Parses a command line into a dataclass.
 
     Args:
-        spec: a dataclass instance with the defaults, or a type; a union of dataclasses gives subcommands.
-        description: what --help says first.
+        spec: a dataclass instance with the defaults, or a type; a union of dataclasses defines subcommands.
+        description: text at the top of --help.
         argv: the arguments after the program's name; the process's own by default.
-        usage: what the usage line shows behind the command's name, such as `PRESET`.
+        usage: text after the command's name in the usage line, such as `PRESET`.
 
     Raises:
-        ConfigError: unknown option (with the nearest name), ill-typed or missing value, value that a dataclass refuses.
+        ConfigError: an option is unknown (the nearest is suggested), or a value is missing, ill-typed or out of range.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
 
@@ -144,8 +146,8 @@ def parse(spec: Any, description: str, argv: Sequence[str] | None = None, *, usa
 
 
 def _printed(call: Callable[[list[str]], Any], arguments: list[str], columns: int) -> list[str]:
-    """Lines that tyro prints before it exits, on a terminal of so many columns, without the sides of its boxes."""
-    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # tyro draws other boxes where this is not UTF-8
+    """Returns the lines that tyro prints before it exits on a terminal of this width, without sides of boxes."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # tyro draws other boxes if this is not UTF-8
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(columns)
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit):
@@ -158,7 +160,7 @@ def _printed(call: Callable[[list[str]], Any], arguments: list[str], columns: in
 
 
 def _explain(arguments: list[str], call: Callable[[list[str]], Any]) -> str:
-    """One line for what tyro refuses: the first unknown option with its nearest names, else tyro's own words."""
+    """Returns one line for arguments that tyro rejects: the first unknown option with similar ones, or tyro's error."""
     first = arguments[:1] if arguments and not arguments[0].startswith("-") else []
     help_lines = _printed(call, [*first, "--help"], columns=80)  # a subcommand has its own help
     if any(line.startswith("╭─ subcommands") for line in help_lines):
@@ -169,7 +171,7 @@ def _explain(arguments: list[str], call: Callable[[list[str]], Any]) -> str:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in options:
             return f"Unknown option {argument}: did you mean {' or '.join(_nearest(option, options))}? See --help."
-    # tyro draws a box: title, message, rule, hints.
+    # tyro draws a box with a title, the message, a rule and hints.
     lines = [line for line in _printed(call, arguments, columns=10_000) if line and line[0] not in "╭╰"]
     message = " ".join(itertools.takewhile(lambda line: not line.startswith("──"), lines))
     message = re.sub(r"^Error parsing ([a-z_][\w.]*: )?", "", message)
@@ -177,7 +179,7 @@ def _explain(arguments: list[str], call: Callable[[list[str]], Any]) -> str:
 
 
 def _nearest(option: str, options: list[str]) -> list[str]:
-    """Valid options that an unknown one may mean: same last word or its initials, else similar spelling."""
+    """Returns options that an unknown one may mean: with the same last part or its initials, else spelt similarly."""
     leaf = _leaf(option)
     same = [o for o in options if leaf in (_leaf(o), "".join(word[0] for word in _leaf(o).split("-") if word))]
     return same[:3] or difflib.get_close_matches(option, options, n=1, cutoff=0.0)

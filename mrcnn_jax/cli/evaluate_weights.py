@@ -1,4 +1,4 @@
-"""Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP, and Cityscapes' AP of masks.
+"""Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP, and Cityscapes mask AP.
 
 mrcnn evaluate --weights runs/NAME --data DIR --split val --output metrics.json
 """
@@ -22,13 +22,13 @@ class Arguments:
     data: str = command_line.Required
     """Prepared folder, DIR or DIR:SPLIT."""
     split: str = ""
-    """Split of the data, where the folder has several."""
+    """Split of the data, if the folder has several."""
     output: Path = Path("metrics.json")
-    """File for the scores, JSON."""
+    """JSON file for the scores."""
     results: Path | None = None
-    """File for the detections as COCO results, JSON; other tools can score them."""
+    """JSON file for the detections as COCO results, which other tools can score."""
     cityscapes: bool = False
-    """Also score masks as Cityscapes does."""
+    """Also score masks with Cityscapes' metric."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """How the processes of an evaluation on several machines find each other."""
     test: TestConfig = field(default_factory=TestConfig)

@@ -1,13 +1,13 @@
-"""Compiles a preset's training step and prediction for NVIDIA GPUs on a machine that has none, and says what they cost.
+"""Compiles a preset's training step and prediction for NVIDIA GPUs on a machine without one; prints their costs.
 
 mrcnn gpu-compile mask_rcnn_r50_fpn_1x --gpu h100 --gpus 8 --model.dtype bfloat16
 mrcnn gpu-compile mask_rcnn_r50_fpn_1x --gpu a100-40gb --task predict --images-per-gpu 16
 
-Needs XLA's compiler for GPUs, no driver: for jax 0.10.2 `pip install --no-deps jax-cuda13-plugin==0.10.2
-jax-cuda13-pjrt==0.10.2`, and `pip install nvidia-cuda-nvcc nvidia-nvvm`. Prints JSON: bytes on a GPU against its
-memory; kernels, library calls and copies, in CUDA graphs and outside; loops that wait for the host; scatters by how
-they add; sorts; collectives; and lower bounds of time by part of the model. Nothing is run. A step takes two to five
-minutes to compile. Ends with 4 if a program does not fit.
+It needs XLA's compiler for GPUs, but no driver: for jax 0.10.2, `pip install --no-deps jax-cuda13-plugin==0.10.2
+jax-cuda13-pjrt==0.10.2` and `pip install nvidia-cuda-nvcc nvidia-nvvm`. The printed JSON contains the bytes on a GPU
+and their share of its memory; kernels, library calls and copies inside and outside of CUDA graphs; loops that wait for
+the host; scatters by their way of adding; sorts; collectives; and lower bounds of the time by part of the model.
+Nothing is run. A step takes two to five minutes to compile. The command ends with 4 if a program does not fit.
 """
 
 import dataclasses
@@ -34,42 +34,42 @@ from mrcnn_jax.profiling.gpu_programs import read_dump, summarise_gpu_program
 from mrcnn_jax.profiling.gpus import GPUS, Gpu
 
 DOES_NOT_FIT = 4
-"""Exit code."""
+"""Exit code if a program does not fit into the memory of the device."""
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 FLAGS = {"xla_gpu_enable_triton_gemm": False}
-"""Of the compiler, besides those in XLA_FLAGS. Without a GPU it cannot try Triton's forms of a product, and the first
-may not compile."""
+"""Compiler flags besides those in XLA_FLAGS. Without a GPU, the compiler cannot try Triton's variants of a product, and
+the first of them may not compile."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to compile, and for which GPUs."""
+    """The programs to compile, and the GPUs."""
 
     config: command_line.Inline[Config]
     canvas: Canvas
-    """Network input."""
+    """Padded size of the network input."""
     gpu: Literal["a100-40gb", "a100-80gb", "h100", "h200", "l4", "rtx4090", "t4"] = "h100"
     """Kind of GPU."""
     gpus: int = 1
-    """GPUs that train together, on one machine."""
+    """Number of GPUs, all on one machine, that run the program together."""
     images_per_gpu: int = 8
-    """Images of a batch on each GPU."""
+    """Images per batch on each GPU."""
     task: Literal["train", "predict", "both"] = "both"
-    """The training step, batch inference, or one after the other."""
+    """Program to compile: the training step, batch inference, or both."""
     memory_fraction: float = 0.75
-    """Share of a GPU's memory that JAX takes, as XLA_PYTHON_CLIENT_MEM_FRACTION says when programs run."""
+    """Share of a GPU's memory that JAX uses; when programs run, XLA_PYTHON_CLIENT_MEM_FRACTION sets it."""
     top: int = 20
-    """Most expensive instructions that are listed."""
+    """Number of the most expensive instructions to list."""
     loop_trips: int = 1
-    """How often a loop is counted whose trips depend on the data, as those of NMS."""
+    """Assumed number of iterations of loops with a data-dependent trip count, such as those of NMS."""
     programs: Path | None = None
-    """Folder that keeps what the compiler writes of each task: HLO, PTX, the sequence of launches."""
+    """Folder for the files that the compiler writes for each task: HLO, PTX and the sequence of launches."""
 
 
 def main() -> int:
-    """Compiles and prints."""
+    """Compiles the programs and prints the report."""
     preset, arguments = read_arguments()
-    # Nothing runs, and no driver is asked for.
+    # Nothing runs, so JAX need not look for a driver.
     jax.config.update("jax_platforms", "cpu")
     gpu = GPUS[arguments.gpu]
     mesh = make_abstract_gpus(gpu, arguments.gpus)
@@ -99,40 +99,40 @@ def main() -> int:
 
 
 def read_arguments() -> tuple[str, Arguments]:
-    """Preset path and options; ConfigError if one of them is wrong or the compiler is missing."""
+    """Returns preset path and options; ConfigError if one of them is invalid or the compiler is missing."""
     config, options = command_line.split_preset()
     arguments = command_line.parse(
         Arguments(config, config.data.canvases[0]),
-        "Compiles a training step and batch inference for NVIDIA GPUs, on a machine that has none; prints JSON. Ends "
+        "Compiles a training step and batch inference for NVIDIA GPUs on a machine without one; prints JSON. Ends "
         f"with {DOES_NOT_FIT} if one of them does not fit. Needs the compiler: pip install --no-deps "
-        "jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2, and pip install nvidia-cuda-nvcc nvidia-nvvm.",
+        "jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2 and pip install nvidia-cuda-nvcc nvidia-nvvm.",
         options,
         usage="PRESET",
     )
     if min(arguments.images_per_gpu, arguments.gpus, arguments.top, arguments.loop_trips) < 1:
         raise ConfigError("--images-per-gpu, --gpus, --top and --loop-trips: expected 1 or more.")
     if not 0 < arguments.memory_fraction <= 1:
-        raise ConfigError(f"--memory-fraction: expected more than 0, up to 1, got {arguments.memory_fraction}.")
+        raise ConfigError(f"--memory-fraction: expected a value above 0, up to 1, got {arguments.memory_fraction}.")
     if min(arguments.canvas) < 1 or any(side % SIZE_DIVISOR for side in arguments.canvas):
         raise ConfigError(f"--canvas: expected sides that are multiples of {SIZE_DIVISOR}, got {arguments.canvas}.")
     if not any(map(importlib.util.find_spec, PLUGINS)):
         version = importlib.metadata.version("jax")
         raise ConfigError(
-            f"The compiler for GPUs is missing: pip install --no-deps jax-cuda13-plugin=={version} "
+            f"The GPU compiler is missing. Install it with: pip install --no-deps jax-cuda13-plugin=={version} "
             f"jax-cuda13-pjrt=={version}; pip install nvidia-cuda-nvcc nvidia-nvvm."
         )
     return sys.argv[1], arguments
 
 
 def make_abstract_gpus(gpu: Gpu, count: int) -> Mesh:
-    """The mesh over GPUs of one machine, which need not exist."""
-    # Partitions, hosts of each, GPUs of each.
+    """Returns a mesh over GPUs of one machine, which need not exist."""
+    # Numbers of partitions, hosts per partition and GPUs per host.
     topology = topologies.get_topology_desc(platform="cuda", topology=f"1x1x{count}", target_config=gpu.make_target())
     return make_mesh(topology.devices)
 
 
 def compile_job(task: str, job: Job, gpu: Gpu, arguments: Arguments) -> dict[str, Any]:
-    """What is printed of a task."""
+    """Compiles the program of a task and returns its part of the report."""
     start = time.perf_counter()
     lowered = job.function.lower(*job.arguments)
     command_line.note(f"{task}: compiling for {arguments.gpus} {gpu.name}")

@@ -1,4 +1,4 @@
-"""Turns a published checkpoint into a weights folder: torchvision's or Detectron2's Mask, Keypoint or Faster R-CNN.
+"""Converts a Mask, Keypoint or Faster R-CNN checkpoint of torchvision or Detectron2 to a weights folder.
 
 mrcnn import maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --to weights/torchvision_r50
 """
@@ -28,27 +28,27 @@ FAMILIES = Literal["auto", "torchvision", "detectron2"]
 @dataclass(frozen=True)
 class Arguments:
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = command_line.Required
-    """Checkpoint: .pth (any torch), .pkl (Detectron2), .safetensors or .npz in the family's own names."""
+    """Checkpoint: .pth (any torch version), .pkl (Detectron2), or .safetensors or .npz with the original names."""
     to: Path = command_line.Required
     """Weights folder to write."""
     source: FAMILIES = "auto"
-    """Whose names the checkpoint has; auto: the names show it."""
+    """Origin of the array names in the checkpoint; auto recognises it."""
     sha256: str = ""
-    """SHA-256 of the checkpoint, or its first 8 or more digits; torch's file names end with them."""
+    """Expected SHA-256 of the checkpoint, or its first 8 or more digits, with which torch's file names end."""
     categories: Path | None = None
-    """COCO annotation file that names the classes, by ascending id; without it, COCO's where the number fits."""
+    """COCO annotation file with the names of the classes, by ascending id; by default COCO's, if their number fits."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Architecture and conventions; the defaults are the recognised model's."""
+    """Architecture and conventions; the defaults are those of the recognised model."""
     test: TestConfig = field(default_factory=TestConfig)
-    """Test settings that the folder carries; the defaults are the family's."""
+    """Test settings to store in the folder; the defaults are those of the checkpoint's origin."""
 
 
 def main() -> None:
-    """Reads, recognises, maps and writes."""
+    """Reads and recognises the checkpoint, maps its arrays and writes the folder."""
     source = peek()
     recognised = source.recognised if source else None
     defaults = Arguments(model=recognised.model, test=recognised.test) if recognised else Arguments()
-    arguments = command_line.parse(defaults, "Turns a published checkpoint into a weights folder.")
+    arguments = command_line.parse(defaults, "Converts a published checkpoint to a weights folder.")
     assert source is not None and recognised is not None, "the parser requires SOURCE"
     if arguments.sha256:
         check_sha256(arguments.checkpoint, arguments.sha256)
@@ -56,7 +56,7 @@ def main() -> None:
     for name in changed_fields(recognised.model, arguments.model):
         print(f"Overridden: model.{name} = {getattr(arguments.model, name)}")
     variables, mapped = import_variables(source, arguments.model)
-    del source  # as large as the variables
+    del source  # it takes as much memory as the variables
     categories = choose_categories(arguments)
     save_weights(
         arguments.to, variables, model_config=arguments.model, test_config=arguments.test, categories=categories
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def peek() -> WeightsFile | None:
-    """The checkpoint that the command line names, read before the options whose defaults it decides."""
+    """Returns the checkpoint that the command line names; read first, because it determines defaults of options."""
     words = sys.argv[1:]
     takes_next = [word.startswith("--") and "=" not in word for word in words]
     paths = [word for word, is_value in zip(words, [False, *takes_next], strict=False) if not is_value]
@@ -84,23 +84,26 @@ def peek() -> WeightsFile | None:
 
 
 def changed_fields(before: ModelConfig, after: ModelConfig) -> list[str]:
-    """Names of the fields whose values differ."""
+    """Returns the names of the fields whose values differ."""
     return [entry.name for entry in fields(before) if getattr(before, entry.name) != getattr(after, entry.name)]
 
 
 def choose_categories(arguments: Arguments) -> tuple[Category, ...]:
-    """The categories of the file that was named, else COCO's where their number fits."""
+    """Returns the categories of the named file, by default COCO's if their number fits."""
     if arguments.categories is None:
         return default_categories(arguments.model.num_classes, arguments.model.num_keypoints)
     categories = read_categories(arguments.categories)
     if len(categories) != arguments.model.num_classes:
         wanted = arguments.model.num_classes
-        raise ConfigError(f"{arguments.categories} has {len(categories)} categories, the checkpoint {wanted} classes.")
+        raise ConfigError(
+            f"{arguments.categories} has {len(categories)} categories, but the checkpoint has {wanted} classes. "
+            "Name the annotation file of its training data."
+        )
     return categories
 
 
 def describe(mapped: Mapped) -> str:
-    """What became of the checkpoint's arrays."""
+    """Returns a summary of how the checkpoint's arrays were used."""
     text = f"Mapped: {len(mapped.used)} arrays, every parameter filled"
     if mapped.left_over:
         shown = ", ".join(mapped.left_over[:2])

@@ -1,4 +1,4 @@
-"""How the options' values are written on a command line: numbers, tuples of numbers, canvases."""
+"""Parsing of option values: numbers, tuples of numbers and canvases."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,13 +29,13 @@ def _canvas(text: str) -> tuple[int, int]:
 
 
 def _items(texts: Sequence[str]) -> Iterator[str]:
-    """Items given as `a,b c`: commas and spaces both separate."""
+    """Yields the items of texts such as `a,b c`, which commas and spaces separate."""
     return (item for text in texts for item in text.split(",") if item)
 
 
 @REGISTRY.primitive_rule
 def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """int and float, with refusals in words."""
+    """Parses int and float with readable error messages."""
     kind: Any = info.type
     if kind is not int and kind is not float:
         return None
@@ -50,7 +50,7 @@ def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Non
 
 @REGISTRY.primitive_rule
 def _tuple_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Tuples of numbers as `1,2,3` or `1 2 3`; tuples of canvases as `480x800,800x480`."""
+    """Parses tuples of numbers as `1,2,3` or `1 2 3`; tuples of canvases as `480x800,800x480`."""
     types = get_args(info.type)
     if info.type_origin is not tuple or not types:
         return None

@@ -1,4 +1,4 @@
-"""Finds objects in images: writes predictions.json and a copy of each image with the detections drawn.
+"""Detects objects in images; writes predictions.json and a copy of each image with the detections drawn.
 
 mrcnn predict --weights runs/NAME --output predictions photo.jpg more_photos/
 """
@@ -25,13 +25,13 @@ from mrcnn_jax.weights.folder import load_weights
 @dataclass(frozen=True)
 class Arguments:
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")] = ()
-    """Images, and folders that are searched for images."""
+    """Images, and folders in which to search for images."""
     weights: Path = command_line.Required
     """Weights folder, or the workdir of a run."""
     output: Path = command_line.Required
     """Folder for predictions.json and pictures/."""
     score: float = 0.5
-    """Detections below this score are not drawn; predictions.json holds all above --test.score-threshold."""
+    """Lowest score of detections that are drawn; predictions.json contains all above --test.score-threshold."""
     pictures: bool = True
     """Draw the detections on copies of the images."""
     test: TestConfig = field(default_factory=TestConfig)
@@ -41,7 +41,7 @@ class Arguments:
 def main() -> None:
     arguments = command_line.parse(
         Arguments(test=default_test_config()),
-        "Finds objects in images: writes predictions.json and a copy of each image with the detections drawn.",
+        "Detects objects in images; writes predictions.json and a copy of each image with the detections drawn.",
     )
     if not arguments.inputs:
         raise ConfigError("Name at least one image or folder of images. See --help.")

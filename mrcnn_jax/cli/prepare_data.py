@@ -1,4 +1,4 @@
-"""Turns a data set into a folder for training and evaluation: DIR/SPLIT, a TensorFlow Datasets folder."""
+"""Converts a data set to a folder for training and evaluation: DIR/SPLIT, a TensorFlow Datasets folder."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
 from mrcnn_jax.data.source import Source
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Where progress does not go to a terminal."""
+"""Interval of progress lines if stderr is not a terminal."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Coco:
     overwrite: bool = False
     """Replace a split that was made from something else."""
     max_skip_fraction: float = 0.01
-    """Stop when more than this share of the images or of the objects is unusable."""
+    """Share of unusable images or objects above which the command stops."""
     annotated_only: bool = False
-    """Leave out images without objects, or, where categories have keypoints, without any visible one."""
+    """Leave out images without objects or, if categories have keypoints, without any visible one."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_skip_fraction <= 1.0:
@@ -51,15 +51,15 @@ class Cityscapes:
     """The instances of Cityscapes: leftImg8bit and gtFine, with instance-id images or polygons."""
 
     root: Path
-    """Folder that holds leftImg8bit and gtFine."""
+    """Folder that contains leftImg8bit and gtFine."""
     to: Path
     """Folder to write into; each split becomes a folder in it."""
     split: tuple[str, ...] = ()
-    """Names of the splits; by default those of train and val that are there."""
+    """Names of the splits; by default train and val, if they exist."""
     overwrite: bool = False
     """Replace splits that were made from something else."""
     max_skip_fraction: float = 0.01
-    """Stop when more than this share of the images or of the objects is unusable."""
+    """Share of unusable images or objects above which the command stops."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_skip_fraction <= 1.0:
@@ -73,13 +73,13 @@ class Shapes:
     to: Path
     """Folder to write into."""
     num_images: int = 1000
-    """Images of the split train."""
+    """Number of images in the split train."""
     num_val_images: int = 100
-    """Images of the split val."""
+    """Number of images in the split val."""
     seed: int = 0
-    """Other seeds give other images."""
+    """Seed of the generated images."""
     hard: bool = False
-    """Thin parts, classes that look alike and more occlusion: what ablations are measured on."""
+    """Draw thin parts, similar classes and more occlusion, as for the ablations."""
     overwrite: bool = False
     """Replace splits that were made from something else."""
 
@@ -89,7 +89,7 @@ class Shapes:
 
 
 def main() -> None:
-    """Prepares one split, or those of Cityscapes or the generated data, and says what to do with them."""
+    """Prepares one split, or those of Cityscapes or the generated data, and prints the next command."""
     arguments = command_line.parse(Coco | Cityscapes | Shapes, __doc__ or "")
     if isinstance(arguments, Shapes):
         style = HARD if arguments.hard else EASY
@@ -112,17 +112,17 @@ def main() -> None:
 
 
 def next_command(to: Path, split: str, preset: str) -> str:
-    """How to train on what is in the folder by now; `split` is the one that was just written."""
+    """Returns the command to train on the splits in the folder; `split` is the one that was just written."""
     splits = sorted(path.parent.name for path in to.glob("[!.]*/metadata.json"))
     train = "train" if "train" in splits else split
     others = [name for name in ("val", *splits) if name in splits and name != train]
     data = ["--data.train", f"{to}:{train}"] + (["--data.val", f"{to}:{others[0]}"] if others else [])
-    hint = "" if others else " (with --data.val for scores, once another --split is prepared)"
+    hint = "" if others else " (add --data.val for scores once another --split is prepared)"
     return f"Next: {command_names.typed('train')} {preset} {shlex.join(data)}{hint}"
 
 
 def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> None:
-    """Prepares one split with progress, and prints what is there now."""
+    """Prepares one split, shows progress, and prints a summary."""
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task(f"{to / split}", total=source.num_images)
         last_line = time.monotonic()

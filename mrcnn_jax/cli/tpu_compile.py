@@ -1,11 +1,12 @@
-"""Compiles a preset's training step and prediction for a TPU slice on a machine that has none, and says what they cost.
+"""Compiles a preset's training step and prediction for a TPU slice on a machine without TPUs; prints their costs.
 
 mrcnn tpu-compile mask_rcnn_r50_fpn_1x --topology v5e:16x16 --model.dtype bfloat16
 mrcnn tpu-compile mask_rcnn_r50_fpn_1x --topology v4:4x4x4 --task predict --images-per-chip 8
 
-Needs the TPU compiler, `pip install libtpu`. Prints JSON: bytes on a chip against its memory, every collective, and the
-compiler's own estimate of cycles by part of the model. Nothing is run, and no array is made. A training step takes
-ten minutes to an hour to compile. Ends with 4 if a program does not fit the chip's memory.
+It needs the TPU compiler, `pip install libtpu`. The printed JSON contains the bytes on a chip and their share of its
+memory, every collective, and the compiler's own estimate of cycles by part of the model. Nothing is run or allocated.
+A training step takes ten minutes to an hour to compile. The command ends with 4 if a program does not fit into the
+chip's memory.
 """
 
 import dataclasses
@@ -33,45 +34,45 @@ from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.profiling.costs import summarise_program
 
 DOES_NOT_FIT = 4
-"""Exit code."""
+"""Exit code if a program does not fit into the memory of the device."""
 MEMORY_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
-"""HBM of a chip (cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e, "System architecture"). The compiler keeps a little of
-it for itself."""
+"""HBM of a chip (cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e, "System architecture"). The compiler reserves a
+little of it."""
 ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask what it is
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is opened, so nobody is in the way
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is opened, so processes do not interfere
 }
-"""What libtpu wants to be told where there is no TPU."""
+"""Environment variables that libtpu needs on a machine without a TPU."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to compile, and for which slice."""
+    """The programs to compile, and the slice."""
 
     config: command_line.Inline[Config]
     canvas: Canvas
-    """Network input."""
+    """Padded size of the network input."""
     topology: str = command_line.Required
-    """Kind and shape of the slice: v5e:16x16 is 256 chips; v4, v5e, v5p and v6e are known."""
+    """Kind and shape of the slice, such as v5e:16x16 for 256 chips; kinds are v4, v5e, v5p and v6e."""
     images_per_chip: int = 4
-    """Images of a batch on each chip."""
+    """Images per batch on each chip."""
     task: Literal["train", "predict", "both"] = "both"
-    """The training step, batch inference, or one after the other."""
+    """Program to compile: the training step, batch inference, or both."""
     top: int = 20
-    """Most expensive instructions that are listed, and as many of the largest without an estimate."""
+    """Number of the most expensive instructions, and of the largest without an estimate, to list."""
     loop_trips: int = 1
-    """How often a loop is counted whose trips depend on the data, as those of NMS."""
+    """Assumed number of iterations of loops with a data-dependent trip count, such as those of NMS."""
     programs: Path | None = None
     """Folder for the optimised HLO of each task, TASK.txt."""
 
 
 def main() -> int:
-    """Compiles and prints."""
+    """Compiles the programs and prints the report."""
     preset, arguments = read_arguments()
-    # Nothing runs, and without this JAX would look for a TPU as soon as libtpu is installed.
+    # Nothing runs. Without this, JAX would look for a TPU, because libtpu is installed.
     jax.config.update("jax_platforms", "cpu")
     mesh, memory = make_abstract_slice(arguments.topology)
     config = arguments.config
@@ -105,13 +106,13 @@ def main() -> int:
 
 
 def read_arguments() -> tuple[str, Arguments]:
-    """Preset path and options; ConfigError if one of them is wrong or the compiler is missing."""
+    """Returns preset path and options; ConfigError if one of them is invalid or the compiler is missing."""
     config, options = command_line.split_preset()
     defaults = Arguments(config, config.data.canvases[0])
     arguments = command_line.parse(
         defaults,
-        "Compiles a training step and batch inference for a TPU slice, on a machine that has none; prints JSON. Ends "
-        f"with {DOES_NOT_FIT} if one of them does not fit the chip's memory. Needs `pip install libtpu`.",
+        "Compiles a training step and batch inference for a TPU slice on a machine without TPUs; prints JSON. Ends "
+        f"with {DOES_NOT_FIT} if one of them does not fit into the chip's memory. Needs `pip install libtpu`.",
         options,
         usage="PRESET",
     )
@@ -122,15 +123,15 @@ def read_arguments() -> tuple[str, Arguments]:
     if arguments.topology.partition(":")[0] not in MEMORY_GIB:
         raise ConfigError(f"--topology: expected one of {', '.join(MEMORY_GIB)} and a shape, as in v5e:16x16.")
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError("The TPU compiler is missing: pip install libtpu (0.0.52 goes with jax 0.10.2).")
+        raise ConfigError("The TPU compiler is missing. Install it with: pip install libtpu (0.0.52 for jax 0.10.2).")
     return sys.argv[1], arguments
 
 
 def make_abstract_slice(topology: str) -> tuple[Mesh, int]:
-    """The mesh over a slice's chips, and the bytes of memory that each has."""
+    """Returns a mesh over the chips of a slice, and the memory of each chip in bytes."""
     os.environ.update(ENVIRONMENT)
     kind = topology.partition(":")[0]
-    # Both cores of a v4 are one device, as they are for JAX on a v4 slice; v5p is so by default, others have one core.
+    # Both cores of a v4 are one device, as for JAX on a v4 slice. This is the default of v5p; others have one core.
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
@@ -140,7 +141,7 @@ def make_abstract_slice(topology: str) -> tuple[Mesh, int]:
 
 
 def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[str, Any]:
-    """What is printed of a task."""
+    """Compiles the program of a task and returns its part of the report."""
     start = time.perf_counter()
     lowered = job.function.lower(*job.arguments)
     command_line.note(f"{task}: compiling for {arguments.topology}")
@@ -170,9 +171,9 @@ def compile_job(task: str, job: Job, memory: int, arguments: Arguments) -> dict[
 
 
 def compile_program(lowered: Any) -> tuple[Any, str]:
-    """A lowered program compiled, and its optimised HLO.
+    """Compiles a lowered program and returns it with its optimised HLO.
 
-    The TPU compiler writes the text itself: `as_text` of jax 0.10.2 refuses what a v5p and a v6e do on sparse cores.
+    The TPU compiler writes the text, because `as_text` of jax 0.10.2 rejects the sparse-core parts of v5p and v6e.
     """
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
@@ -181,7 +182,7 @@ def compile_program(lowered: Any) -> tuple[Any, str]:
 
 
 def bytes_wanted(refusal: str) -> int | None:
-    """The bytes that a program needs, from the compiler's `... (27.97G) exceeds available HBM` or `Used 27.97G of`."""
+    """Returns the bytes that a program needs, from `... (27.97G) exceeds available HBM` or `Used 27.97G of`."""
     match = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds|Used ([\d.]+)([KMGT]?) of", refusal)
     if match is None:
         return None

@@ -26,15 +26,15 @@ class Arguments:
 
 
 def keep_programs(workdir: Path) -> None:
-    """Keeps JAX's cache in the workdir, for a restart to find; JAX_COMPILATION_CACHE_DIR names another folder."""
+    """Puts JAX's cache into the workdir for restarts, unless JAX_COMPILATION_CACHE_DIR names another folder."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(programs_folder(workdir)))
 
 
 def main() -> None:
-    """Reads preset and overrides and trains."""
+    """Reads the preset and overrides, and trains."""
     config, options = command_line.split_preset()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs the tracebacks of what it raises
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of errors that it also raises
     arguments = command_line.parse(Arguments(config), __doc__ or "", options, usage="PRESET")
     keep_programs(arguments.workdir)
     join_processes(arguments.distributed)

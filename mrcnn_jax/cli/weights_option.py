@@ -1,4 +1,4 @@
-"""What the scripts that use a weights folder share: its own test settings are the defaults of `--test.*`."""
+"""Shared parts of commands that use a weights folder: its test settings as defaults of `--test.*`, and progress."""
 
 import argparse
 import sys
@@ -13,19 +13,19 @@ from mrcnn_jax.weights.folder import read_test_config
 
 
 def default_test_config(argv: list[str] | None = None) -> TestConfig:
-    """Test settings of the folder that `--weights` names on the command line; general ones if it names none."""
+    """Returns the test settings of the folder that `--weights` names on the command line, or the general defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--weights", default=None)
     try:
         known, _ = parser.parse_known_args(argv)
-    except argparse.ArgumentError:  # --weights without a folder: the parser of the whole line says so
+    except argparse.ArgumentError:  # --weights without a folder: parsing the whole command line reports it
         return TestConfig()
     return TestConfig() if known.weights is None else read_test_config(known.weights)
 
 
 @contextmanager
 def show_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total) that moves a bar on a terminal and prints a line at every tenth elsewhere."""
+    """Yields a function of (done, total) that moves a bar on a terminal and elsewhere prints a line at every tenth."""
     if not sys.stderr.isatty():
         shown = -1
 

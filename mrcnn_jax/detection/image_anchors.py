@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.anchors import make_cell_anchors, make_level_anchors
 from mrcnn_jax.ops.extent import count_cells, find_inside
 
@@ -24,7 +25,7 @@ def make_anchors(canvas: tuple[int, ...], image_hw: Array, model_config: ModelCo
     levels = []
     padded_hw = count_cells(image_hw, 1, model_config.size_divisor)
     for stride, sizes in zip(model_config.feature_strides, model_config.anchor_sizes_by_level, strict=True):
-        feature_hw = -(-canvas[0] // stride), -(-canvas[1] // stride)
+        feature_hw = ceil_div(canvas[0], stride), ceil_div(canvas[1], stride)
         cells_hw = count_cells(image_hw, stride, model_config.size_divisor)
         fitted = padded_hw // jnp.maximum(cells_hw, 1)
         stride_yx = fitted if model_config.anchor_stride == "fitted" else jnp.full(2, stride)

@@ -1,1 +1,1 @@
-"""From device detections to results in original pixels and their COCO scores."""
+"""Evaluation: predictions on a data set, and their COCO and Cityscapes scores."""

@@ -1,13 +1,13 @@
 """Cityscapes' average precision of object masks, as its evaluation server defines it.
 
-What differs from COCO's: every prediction is compared with every object, without an order of matching; of several that
-fit one object, the best scored is right and the others are wrong; recall is not interpolated; objects below 100 pixels
-do not count. A prediction that fits nothing is not wrong if most of it lies on group regions of its class (the crowds
-of the ground truth), on objects that do not count, or on void: pixels of labels that are not evaluated at all, such as
-the car that carries the camera. Prepared data sets do not keep void. Without it a prediction there counts as wrong, so
-that scores are the same or a little lower than the server's.
+It differs from COCO's. Every prediction is compared with every object, without an order of matching. If several match
+one object, the one with the best score is correct and the others are false. Recall is not interpolated, and objects
+below 100 pixels do not count. A prediction that matches nothing is ignored if a share of it above the IoU threshold
+lies on group regions of its class (the crowds of the ground truth), on objects that do not count, or on void: pixels of
+labels that are not evaluated, such as the car that carries the camera. Prepared data sets do not contain void. Without
+it, a prediction there is false, so scores are equal to the server's or a little lower.
 
-Shapes: P predictions, R regions (objects and the group region) of one class in one image; E predictions that count.
+Shapes: P predictions, R regions (objects and the group region) of one class in one image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ from mrcnn_jax.errors import DataError
 from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)
-"""IoUs that a prediction must exceed, exactly the official numbers; at 0.5 and more it can fit one region only."""
+"""IoUs that a prediction must exceed, exactly the official numbers; above 0.5 it can match only one region."""
 
 MIN_AREA = 100
-"""Pixels of an object that counts."""
+"""Smallest number of pixels of an object that counts."""
 
 Code = Mapping[str, Any]
 """A compressed run-length code."""
@@ -32,24 +32,24 @@ Code = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Overlaps:
-    """How the predictions of one class in one image lie on the ground truth."""
+    """Overlaps of the predictions of one class in one image with the ground truth."""
 
     scores: np.ndarray  # [P]
     ious: np.ndarray  # [P, R]
-    counts: np.ndarray  # [R] bool: an object that must be found
-    ignorable: np.ndarray  # [P] share of the prediction on what does not count
+    counts: np.ndarray  # [R] bool, True for objects that count
+    ignorable: np.ndarray  # [P] share of the prediction on regions that do not count
 
 
 def score_cityscapes(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Scores {"AP", "AP50", "categories": [{"id", "name", "AP", "AP50"}]} in 0..1; None where no object counts.
+    """Returns scores {"AP", "AP50", "categories": [{"id", "name", "AP", "AP50"}]} in 0..1, None if no object counts.
 
     Args:
-        ground_truth: data set in COCO annotation format; crowds are group regions. An entry of `images` may hold the
-            void of its image as a compressed run-length code under "void".
+        ground_truth: data set in COCO annotation format; crowds are group regions. An entry of `images` may contain
+            the void of its image as a compressed run-length code under "void".
         results: COCO results whose segmentation is a compressed run-length code.
 
     Raises:
-        DataError: the first malformed object, void or result.
+        DataError: an object, void or result is malformed; the message names the first.
     """
     ground_truth = checked_ground_truth(ground_truth)
     _check_void(ground_truth["images"])
@@ -85,7 +85,7 @@ def _check_void(images: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _by_place(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[Mapping[str, Any]]]:
-    """Objects or results by (image id, category id)."""
+    """Groups objects or results by (image id, category id)."""
     places: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         places.setdefault((row["image_id"], row["category_id"]), []).append(row)
@@ -95,7 +95,7 @@ def _by_place(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[M
 def _compare(
     image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
 ) -> _Overlaps:
-    """How predictions of one class lie on the objects of that class in the same image; empty ones are left out."""
+    """Returns the overlaps of predictions and objects of one class in an image; empty predictions are left out."""
     from pycocotools import mask as coco_mask
 
     image_hw = (image["height"], image["width"])
@@ -109,7 +109,7 @@ def _compare(
     shared = _intersect(codes, regions, areas)  # [P, R]
     ious = shared / np.maximum(areas[:, None] + region_areas - shared, 1)
     is_small = region_areas < MIN_AREA
-    # As in the official code, a group region below the limit counts for both of its reasons.
+    # As in the official code, a group region below the limit is counted twice.
     ignorable = shared @ (is_group.astype(np.int64) + is_small)
     if image.get("void") is not None:
         ignorable += _intersect(codes, [image["void"]], areas)[:, 0]
@@ -119,7 +119,7 @@ def _compare(
 
 
 def _encode(segmentation: Any, image_hw: tuple[int, int]) -> Code:
-    """The compressed run-length code of a validated segmentation of any COCO form."""
+    """Returns the compressed run-length code of a validated segmentation in any COCO format."""
     from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
@@ -130,24 +130,24 @@ def _encode(segmentation: Any, image_hw: tuple[int, int]) -> Code:
 
 
 def _areas(codes: Sequence[Code]) -> np.ndarray:
-    """Pixels int64 [N] of the codes."""
+    """Returns the number of pixels of each code, int64 [N]."""
     from pycocotools import mask as coco_mask
 
-    return np.array([coco_mask.area(code) for code in codes], np.int64)  # of a list it fails for more than 255
+    return np.array([coco_mask.area(code) for code in codes], np.int64)  # for a list of more than 255 it fails
 
 
 def _intersect(codes: Sequence[Code], regions: Sequence[Code], areas: np.ndarray) -> np.ndarray:
-    """Common pixels int64 [P, R] of predictions, whose areas [P] are known, and regions."""
+    """Returns the common pixels, int64 [P, R], of regions and of predictions with these areas [P]."""
     from pycocotools import mask as coco_mask
 
     if not codes or not regions:
         return np.zeros((len(codes), len(regions)), np.int64)
-    shares = coco_mask.iou(list(codes), list(regions), [1] * len(regions))  # of a crowd: share of the prediction
+    shares = coco_mask.iou(list(codes), list(regions), [1] * len(regions))  # for crowds, the share of the prediction
     return np.rint(np.where(areas[:, None] > 0, shares, 0) * areas[:, None]).astype(np.int64)
 
 
 def _score_class(overlaps: Sequence[_Overlaps], threshold: float) -> float | None:
-    """Average precision of one class at one IoU, from all images; None where no object counts."""
+    """Returns the average precision of one class at one IoU over all images; None if no object counts."""
     num_objects = sum(int(image.counts.sum()) for image in overlaps)
     if num_objects == 0:
         return None
@@ -165,12 +165,12 @@ def _score_class(overlaps: Sequence[_Overlaps], threshold: float) -> float | Non
 
 
 def _average_precision(right: np.ndarray, wrong: np.ndarray, num_objects: int) -> float:
-    """Area under precision over recall, with a point for each distinct score and one at recall 0, precision 1.
+    """Returns the area under precision over recall, with a point per distinct score and one at recall 0, precision 1.
 
-    A point's precision holds for half of the way to each of its neighbours.
+    The precision of a point applies up to half-way to each of its neighbours.
     """
     scores = np.unique(np.concatenate([right, wrong]))  # ascending
-    num_right = len(right) - np.searchsorted(np.sort(right), scores)  # of this score or better
+    num_right = len(right) - np.searchsorted(np.sort(right), scores)  # with this score or a better one
     num_wrong = len(wrong) - np.searchsorted(np.sort(wrong), scores)
     precision = np.append(num_right / (num_right + num_wrong), 1.0)
     recall = np.append(num_right / num_objects, 0.0)
@@ -179,6 +179,6 @@ def _average_precision(right: np.ndarray, wrong: np.ndarray, num_objects: int) -
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
-    """AP and AP50 as two lines below the table of COCO's scores."""
+    """Returns AP and AP50 as lines to print below the table of COCO's scores."""
     shown = {name: "  n/a" if scores[name] is None else f"{scores[name]:.3f}" for name in ("AP", "AP50")}
     return f"masks (cityscapes)\n AP = {shown['AP']}\n AP50 = {shown['AP50']}"

@@ -1,4 +1,4 @@
-"""What may reach the C code of the COCO libraries: on malformed input it crashes or reads memory nobody wrote."""
+"""Checks of input to the COCO libraries, whose C code crashes or reads uninitialised memory if it is malformed."""
 
 import numbers
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from mrcnn_jax.errors import DataError
 
 
 def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in COCO annotation format whose objects the libraries can take: sound, and numbered from 1.
+    """Returns a copy in COCO annotation format with objects that are valid and numbered from 1.
 
-    The objects' own ids are replaced, because the libraries take the id 0 for "not matched". A crowd without a
-    segmentation is its box. Raises DataError, naming the first malformed object.
+    The objects' own ids are replaced, because the libraries treat the id 0 as "not matched". A crowd without a
+    segmentation gets its box as one. Raises DataError, which names the first malformed object.
     """
     sizes, category_ids = _known(ground_truth)
     keypoint_counts = count_keypoints(ground_truth)
@@ -42,7 +42,7 @@ def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_keypoints(ground_truth: Mapping[str, Any]) -> dict[int, int]:
-    """The number of keypoints by id of the categories that have any."""
+    """Returns the number of keypoints by category id, for the categories that have any."""
     named = {category["id"]: category.get("keypoints") for category in ground_truth["categories"]}
     return {category_id: len(names) for category_id, names in named.items() if names}
 
@@ -50,7 +50,7 @@ def count_keypoints(ground_truth: Mapping[str, Any]) -> dict[int, int]:
 def check_results(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_types: Sequence[str] = ("bbox", "segm")
 ) -> None:
-    """Raises DataError, naming the first of the COCO results that is malformed or of no image or category here."""
+    """Raises DataError for the first COCO result that is malformed or has an unknown image or category."""
     sizes, category_ids = _known(ground_truth)
     keypoint_counts = count_keypoints(ground_truth) if "keypoints" in iou_types else {}
     for index, result in enumerate(results):
@@ -93,11 +93,11 @@ def _are_keypoints(values: Any, count: int) -> bool:
 
 
 def _fault_of_code(code: Any, image_hw: tuple[int, int]) -> str | None:
-    """Why a result's segmentation is not a compressed run-length code of its image; None if it is one."""
+    """Returns why a result's segmentation is not a compressed run-length code of its image, or None if it is."""
     if not isinstance(code, Mapping) or not isinstance(code.get("counts"), str):
         return "expected a compressed run-length code as segmentation"
     if _as_list(code.get("size")) != list(image_hw):
-        return f"the run-length code has the size {code.get('size')!r}, its image {list(image_hw)}"
+        return f"the run-length code has the size {code.get('size')!r}, but its image has {list(image_hw)}"
     runs = decode_counts(code["counts"])
     if runs is None or runs.sum() != image_hw[0] * image_hw[1]:
         return "the runs of the run-length code do not sum to its size"

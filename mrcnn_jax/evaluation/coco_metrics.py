@@ -1,7 +1,7 @@
 """COCO box, mask and keypoint scores of a list of results, for any number of detections per image.
 
-The library faster_coco_eval matches and accumulates (it equals pycocotools, and is faster); what is summarised from its
-arrays is stated here, because its own summary is made for 100 detections. Everything is checked before it reaches the
+The library faster_coco_eval matches and accumulates; it has the results of pycocotools and is faster. Its arrays are
+summarised here, because its own summary is limited to 100 detections. All input is checked before it reaches the
 libraries' C code, which crashes on malformed input.
 """
 
@@ -14,18 +14,19 @@ from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth, count_keypoints
 
 IOU_TYPES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-"""What is matched by which similarity, and its title in tables."""
+"""Types of scores, named as in pycocotools, and their titles in tables."""
 COCO_MAX_DETECTIONS = (1, 10, 100)
 AREA_RANGES = ("all", "small", "medium", "large")
 KEYPOINT_AREA_RANGES = ("all", "medium", "large")
 KEYPOINT_MAX_DETECTIONS = 20
-"""COCO's rule for keypoints: only so many people of an image count, and no small ones are annotated."""
+"""COCO's rule for keypoints: only this many people per image count, and small ones are not annotated."""
 COCO_SIGMAS = (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)
-"""COCO's tolerances of a person's 17 keypoints, in thousandths of the person's size; a default for all else is"""
+"""COCO's tolerances for a person's 17 keypoints, in thousandths of the person's size."""
 DEFAULT_SIGMA = 0.05
+"""Default tolerance for all other keypoints."""
 
 Scores = dict[str, float | None]
-"""Name of a number, such as AP50, to its value in 0..1; None where no object of the ground truth is in its range."""
+"""Scores in 0..1 by name, such as AP50; None if no object of the ground truth is in the range of the score."""
 
 
 def score_results(
@@ -36,23 +37,23 @@ def score_results(
     iou_types: Sequence[str] = ("bbox", "segm"),
     keypoint_sigmas: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
+    """Returns COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
 
-    AP and the recalls by size count up to max(100, max_detections) detections per image and category, the last of
-    the AR numbers (AR1, AR10, AR100 and, beyond 100, AR<max_detections>).
+    AP and the recalls by size count up to max(100, max_detections) detections per image and category, like the
+    last of the AR numbers (AR1, AR10, AR100 and, above 100, AR<max_detections>).
 
     Args:
-        ground_truth: data set in COCO annotation format; objects of images that were not evaluated must not be
-            in it, they would count as missed.
+        ground_truth: data set in COCO annotation format, without the objects of images that were not evaluated,
+            which would count as missed.
         results: COCO results with image_id, category_id, bbox [x, y, width, height], score and segmentation, a
-            compressed run-length code, and for iou_types "keypoints" x, y, score of each of its category's keypoints.
-        iou_types: which scores to compute, of "bbox", "segm", "keypoints". Only categories with keypoints count in the
-            last, and all of these need the same number of them.
-        keypoint_sigmas: see TestConfig.
+            compressed run-length code, and for "keypoints" x, y, score of each keypoint of its category.
+        iou_types: scores to compute: "bbox", "segm", "keypoints". For "keypoints" only categories with keypoints count,
+            and all of them need the same number.
+        keypoint_sigmas: as in TestConfig.
 
     Raises:
-        DataError: the first malformed object or result, by index.
-        ConfigError: another number of sigmas than of keypoints.
+        DataError: an object or result is malformed; the message has the index of the first.
+        ConfigError: the number of sigmas is not that of the keypoints.
     """
     ground_truth = checked_ground_truth(ground_truth)
     check_results(ground_truth, results, iou_types)
@@ -81,9 +82,11 @@ def score_results(
 
 
 def choose_sigmas(sigmas: Sequence[float], num_keypoints: int) -> tuple[float, ...]:
-    """The tolerances, by default COCO's own for 17 keypoints and else DEFAULT_SIGMA. ConfigError for a wrong number."""
+    """Returns the tolerances, by default COCO's for 17 keypoints, else DEFAULT_SIGMA; ConfigError for a wrong count."""
     if sigmas and len(sigmas) != num_keypoints:
-        raise ConfigError(f"test.keypoint_sigmas: expected {num_keypoints} values, one a keypoint, got {len(sigmas)}.")
+        raise ConfigError(
+            f"test.keypoint_sigmas: expected {num_keypoints} values, one per keypoint, got {len(sigmas)}."
+        )
     if not sigmas and num_keypoints == len(COCO_SIGMAS):
         return tuple(sigma / 1000 for sigma in COCO_SIGMAS)
     return tuple(sigmas) or (DEFAULT_SIGMA,) * num_keypoints
@@ -104,10 +107,10 @@ def _accumulate(
     category_ids: list[int],
     sigmas: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [T, R, K, A, M] and recall [T, K, A, M] by IoU, recall, category, size, limit; -1: no such object."""
+    """Returns precision [T, R, K, A, M] and recall [T, K, A, M] by IoU, recall, category, size, limit; -1: no data."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    # Without its box a result's area is that of its mask, as on COCO's server; with it, that of the box.
+    # The area of a result is that of its box if it has one; without, that of its mask, as on COCO's server.
     shapes = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints", "bbox")}[iou_type]
     counted = set(category_ids)
     rows = [
@@ -118,7 +121,7 @@ def _accumulate(
     annotations = COCO(ground_truth, use_deepcopy=True)
     evaluator = COCOeval_faster(annotations, annotations.loadRes(rows), iouType=iou_type)
     evaluator.params.maxDets = limits
-    evaluator.params.catIds = category_ids  # for keypoints it takes those of the objects only
+    evaluator.params.catIds = category_ids  # for keypoints, the default is only the categories of objects
     if sigmas:
         evaluator.params.kpt_oks_sigmas = np.asarray(sigmas)
     evaluator.evaluate()
@@ -149,7 +152,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
-    """The scores as the printable table of COCO's tools, a block each for boxes, masks and keypoints."""
+    """Returns the scores as a table like that of COCO's tools, with a block for boxes, masks and keypoints each."""
     blocks = []
     for iou_type, title in IOU_TYPES.items():
         if iou_type not in scores:

@@ -1,4 +1,4 @@
-"""What one process predicts of a data set, and how the parts of all become one."""
+"""Predictions of one process for its part of a data set, and the merging of all parts."""
 
 import json
 from collections import deque
@@ -23,9 +23,10 @@ from mrcnn_jax.inference.batches import (
     predict_images,
 )
 from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
+from mrcnn_jax.integers import ceil_div
 
 NUM_READERS = 4
-"""Threads that read, decode and resize, each one batch."""
+"""Threads that read, decode and resize images, each for one batch."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,15 @@ class Predicted:
     skipped: dict[str, int]
     """Images that could not be decoded, counted by reason."""
     iou_types: list[str]
-    """What can be scored, as pycocotools names it."""
+    """Types of scores that can be computed, named as in pycocotools."""
 
     def encode(self) -> bytes:
-        """As JSON, to be sent to other processes."""
+        """Returns the detections as JSON, to be sent to other processes."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def merge(cls, encoded: Sequence[bytes]) -> Self:
-        """The detections of several, each in other images."""
+        """Merges encoded detections, each of different images."""
         parts = [json.loads(part) for part in encoded]
         results = {int(index): rows for part in parts for index, rows in part["results"].items()}
         reasons = sorted({reason for part in parts for reason in part["skipped"]})
@@ -53,7 +54,7 @@ class Predicted:
         return cls(results, skipped, max((part["iou_types"] for part in parts), key=len))
 
     def rows(self) -> list[dict[str, Any]]:
-        """All results, in the order of the data set."""
+        """Returns all results in the order of the data set."""
         return [row for index in sorted(self.results) for row in self.results[index]]
 
 
@@ -63,7 +64,7 @@ def predict_part(
     categories: tuple[Category, ...],
     progress: Callable[[int, int], None] | None = None,
 ) -> Predicted:
-    """Predicts the images that the reader gives and puts the detections into the images' own pixels.
+    """Predicts the images of the reader and converts the detections to pixels of the original images.
 
     Label k of the model is categories[k - 1]; detections of categories that the data set does not have are left out.
     """
@@ -93,21 +94,21 @@ def _name_image(dataset: Dataset, index: int) -> str:
 
 
 def iou_types_of(detections: ImageDetections, categories: Sequence[Category]) -> list[str]:
-    """What can be scored: boxes, and masks and keypoints where the model has them, the latter as many as the data.
+    """Returns the types of scores that can be computed: boxes, and masks and keypoints if the model has them.
 
-    Raises ConfigError for another number of test.keypoint_sigmas.
+    Keypoints need to be as many as in the data. Raises ConfigError if test.keypoint_sigmas has another number.
     """
     masks, num_keypoints = bool(detections.mask_probabilities.shape[-1]), detections.keypoints.shape[1]
     has_keypoints = {len(c.keypoints) for c in categories if c.keypoints} == {num_keypoints}
     if has_keypoints:
-        choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # refused before all images are predicted
+        choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # raises before all images are predicted
     return ["bbox", *["segm"] * masks, *["keypoints"] * has_keypoints]
 
 
 class PartReader:
-    """Reads a data set in batches, ahead of their use, and counts by reason the images that cannot be decoded.
+    """Reads a data set in batches ahead of their use, and counts the images that cannot be decoded by reason.
 
-    Part (i, n) has every nth batch from the ith on; `before_batch` is called equally often in all parts.
+    Part (i, n) consists of every n-th batch from the i-th on; `before_batch` is called equally often in all parts.
     """
 
     def __init__(
@@ -129,11 +130,11 @@ class PartReader:
         index, count = part
         batches = plan_batches(dataset.sizes, test_config, batch_size)
         self._batches = batches[index::count]
-        self._num_rounds = -(-len(batches) // count)
+        self._num_rounds = ceil_div(len(batches), count)
         self.num_images = sum(len(batch.indices) for batch in self._batches)
 
     def batches(self) -> Iterator[InputBatch]:
-        """Every batch that has an image; DataError as soon as too many images were skipped."""
+        """Yields every batch that has an image; raises DataError as soon as too many images have been skipped."""
         under_way: deque[Future[tuple[InputBatch, list[str]]]] = deque()
         with ThreadPoolExecutor(NUM_READERS) as pool:
             for number in range(self._num_rounds):
@@ -147,7 +148,7 @@ class PartReader:
                 yield from self._counted(*under_way.popleft().result())
 
     def _read(self, planned: PlannedBatch) -> tuple[InputBatch, list[str]]:
-        """The batch, without the images that cannot be decoded, and why each of those cannot."""
+        """Returns the batch without the images that cannot be decoded, and the reason for each of those."""
         indices, images, reasons = [], [], []
         for index in planned.indices:
             try:
@@ -155,7 +156,7 @@ class PartReader:
                 indices.append(index)
             except DataError as error:
                 if not isinstance(error.__context__, ImageError):
-                    raise  # the record itself is damaged, and so is its ground truth
+                    raise  # the record itself is damaged, including its ground truth
                 reasons.append(error.__context__.reason)
         return assemble_batch(indices, images, planned.canvas, self.test, self._batch_size), reasons
 
@@ -167,7 +168,7 @@ class PartReader:
             yield batch
 
     def check_skipped(self, skipped: Mapping[str, int]) -> None:
-        """DataError if so many images of the data set were skipped that a score would say little."""
+        """Raises DataError if too many images of the data set were skipped for a meaningful score."""
         count, total = sum(skipped.values()), len(self.dataset)
         if count > self._max_skip_fraction * total:
             listed = ", ".join(f"{number} x {reason}" for reason, number in skipped.items())

@@ -1,4 +1,4 @@
-"""A data set and a prediction function become COCO scores."""
+"""Evaluates a prediction function on a data set with COCO's and, on request, Cityscapes' metrics."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from mrcnn_jax.inference.batches import PredictFn
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model on a data set, and what they were computed from."""
+    """Scores of a model on a data set, and the results from which they were computed."""
 
     metrics: dict[str, Any]
     """{"bbox": {"AP": ...}, "segm": {...}, "categories": [...], "num_images": N, "skipped": {reason: count}}"""
     results: list[dict[str, Any]]
     """COCO results in the order of the data set, best first in each image."""
     table: str
-    """The scores in COCO's printable form."""
+    """The scores as a printable table in COCO's form."""
 
 
 def evaluate(
@@ -41,20 +41,21 @@ def evaluate(
     cityscapes: bool = False,
     before_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """Predicts every image of the data set and scores the detections in the images' own pixels.
+    """Predicts every image of the data set and scores the detections in pixels of the original images.
 
-    The result depends neither on the batch size, which is `test.batch_size * num_devices`, nor on the number of
-    processes that have joined: each predicts its part of the batches on its own devices, and all score everything.
-    Memory holds a few batches and one run-length code a detection.
+    The result depends neither on the batch size, which is `test_config.batch_size * num_devices`, nor on the number of
+    processes that have joined: each predicts its part of the batches on its own devices, and all score all results.
+    Only a few batches and one run-length code per detection are in memory.
 
     Args:
-        predict_fn: jitted by the caller; sees one shape per canvas, with filler in the last batch of each. It has to
-            be one with augmentation if `test` asks for it, as `make_predict_fn` makes.
-        progress: called with the number of images done and their total, of this process, after each image.
-        max_skip_fraction: more undecodable images than this raise DataError; fewer are counted and not scored.
-        categories: the model's; the data set's by default. Detections of others than the data set's are not scored.
-        cityscapes: masks are also scored as by Cityscapes, under "cityscapes"; the model needs a mask head.
-        before_batch: called before each batch is read, equally often in all processes; may raise to end it all.
+        predict_fn: prediction function, such as that of `make_predict_fn`, jitted by the caller and called with one
+            shape per canvas, with filler in the last batch of each. It includes the augmentation of `test_config`.
+        progress: called after each image with the number of images done and their total, of this process.
+        max_skip_fraction: share of undecodable images above which DataError is raised; fewer are counted, not scored.
+        categories: categories of the model, by default those of the data set. Detections of categories that the data
+            set does not have are not scored.
+        cityscapes: also score masks with Cityscapes' metric, under "cityscapes"; the model needs a mask head.
+        before_batch: called before each batch is read, equally often in all processes; may raise to end the evaluation.
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images to evaluate on. Choose another split.")

@@ -1,4 +1,4 @@
-"""Weights on disk and prepared data become scores."""
+"""Evaluates the weights of a folder on prepared data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,20 +32,22 @@ def evaluate_weights(
     Args:
         weights: weights folder, or the workdir of a run.
         data: prepared folder, DIR or DIR:SPLIT.
-        test: test settings; those of the weights folder by default.
-        cityscapes: masks are also scored as Cityscapes does.
+        test_config: test settings, by default those of the weights folder.
+        cityscapes: also score masks with Cityscapes' metric.
         progress: called with the number of images done and their total.
-        test_overrides: fields of TestConfig that are replaced, such as `short_side=640`.
+        test_overrides: fields of TestConfig to replace, such as `short_side=640`.
 
     Raises:
-        ConfigError: wrong settings, or weights and data that name other categories.
-        DataError: weights or data that are missing or damaged.
-        NumericalError: an image for which the network computed NaN or infinity.
+        ConfigError: settings are invalid, or weights and data name different categories.
+        DataError: weights or data are missing or damaged.
+        NumericalError: the network computed NaN or infinity for an image.
     """
     check_override_names(test_overrides)
     loaded = load_weights(weights)
     if cityscapes and not loaded.model.masks:
-        raise ConfigError("Cityscapes scores masks, and this model has no mask head. Evaluate without --cityscapes.")
+        raise ConfigError(
+            "Cityscapes' metric needs masks, but the model has no mask head. Evaluate without --cityscapes."
+        )
     test_config = override_test(test_config or loaded.test, test_overrides)
     dataset = open_dataset(data)
     check_categories(loaded.categories, dataset.categories)
@@ -63,9 +65,9 @@ def evaluate_weights(
 
 
 def check_categories(of_weights: Sequence[Category], of_data: Sequence[Category]) -> None:
-    """ConfigError unless the weights know the data set's category ids by the same names, and no other real ones.
+    """Raises ConfigError unless weights and data have the same category ids with the same names.
 
-    Weights may have outputs for ids that their data set does not use, as torchvision's have; they are named "N/A".
+    Weights may have further outputs named "N/A" for ids that their data set does not use, as torchvision's do.
     """
     theirs = {category.id: category.name for category in of_data}
     ours = {category.id: category.name for category in of_weights if category.id in theirs or category.name != "N/A"}

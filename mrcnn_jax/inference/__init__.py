@@ -1,1 +1,1 @@
-"""A weights folder becomes detections on the host."""
+"""Inference: from a weights folder and images to detections on the host."""

@@ -1,8 +1,9 @@
-"""Test-time augmentation: images are also seen flipped and at other sizes (paper, appendix B).
+"""Test-time augmentation: detection in flipped images and at other sizes, too (paper, appendix B).
 
-Boxes are found in every variant of an image and merged by NMS in the frame of the first variant, the network input
-without augmentation. The other heads then see these boxes in every variant, and what they say is averaged: mask
-probabilities and keypoint logits, which are relative to their box and so need no scaling.
+Boxes are detected in every variant of an image and merged by NMS in the frame of the first variant, which is the
+network input without augmentation. The other heads then run on the merged boxes in every variant, and their outputs are
+averaged: mask probabilities and keypoint logits, which are relative to their box and need no scaling.
+
 Shapes: B images, D detections, n candidates, m mask side, K keypoints, h heat-map side.
 """
 
@@ -16,12 +17,13 @@ import numpy as np
 from mrcnn_jax.config import SIZE_DIVISOR, Canvas, ModelConfig, TestConfig
 from mrcnn_jax.data.transforms import flip_boxes, resize_boxes
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.structures import Detections
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A batch of images at one size, as they are or flipped."""
+    """A batch of images at one size, flipped or not."""
 
     images: np.ndarray  # [B, H, W, 3]
     image_hw: np.ndarray  # [B, 2] int32, 0 for filler
@@ -29,20 +31,20 @@ class Variant:
 
 
 def is_augmented(test_config: TestConfig) -> bool:
-    """Whether the config asks for more than one variant."""
+    """Returns whether the config requests more than one variant."""
     return test_config.augment_flip or bool(test_config.augment_short_sides)
 
 
 def without_augmentation(test_config: TestConfig) -> TestConfig:
-    """The same config for a network that sees each image once."""
+    """Returns the config without test-time augmentation."""
     return dataclasses.replace(test_config, augment_flip=False, augment_short_sides=())
 
 
 def further_recipes(test_config: TestConfig, canvas: Canvas) -> list[TestConfig]:
-    """How images on this canvas are resized for each further short side: all of them fit the recipe's one canvas."""
+    """Returns a config for each further short side, with one canvas that all images on `canvas` fit when resized."""
 
     def scale(side: int, short_side: int, divisor: int = 1) -> int:
-        return -(-side * short_side // (test_config.short_side * divisor)) * divisor
+        return ceil_div(side * short_side, test_config.short_side * divisor) * divisor
 
     return [
         dataclasses.replace(
@@ -62,14 +64,14 @@ def augment(
     test_config: TestConfig,
     keypoint_flip: Sequence[int],
 ) -> Callable[..., Detections]:
-    """A PredictFn with augmentation, made of two compiled functions.
+    """Returns a PredictFn with augmentation, which calls two compiled functions.
 
     Args:
-        detect: images and image_hw to detections without masks and keypoints (`predict_boxes`).
-        complete: images, image_hw and such detections to the same with masks and keypoints
+        detect: maps images and image_hw to detections without masks and keypoints (`predict_boxes`).
+        complete: maps images, image_hw and such detections to detections with masks and keypoints
             (`predict_masks_and_keypoints`).
-        test: which variants there are, and how their boxes are merged.
-        keypoint_flip: as `ModelConfig.keypoint_flip`; not empty if there are keypoints to flip.
+        test_config: defines the variants and how their boxes are merged.
+        keypoint_flip: as in `ModelConfig`; must not be empty if there are keypoints to flip.
     """
 
     def predict_fn(images: np.ndarray, image_hw: np.ndarray, *further: tuple[np.ndarray, np.ndarray]) -> Detections:
@@ -85,24 +87,24 @@ def augment(
 
 
 def check_keypoint_flip(test_config: TestConfig, model_config: ModelConfig) -> None:
-    """ConfigError if images are to be flipped, and `model.keypoint_flip` is not of the model's keypoints."""
+    """Raises ConfigError if images are to be flipped and `model.keypoint_flip` does not match the keypoints."""
     count, num_indices = model_config.num_keypoints, len(model_config.keypoint_flip)
     if test_config.augment_flip and count and num_indices != count:
         raise ConfigError(
-            f"The model has {count} keypoints, model.keypoint_flip has {num_indices} "
-            "indices: it is not known which keypoints a flip exchanges. Predict without test.augment_flip."
+            f"The model has {count} keypoints, but model.keypoint_flip has {num_indices} indices, so a flip cannot "
+            "exchange keypoints. Predict without test.augment_flip."
         )
 
 
 def make_variants(sizes: Sequence[tuple[np.ndarray, np.ndarray]], *, flip: bool) -> list[Variant]:
-    """The images (images, image_hw) of every size, and after all of these the same flipped."""
+    """Returns the images (images, image_hw) of every size and, if requested, all of them flipped after these."""
     plain = [Variant(images, image_hw, is_flipped=False) for images, image_hw in sizes]
     flipped = [Variant(flip_images(*size), size[1], is_flipped=True) for size in sizes if flip]
     return plain + flipped
 
 
 def flip_images(images: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
-    """Images [B, H, W, 3] flipped horizontally, each inside its own size, so that they stay top left."""
+    """Flips images [B, H, W, 3] horizontally, each within its own size, so that they stay at the top left."""
     flipped = np.zeros_like(images)
     for slot, (height, width) in enumerate(image_hw.tolist()):
         flipped[slot, :height, :width] = images[slot, :height, :width][:, ::-1]
@@ -110,12 +112,12 @@ def flip_images(images: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
 
 
 def flip_heat_maps(heat_maps: np.ndarray, keypoint_flip: Sequence[int]) -> np.ndarray:
-    """Heat maps [..., K, h, h] of the flipped object: a left eye becomes a right one."""
+    """Returns the heat maps [..., K, h, h] of the flipped object, in which a left eye is a right one."""
     return heat_maps[..., list(keypoint_flip), :, ::-1] if heat_maps.size else heat_maps
 
 
 def to_reference(detections: Detections, variant: Variant, reference_hw: np.ndarray) -> Detections:
-    """A variant's detections, boxes alone, as they lie in the plain images of the sizes [B, 2]."""
+    """Returns a variant's detections with boxes in the frame of the unflipped images of sizes [B, 2]."""
     boxes = []
     for found, old_hw, new_hw in zip(detections.boxes, *_positive(variant.image_hw, reference_hw), strict=True):
         boxes.append(resize_boxes(flip_boxes(found, old_hw[1]) if variant.is_flipped else found, old_hw, new_hw))
@@ -123,7 +125,7 @@ def to_reference(detections: Detections, variant: Variant, reference_hw: np.ndar
 
 
 def to_variant(detections: Detections, variant: Variant, reference_hw: np.ndarray) -> Detections:
-    """What `to_reference` undoes."""
+    """Returns detections with boxes in the frame of a variant; the inverse of `to_reference`."""
     boxes = []
     for found, old_hw, new_hw in zip(detections.boxes, *_positive(reference_hw, variant.image_hw), strict=True):
         resized = resize_boxes(found, old_hw, new_hw)
@@ -141,10 +143,10 @@ def _with_boxes(detections: Detections, boxes: list[np.ndarray]) -> Detections:
 
 
 def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], test_config: TestConfig) -> Detections:
-    """The best `max_detections` boxes of all variants after NMS per class, in the frame of the first variant."""
+    """Returns the best `max_detections` boxes of all variants after NMS per class, in the first variant's frame."""
     reference_hw = variants[0].image_hw
     moved = [to_reference(*pair, reference_hw) for pair in zip(found, variants, strict=True)]
-    moved = [dataclasses.replace(detections, not_finite=None) for detections in moved]  # not of single detections
+    moved = [dataclasses.replace(detections, not_finite=None) for detections in moved]  # it has no entry per detection
     candidates = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *moved)  # [B, n, ...]
     merged = jax.tree.map(np.zeros_like, moved[0])
     for slot, valid in enumerate(candidates.valid):
@@ -157,13 +159,13 @@ def merge_detections(found: Sequence[Detections], variants: Sequence[Variant], t
 
 
 def join_marks(marks: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """The marks [B] of the parts that are not finite in any variant; None if there are none to join."""
+    """Returns the marks [B] of the parts that are not finite in any variant; None if there are no marks."""
     given = [each for each in marks if each is not None]
     return np.bitwise_or.reduce(given) if given else None
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, iou_threshold: float) -> np.ndarray:
-    """Indices of the boxes [n, 4] that greedy NMS per class keeps, best first; a score of -inf is never kept."""
+    """Returns the indices of the boxes [n, 4] that greedy NMS per class keeps, best first, without scores of -inf."""
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
     areas = (x1 - x0) * (y1 - y0)
     kept = []
@@ -183,7 +185,10 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, iou_t
 def average(
     merged: Detections, completed: Sequence[Detections], variants: Sequence[Variant], keypoint_flip: Sequence[int]
 ) -> Detections:
-    """The merged detections with the mean of the variants' mask probabilities and keypoint logits, flipped back."""
+    """Returns the merged detections with the mean mask probabilities and keypoint logits of the variants.
+
+    Those of flipped variants are flipped back.
+    """
     masks, heat_maps, marks = [], [], []
     for detections, variant in zip(completed, variants, strict=True):
         mask, heat_map, mark = jax.device_get((detections.masks, detections.heat_maps, detections.not_finite))

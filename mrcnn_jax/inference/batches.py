@@ -1,6 +1,6 @@
-"""Images of any size become batches of one canvas each, and batches become detections on the host.
+"""Batching of images of any size, with one canvas per batch, and prediction of batches to detections on the host.
 
-Shapes: B images of a batch, H W canvas.
+Shapes: B images of a batch, H x W canvas.
 """
 
 import operator
@@ -17,13 +17,13 @@ from mrcnn_jax.inference.augmentation import further_recipes
 from mrcnn_jax.structures import Detections
 
 PredictFn = Callable[..., Detections]
-"""images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the device. Further short sides of the test
-config add further arguments, a pair (images, image_hw) each."""
+"""Maps images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections. Each further short side of the test config
+adds an argument, a pair (images, image_hw)."""
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """Which images go together, by their index, and onto which canvas."""
+    """The indices of the images of a batch, and their canvas."""
 
     canvas: Canvas
     indices: tuple[int, ...]
@@ -31,16 +31,16 @@ class PlannedBatch:
 
 @dataclass(frozen=True)
 class InputBatch:
-    """Network input for the images of these indices, in the first slots; the slots after them are filler."""
+    """Network input for the images with these indices in the first slots; all further slots are filler."""
 
     indices: tuple[int, ...]
-    images: np.ndarray  # [B, H, W, 3] uint8, float32 with the resize "float"
+    images: np.ndarray  # [B, H, W, 3] uint8, or float32 if resize is "float"
     image_hw: np.ndarray  # [B, 2] int32, 0 for filler
     further: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # (images, image_hw) at each further short side
 
 
 def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test_config: TestConfig, batch_size: int) -> list[PlannedBatch]:
-    """Batches of up to `batch_size` images that share a canvas, in the order in which their first images come."""
+    """Returns batches of up to `batch_size` images with the same canvas, in the order of their first images."""
     by_canvas: dict[Canvas, list[int]] = {}
     for index, (height, width) in enumerate(sizes):
         _, canvas = fit_size(
@@ -62,9 +62,9 @@ def plan_batches(sizes: Sequence[ImageHW] | np.ndarray, test_config: TestConfig,
 def assemble_batch(
     indices: Sequence[int], images: Sequence[np.ndarray], canvas: Canvas, test_config: TestConfig, batch_size: int
 ) -> InputBatch:
-    """Images, uint8 [h, w, 3], resized by the recipe and padded bottom right, and filler up to `batch_size`.
+    """Resizes images, uint8 [h, w, 3], pads them at the bottom right, and adds filler up to `batch_size`.
 
-    The same for every further short side of the recipe.
+    The same is done for every further short side of the test config.
     """
     padded = np.zeros((batch_size, *canvas, 3), np.float32 if test_config.resize == "float" else np.uint8)
     image_hw = np.zeros((batch_size, 2), np.int32)
@@ -87,9 +87,9 @@ def assemble_batch(
 
 
 def predict_images(predict_fn: PredictFn, batches: Iterable[InputBatch]) -> Iterator[tuple[int, ImageHW, Detections]]:
-    """Each image's index, its size in the network input, and its detections as NumPy arrays.
+    """Yields each image's index, its size in the network input, and its detections as NumPy arrays.
 
-    One batch is under way on the device while the caller works on the one before; no more than that is held.
+    The device computes one batch while the caller processes the previous one; no further batches are in memory.
     """
     pending: tuple[InputBatch, Detections] | None = None
     for batch in batches:

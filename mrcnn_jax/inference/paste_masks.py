@@ -1,10 +1,12 @@
-"""Box-relative mask probabilities become masks of the image (NumPy float32).
+"""Pasting of box-relative mask probabilities into the image (NumPy float32).
 
-"grid": the grid of m x m probabilities spans its box; a pixel takes the bilinear value at its centre, zero beyond the
-grid, and belongs to the object from the threshold on, as in Detectron2. "integer_box": the grid with a border of zeros
-is resized to the box in whole pixels, and a pixel belongs to the object above the threshold, as in torchvision.
-Interpolation is separable, so one mask is two small matrix products over the box's window of pixels. One detection at
-a time: a run-length code never needs a whole mask of the image.
+With the method "grid", the m x m probabilities span their box. A pixel takes the bilinear value at its centre, with
+zeros outside of the grid, and belongs to the object at or above the threshold, as in Detectron2. With "integer_box",
+the grid with a border of zeros is resized to the box in whole pixels, and a pixel belongs to the object above the
+threshold, as in torchvision.
+
+Interpolation is separable, so one mask takes two small matrix products over the box's window of pixels. Detections are
+pasted one at a time, so that a run-length code never needs a whole mask of the image.
 
 Shapes: n detections, m mask side, H W image, h w window.
 """
@@ -20,10 +22,10 @@ Window = tuple[int, int, int, int]
 
 
 def interpolation_matrix(start: float, stop: float, size: int, first: int, last: int) -> np.ndarray:
-    """Weights [last - first, size] float32 that sample `size` cells, spread over start..stop, at pixels first..last-1.
+    """Returns weights [last - first, size] float32 that sample `size` cells over start..stop at pixels first..last-1.
 
-    Cell centres lie at (i + 0.5) / size of the way, pixel centres at +0.5; beyond the outermost centres the values
-    fade linearly to zero one cell further out (bilinear sampling with zero padding, corners not aligned).
+    Cell centres lie at (i + 0.5) / size of the way from start to stop, pixel centres at +0.5. Beyond the outermost
+    centres, values fade linearly to zero within one cell (bilinear sampling with zero padding, corners not aligned).
     """
     pixels = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
     positions = (pixels - np.float32(start)) * np.float32(size / (stop - start)) - np.float32(0.5)  # [last - first]
@@ -34,9 +36,9 @@ def interpolation_matrix(start: float, stop: float, size: int, first: int, last:
 def paste_window(
     mask: np.ndarray, box: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> tuple[np.ndarray, Window]:
-    """The object's pixels, bool [h, w], in the window of pixels that the box touches, clipped to the image.
+    """Returns the object's pixels, bool [h, w], and the window of pixels that the box touches, clipped to the image.
 
-    mask: [m, m] probabilities; box: x0, y0, x1, y1 in pixels of the image. An empty box gives an empty window.
+    `mask` is [m, m] probabilities, `box` is x0, y0, x1, y1 in pixels of the image. An empty box has an empty window.
     """
     paste = _paste_grid if method == "grid" else _paste_integer_box
     return paste(mask.astype(np.float32), box, image_hw, threshold)
@@ -76,7 +78,7 @@ def _paste_integer_box(
 
 
 def _resize_matrix(length: int, size: int, first: int, last: int) -> np.ndarray:
-    """Weights [last - first, size] of pixels first..last-1 where `size` cells are resized to `length`, bilinearly."""
+    """Returns weights [last - first, size] that resize `size` cells bilinearly to `length`, at pixels first..last-1."""
     scale = np.float32(size / length)
     positions = (np.arange(first, last, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     positions = np.clip(positions, np.float32(0.0), np.float32(size - 1))
@@ -87,7 +89,7 @@ def _resize_matrix(length: int, size: int, first: int, last: int) -> np.ndarray:
 def paste_masks(
     masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> np.ndarray:
-    """Masks of the image, bool [n, H, W], from [n, m, m] probabilities and [n, 4] boxes in pixels of the image."""
+    """Returns masks of the image, bool [n, H, W], from [n, m, m] probabilities and [n, 4] boxes in image pixels."""
     pasted = np.zeros((len(boxes), *image_hw), dtype=bool)
     for canvas, mask, box in zip(pasted, masks, boxes, strict=True):
         window, (y0, y1, x0, x1) = paste_window(mask, box, image_hw, threshold, method)
@@ -98,7 +100,7 @@ def paste_masks(
 def encode_masks(
     masks: np.ndarray, boxes: np.ndarray, image_hw: tuple[int, int], threshold: float, method: Method = "grid"
 ) -> list[dict[str, Any]]:
-    """Compressed COCO run-length codes {"size": [H, W], "counts": str} of what `paste_masks` would return."""
+    """Returns the masks of `paste_masks` as compressed COCO run-length codes {"size": [H, W], "counts": str}."""
     return [
         encode_window(*paste_window(mask, box, image_hw, threshold, method), image_hw)
         for mask, box in zip(masks, boxes, strict=True)
@@ -106,10 +108,10 @@ def encode_masks(
 
 
 def encode_window(window: np.ndarray, place: Window, image_hw: tuple[int, int]) -> dict[str, Any]:
-    """Compressed COCO run-length code of an image that is zero outside one window.
+    """Returns the compressed COCO run-length code of a mask that is zero outside of one window.
 
-    Runs go down the columns, so only the columns of the window are laid out: ten times faster for a usual object than
-    encoding the whole image.
+    Runs go down the columns, so only the columns of the window are expanded. For a typical object, this is ten times
+    faster than encoding the whole image.
     """
     from pycocotools import mask as coco_mask
 

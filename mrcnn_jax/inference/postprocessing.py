@@ -1,6 +1,6 @@
-"""Detections in pixels of the network input become detections in pixels of the image as it was.
+"""Converts detections from pixels of the network input to pixels of the original image.
 
-Shapes: D slots of the device's detections, n of them kept, m mask side, H W image, K keypoints.
+Shapes: D detection slots on the device, n kept detections, m mask side, H x W image, K keypoints.
 """
 
 from collections.abc import Callable
@@ -22,18 +22,18 @@ from mrcnn_jax.structures import Detections
 
 @dataclass(frozen=True, eq=False)
 class ImageDetections:
-    """Detections of one image on the host, best first, in its own pixels and its data set's category ids."""
+    """Detections of one image on the host, best first, in pixels of the image and category ids of the data set."""
 
     boxes: np.ndarray
     """[n, 4] float32: x0, y0, x1, y1 in pixels of the image."""
     scores: np.ndarray
     """[n] float32."""
     labels: np.ndarray
-    """[n] int64, data-set category ids."""
+    """[n] int64, category ids of the data set."""
     mask_probabilities: np.ndarray
-    """[n, m, m] float32, each spread over its box; m is 0 if the model has no mask head."""
+    """[n, m, m] float32, each of which covers its box; m is 0 if the model has no mask head."""
     keypoints: np.ndarray
-    """[n, K, 3] float32: x, y in pixels of the image, score; K is 0 if the model has no keypoint head."""
+    """[n, K, 3] float32: x and y in pixels of the image, and a score; K is 0 if the model has no keypoint head."""
     image_hw: ImageHW
     test: TestConfig
     categories: tuple[Category, ...]
@@ -43,7 +43,7 @@ class ImageDetections:
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """[n, H, W] bool, made at the first use: n bytes for each pixel. [n, 0, 0] without mask head."""
+        """[n, H, W] bool, computed at first use, n bytes for each pixel; [n, 0, 0] without a mask head."""
         if not self.mask_probabilities.shape[-1]:
             return np.zeros((len(self), 0, 0), bool)
         return paste_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
@@ -59,22 +59,22 @@ class ImageDetections:
         return [names[label] for label in self.labels.tolist()]
 
     def select(self, keep: np.ndarray) -> "ImageDetections":
-        """The detections where `keep`, bool [n] or indices, says so."""
+        """Returns the detections that `keep`, bool [n] or indices, selects."""
         fields = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
         return replace(self, **{name: getattr(self, name)[keep] for name in fields})
 
     def resized(self, image_hw: ImageHW) -> "ImageDetections":
-        """The same detections for the image resized to `image_hw`."""
+        """Returns the detections for the image resized to `image_hw`."""
         scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
         scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         keypoints = self.keypoints * np.array([scale_x, scale_y, 1.0], np.float32)
         return replace(self, boxes=self.boxes * scale, keypoints=keypoints, image_hw=image_hw)
 
     def coco_results(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id, bbox [x, y, width, height], score; with the heads, segmentation as
-        compressed RLE and keypoints [x, y, score, ...].
+        """Returns COCO results: image_id, category_id, bbox [x, y, width, height] and score.
 
-        Needs the memory of one mask at a time, not of `masks`.
+        Models with these heads add segmentation, as compressed RLE, and keypoints [x, y, score, ...]. Only one mask is
+        in memory at a time, unlike with `masks`.
         """
         x0, y0, x1, y1 = self.boxes.astype(np.float64).T
         columns: dict[str, list[Any]] = {
@@ -101,10 +101,10 @@ def restore_detections(
     test_config: TestConfig,
     name: Callable[[], str] = str,
 ) -> ImageDetections:
-    """The valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the image.
+    """Returns the valid detections of one image, scaled from `resized_hw` to `image_hw` and clipped to the image.
 
-    Boxes that are empty after this are dropped. Raises NumericalError with the image's name and the part of the network
-    that computed values that are not finite, whether or not there are detections.
+    Boxes that are then empty are dropped. If the network computed values that are not finite, raises NumericalError
+    with the image's name and the part of the network, whether or not there are detections.
     """
     valid = np.asarray(detections.valid)
     if detections.not_finite is not None and detections.not_finite:
@@ -126,7 +126,7 @@ def restore_detections(
 
 
 def not_finite_error(name: str, part: str) -> NumericalError:
-    """The error for an image of which a part of the network computed NaN or infinity."""
+    """Returns the error for an image for which a part of the network computed NaN or infinity."""
     return NumericalError(
         f"{f'Image {name}' if name else 'An image'}: {part} computed values that are not finite (NaN or infinity). The "
         "weights are damaged or their training diverged: use those of an earlier step, or import the published file "

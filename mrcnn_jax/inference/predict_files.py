@@ -1,4 +1,4 @@
-"""Files and folders of images become predictions.json and, where wanted, pictures with the detections drawn."""
+"""Predicts files and folders of images; writes predictions.json and, on request, pictures with drawn detections."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,13 @@ from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
 
 DrawFn = Callable[[Path, np.ndarray, ImageDetections], None]
-"""Writes a copy of an image with its detections drawn to a path that ends in .jpg; its folder may not exist yet."""
+"""Writes a copy of an image with its detections drawn to a path that ends in .jpg and whose folder may not exist."""
 
 MAX_MASK_BYTES = 10**9
-"""Images with more full-size masks than this are drawn smaller."""
+"""Images whose full-size masks would take more bytes than this are drawn at a smaller size."""
 
 BATCHES_HELD = 4
-"""Images read before they are predicted, in batches: those of one canvas go together."""
+"""Number of batches of images to read before prediction, so that images with the same canvas form a batch."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class InputFile:
 
     path: Path
     name: str
-    """Path relative to the named folder, or the file's own name; with / between folders."""
+    """Path relative to the named folder, with / between folders, or the file's own name."""
 
 
 def find_images(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
-    """The named files, and all image files in the named folders and below, sorted within each.
+    """Returns the named files, and all image files in and below the named folders, sorted within each folder.
 
-    A named file is taken whatever its suffix; hidden files and those under `output`, drawn earlier, are not searched.
-    DataError for an input that does not exist, or if there is no image.
+    A named file may have any suffix. In folders, hidden files and pictures under `output` from earlier calls are
+    skipped. Raises DataError if an input does not exist or there is no image.
     """
     found: dict[Path, InputFile] = {}
     for given in map(Path, inputs):
@@ -52,7 +52,7 @@ def find_images(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
         for file in files:
             found.setdefault(file.path.resolve(), file)
     if not found:
-        raise DataError(f"No images in {', '.join(map(str, inputs))}. Suffixes are {', '.join(sorted(SUFFIXES))}.")
+        raise DataError(f"No images in {', '.join(map(str, inputs))}. Supported: {', '.join(sorted(SUFFIXES))}.")
     return list(found.values())
 
 
@@ -67,12 +67,12 @@ def predict_files(
 ) -> dict[str, str]:
     """Writes output/predictions.json and, with `draw`, a picture of each file under output/pictures.
 
-    Detections with a score of `draw_score` or more are drawn; predictions.json holds all of them.
-    A file that cannot be read is recorded and the others are done. predictions.json holds "images" (id, file name,
+    Detections with a score of at least `draw_score` are drawn; predictions.json contains all of them. If a file cannot
+    be read, its error is recorded and the others are predicted. predictions.json contains "images" (id, file name,
     size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
 
-    Returns: error by file, {} if all went well. Raises StorageError if something cannot be written, and NumericalError,
-    without predictions.json, if the network computes NaN or infinity for a file.
+    Returns the errors by file, {} if there are none. Raises StorageError if something cannot be written, and
+    NumericalError, without writing predictions.json, if the network computes NaN or infinity for a file.
     """
     ids = {file: number for number, file in enumerate(files, start=1)}
     targets = _unique_targets(files)
@@ -105,7 +105,7 @@ def predict_files(
 def _read_groups(
     files: Sequence[InputFile], max_images: int, errors: dict[InputFile, str]
 ) -> Iterator[list[tuple[InputFile, np.ndarray]]]:
-    """Decoded images in groups of bounded number and size; files that cannot be read go to `errors`."""
+    """Yields decoded images in groups of bounded number and size; adds files that cannot be read to `errors`."""
     group: list[tuple[InputFile, np.ndarray]] = []
     for file in files:
         try:
@@ -120,7 +120,7 @@ def _read_groups(
 
 
 def _fit_for_drawing(image: np.ndarray, found: ImageDetections, score: float) -> tuple[np.ndarray, ImageDetections]:
-    """The detections to draw, and the image: scaled down where their full-size masks would not fit into memory."""
+    """Returns the image and the detections to draw, scaled down if full-size masks would not fit into memory."""
     found = found.select(found.scores >= score)
     height, width = found.image_hw
     excess = len(found) * height * width / MAX_MASK_BYTES
@@ -131,7 +131,7 @@ def _fit_for_drawing(image: np.ndarray, found: ImageDetections, score: float) ->
 
 
 def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
-    """A path under the pictures folder for each file: its name with the suffix .jpg, numbered where two would clash."""
+    """Returns a path under the pictures folder for each file: its name with the suffix .jpg, numbered if two clash."""
     taken: set[str] = set()
     targets = {}
     for file in files:
@@ -146,7 +146,7 @@ def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes beside the place and renames, so that a reader never sees half a file."""
+    """Writes a temporary file and renames it, so that a reader never finds a partial file."""
     temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

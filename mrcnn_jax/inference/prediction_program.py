@@ -1,5 +1,4 @@
-"""The prediction program of a model: `predict` jitted over a mesh, with test-time augmentation if the settings ask for
-it. The one place that jits it."""
+"""The prediction program of a model: `predict`, which is jitted only here, with test-time augmentation if requested."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -17,15 +16,15 @@ from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.structures import Detections
 
 PredictionProgram = Callable[..., Detections]
-"""variables, images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections on the mesh. Further short sides of
-the test config add further arguments, a pair (images, image_hw) each."""
+"""Maps variables, images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections. Each further short side of the
+test config adds an argument, a pair (images, image_hw)."""
 
 
 def make_prediction_program(model_config: ModelConfig, test_config: TestConfig, mesh: Mesh) -> PredictionProgram:
-    """Returns the prediction program over all devices of `mesh`, each of which takes its share of a batch.
+    """Returns the prediction program over all devices of `mesh`, each of which computes its share of a batch.
 
-    Without augmentation it is a jitted function. With augmentation the host merges what two jitted functions return; a
-    flip exchanges the keypoints by `model_config.keypoint_flip`, which has to be given then. ConfigError if it is not.
+    Without augmentation it is a jitted function. With augmentation, the host merges the results of two jitted
+    functions. Flips of keypoints need `model_config.keypoint_flip`; ConfigError if it is missing.
     """
     model = MaskRCNN(model_config)
     if not is_augmented(test_config):
@@ -44,13 +43,13 @@ def make_prediction_program(model_config: ModelConfig, test_config: TestConfig, 
 def make_predict_fn(
     variables: Mapping[str, Any], model_config: ModelConfig, test_config: TestConfig, mesh: Mesh
 ) -> PredictFn:
-    """Returns `make_prediction_program` of these arguments with the variables, which it copies to the mesh."""
+    """Copies the variables to the mesh and returns the prediction program with them as its first argument."""
     on_devices = jax.device_put(dict(variables), replicated(mesh))
     return functools.partial(make_prediction_program(model_config, test_config, mesh), on_devices)
 
 
 def _jit_over_images(function: Callable[..., Detections], mesh: Mesh, num_inputs: int = 2) -> jax.stages.Wrapped:
-    """`function(variables, *inputs)` on each device's images: variables replicated, inputs and result split."""
+    """Jits `function(variables, *inputs)` over the mesh with replicated variables and split inputs and results."""
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     sharded = jax.shard_map(
         function, mesh=mesh, in_specs=(whole, *[split] * num_inputs), out_specs=split, check_vma=False

@@ -1,4 +1,4 @@
-"""A weights folder becomes a function from images to detections in the images' own pixels."""
+"""A predictor with the weights of a folder, which maps images to detections in pixels of the images."""
 
 import difflib
 import functools
@@ -23,11 +23,11 @@ from mrcnn_jax.weights.folder import load_weights
 
 
 class Predictor:
-    """Finds the objects in images of any size: `predictor(images)`.
+    """Detects objects in images of any size: `predictor(images)`.
 
-    Runs on one device and compiles once per canvas of the test config (with augmentation, twice per canvas of each
-    short side), at the first image that needs it or in `warm_up`; after that nothing is compiled, whatever the
-    images' sizes and number.
+    It runs on one device and compiles once per canvas of the test config (with augmentation, twice per canvas and short
+    side), for the first image that needs it or in `warm_up`. After that nothing is compiled, whatever the sizes and the
+    number of images.
     """
 
     def __init__(
@@ -39,11 +39,12 @@ class Predictor:
         *,
         device: jax.Device | None = None,
     ) -> None:
-        """
+        """Copies the variables to the device.
+
         Args:
             variables: the model's collections, as in `Weights.variables`.
             categories: label k of the model is categories[k - 1].
-            device: where to run; JAX's first device by default.
+            device: device to run on; by default JAX's first one.
         """
         self.test_config = test_config
         self.categories = tuple(categories)
@@ -53,9 +54,9 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":
-        """The predictor of a weights folder or workdir; `test_overrides` are fields of TestConfig.
+        """Returns the predictor of a weights folder or workdir; `test_overrides` replace fields of TestConfig.
 
-        Raises DataError for a damaged or missing folder, ConfigError for an unknown or ill-typed override.
+        Raises DataError for a damaged or missing folder, and ConfigError for an unknown or invalid override.
         """
         test_overrides = dict(test_overrides)
         check_override_names(test_overrides)
@@ -64,15 +65,15 @@ class Predictor:
         return cls(weights.variables, weights.model, test, weights.categories)
 
     def __call__(self, images: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[ImageDetections]:
-        """The detections in each image, in the order of the images.
+        """Returns the detections of each image, in the order of the images.
 
         Args:
-            images: uint8 RGB arrays [H, W, 3] of any sizes, in a list.
-            names: what a NumericalError calls the images; images[0], images[1], ... by default.
+            images: list of uint8 RGB arrays [H, W, 3] of any size.
+            names: names of the images for a NumericalError; images[0], images[1], ... by default.
 
         Raises:
-            ValueError: the first image that is not of this type and shape.
-            NumericalError: an image for which the network computed NaN or infinity.
+            ValueError: an image does not have this type and shape.
+            NumericalError: the network computed NaN or infinity for an image.
         """
         images = [check_image(image, index) for index, image in enumerate(_as_sequence(images))]
         called = dict(enumerate(names or [f"images[{index}]" for index in range(len(images))]))
@@ -98,21 +99,23 @@ class Predictor:
         return [found[index] for index in range(len(images))]
 
     def warm_up(self) -> None:
-        """Compiles for every canvas, so that no later call has to wait for it."""
+        """Compiles for every canvas, so that no later call has to."""
         for canvas in self.test_config.canvases:
             filler = assemble_batch((), [], canvas, self.test_config, self.test_config.batch_size)
             jax.block_until_ready(self._predict(filler.images, filler.image_hw, *filler.further))
 
 
 def check_image(image: Any, index: int) -> np.ndarray:
-    """The image as a NumPy array if it is uint8 RGB [H, W, 3]; else ValueError saying what came instead."""
-    expected = f"Expected images[{index}] as a uint8 RGB array [height, width, 3] of values 0..255"
+    """Returns the image as a NumPy array; raises ValueError unless it is uint8 RGB [H, W, 3]."""
+    expected = f"Expected images[{index}] as a uint8 RGB array [height, width, 3] with values 0..255"
     if not hasattr(image, "__array__"):
         raise ValueError(f"{expected}, got {type(image).__name__}.")
     array = np.asarray(image)
     if array.dtype.kind == "f":
-        state = "holding NaN or infinity" if not np.isfinite(array).all() else f"up to {array.max(initial=0.0):g}"
-        raise ValueError(f"{expected}, got {array.dtype} {state}. Scale to 0..255 and convert with .astype('uint8').")
+        state = "NaN or infinity" if not np.isfinite(array).all() else f"values up to {array.max(initial=0.0):g}"
+        raise ValueError(
+            f"{expected}, got {array.dtype} with {state}. Scale to 0..255 and convert with .astype('uint8')."
+        )
     if array.dtype != np.uint8:
         raise ValueError(f"{expected}, got dtype {array.dtype}.")
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
@@ -122,7 +125,7 @@ def check_image(image: Any, index: int) -> np.ndarray:
 
 
 def _as_sequence(images: Any) -> Sequence[Any]:
-    """The images; ValueError for a single image, which would be taken for a list of its rows."""
+    """Returns the images as a list; ValueError for a single image, which would be treated as a list of its rows."""
     if isinstance(images, np.ndarray) and images.ndim != 4:
         raise ValueError(f"Expected a list of images, got one array of shape {images.shape}. Pass [image].")
     if not isinstance(images, (Sequence, np.ndarray)) or isinstance(images, (str, bytes)):
@@ -131,7 +134,7 @@ def _as_sequence(images: Any) -> Sequence[Any]:
 
 
 def override_test(test_config: TestConfig, overrides: Mapping[str, Any]) -> TestConfig:
-    """The test config with some fields replaced; ConfigError for a value of the wrong type or out of range."""
+    """Returns the test config with some fields replaced; ConfigError for a value of the wrong type or out of range."""
     hints = get_type_hints(TestConfig, include_extras=True)
     values = {name: coerce(hints[name], value) for name, value in overrides.items()}
     try:
@@ -141,7 +144,7 @@ def override_test(test_config: TestConfig, overrides: Mapping[str, Any]) -> Test
 
 
 def check_override_names(overrides: Mapping[str, Any]) -> None:
-    """ConfigError for a name that is no field of TestConfig, with the nearest one."""
+    """Raises ConfigError for a name that is not a field of TestConfig, and suggests the nearest one."""
     names = [field.name for field in fields(TestConfig)]
     for name in overrides:
         if name not in names:

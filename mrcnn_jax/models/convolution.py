@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mrcnn_jax.integers import ceil_div
+
 Array = jax.Array
 
 TILE_IMAGES = 8
@@ -111,7 +113,7 @@ def differentiate_input(x: Array, kernel: Array, gradient: Array, window: ConvWi
     turned = transpose_kernel(kernel, window.groups)
     if stride == 1:
         return _slide(gradient, turned[::-1, ::-1], [(padding, padding)] * 2, window)
-    rows, columns = -(-(height + 2 * padding) // stride), -(-(width + 2 * padding) // stride)
+    rows, columns = ceil_div(height + 2 * padding, stride), ceil_div(width + 2 * padding, stride)
     once = window._replace(stride=1)
 
     def compute_phase(row: int, column: int) -> Array:

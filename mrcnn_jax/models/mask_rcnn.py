@@ -79,10 +79,6 @@ class MaskRCNN(nn.Module):
             scored.append(self.rpn_head(feature, extent))
         return [logits for logits, _ in scored], [deltas for _, deltas in scored]
 
-    def extract_boxes(self, roi_features: Array) -> Array:
-        """Returns the box head's hidden features [n, box_head_dim] for RoI features [n, S, S, D]."""
-        return self.box_head(self._to_heads(roi_features))[0]
-
     def classify_rois(self, roi_features: Array, stage: int = 0) -> tuple[Array, Array]:
         """Returns class logits [n, C + 1] and deltas [n, C + 1, 4] for RoI features [n, S, S, D].
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.boxes import compute_iou
 
 GT_BLOCK = 32
@@ -26,7 +27,6 @@ class Matches(NamedTuple):
 
     states: Int[Array, "n"]  # values of Match
     matched_gt: Int[Array, "n"]  # ground-truth slot of highest IoU, lowest index on ties; 0 if there is none
-    iou: Float[Array, "n"]  # with that slot
 
 
 def match_boxes(
@@ -53,7 +53,7 @@ def match_boxes(
         foreground, Match.FOREGROUND, jnp.where(best_iou < background_iou, Match.BACKGROUND, Match.IGNORE)
     )
     states = jnp.where(boxes_valid, states, Match.IGNORE).astype(jnp.int32)
-    return Matches(states, matched_gt, jnp.maximum(best_iou, 0.0))
+    return Matches(states, matched_gt)
 
 
 def _scan_ground_truth(
@@ -62,7 +62,7 @@ def _scan_ground_truth(
     """Returns each box's best IoU (-1 if none), its slot, and whether the box ties for the best IoU of some slot."""
     num_boxes, num_slots = boxes.shape[0], gt_boxes.shape[0]
     size = min(GT_BLOCK, max(num_slots, 1))
-    num_blocks = max(-(-num_slots // size), 1)
+    num_blocks = max(ceil_div(num_slots, size), 1)
     padding = num_blocks * size - num_slots
     valid = jnp.pad(gt_valid, (0, padding)).reshape(num_blocks, size)
     blocks = jnp.pad(jnp.where(gt_valid[:, None], gt_boxes, 0.0), ((0, padding), (0, 0)))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.boxes import compute_iou
 from mrcnn_jax.platforms import choose_form
 
@@ -72,7 +73,7 @@ def _suppress_batch(
     """Returns the fields of `Kept` for each image."""
     num_boxes = boxes.shape[1]
     tile_size = min(tile_size, num_boxes)
-    num_tiles = -(-num_boxes // tile_size)
+    num_tiles = ceil_div(num_boxes, tile_size)
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=1, stable=True)  # valid first, by descending score
 
     def cut(column: Array) -> Array:

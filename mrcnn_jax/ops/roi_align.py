@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.boxes import box_areas, split_boxes
 from mrcnn_jax.ops.roi_align_gather import align_by_gather
 from mrcnn_jax.ops.roi_align_loops import CellRois, align_in_loops
@@ -194,7 +195,7 @@ def interpolation_matrix(
     if sampling_ratio > 0:
         most, count = sampling_ratio, jnp.full(start.shape, sampling_ratio, jnp.float32)
     else:
-        most = max(-(-length // output_size) + 1, 1)
+        most = max(ceil_div(length, output_size) + 1, 1)
         count = jnp.clip(jnp.ceil(side / output_size), 0.0, most)
     sample = jnp.arange(most, dtype=jnp.float32)[None, None, :]
     safe_count = jnp.maximum(count, 1.0)[:, None, None]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.roi_align_loops import CellRois
 
 TILE_ROWS = 16
@@ -26,7 +27,7 @@ def align_by_gather(
 ) -> list[Float[Array, "_ _ _ C"]]:
     """Returns the pooled features [n, S, S, C] of each set of RoIs, in the features' dtype."""
     shapes = np.asarray([feature.shape[:2] for feature in features])
-    areas = -(-shapes.prod(axis=1) // TILE_ROWS) * TILE_ROWS
+    areas = ceil_div(shapes.prod(axis=1), TILE_ROWS) * TILE_ROWS
     flat = jnp.concatenate([_flatten(feature, area) for feature, area in zip(features, areas.tolist(), strict=True)])
     widths, firsts = jnp.asarray(shapes[:, 1], jnp.int32), jnp.asarray(np.cumsum(areas) - areas, jnp.int32)
     cells, slopes = collect_slopes(flat)

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from mrcnn_jax.integers import ceil_div
+
 STRIP = 8
 """Columns of a RoI that are averaged along y at a time: 8 KiB per row of 256 channels (16 are as fast, 32 slower)."""
 
@@ -225,7 +227,7 @@ class _Axis:
         self.start, self.bin_side = roi.starts[axis], roi.sides[axis] / size
         self.end = jnp.maximum(roi.ends[axis], 1)
         self.last_bin = jnp.int32(size - 1)
-        most = max(-(-length // size) + 1, 1)  # for RoIs that are not longer than the map
+        most = max(ceil_div(length, size) + 1, 1)  # for RoIs that are not longer than the map
         adaptive = jnp.clip(jnp.ceil(self.bin_side), 0.0, most).astype(jnp.int32)
         self.count = jnp.int32(self.ratio) if self.ratio else adaptive
 

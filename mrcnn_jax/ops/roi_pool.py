@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.ops.boxes import split_boxes
 
 Reduce = Literal["average", "max"]
@@ -94,7 +95,9 @@ def _largest(features: list[Array], levels: Array, rows: Borders, columns: Borde
         return values[:, None, None]
 
     size = rows[0].shape[1]
-    longest = max(-(-max(feature.shape[:2]) // size) + 1 for feature in features)  # most cells of a bin along an axis
+    longest = max(
+        ceil_div(max(feature.shape[:2]), size) + 1 for feature in features
+    )  # most cells of a bin along an axis
     orders = longest.bit_length()
     shapes = np.array([feature.shape[:2] for feature in features])
     starts = np.concatenate([[0], np.cumsum(orders**2 * shapes.prod(axis=1))[:-1]])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.platforms import choose_form
 
 
@@ -25,7 +26,7 @@ def find_largest(values: Float[Array, "n"], k: int) -> tuple[Float[Array, "k"], 
 def best_group_size(count: int, k: int) -> int:
     """Returns the size of a group with which the two steps sort the fewest values, or 1 for a single step."""
     size = max(round((count / max(k, 1)) ** 0.5), 1)
-    num_groups = -(-count // size)
+    num_groups = ceil_div(count, size)
     return size if k <= num_groups and num_groups + k * size < count else 1
 
 

@@ -1,1 +1,1 @@
-"""What compiled programs hold and cost: HLO, estimates for TPUs and GPUs, traces of the profiler."""
+"""Contents and costs of compiled programs: HLO, estimates for TPUs and GPUs, and profiler traces."""

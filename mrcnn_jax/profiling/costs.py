@@ -1,4 +1,4 @@
-"""What a compiled program costs by part of the model: the TPU compiler's estimated cycles, and what has none."""
+"""Costs of a compiled program by part of the model: the TPU compiler's estimated cycles, and what has no estimate."""
 
 import dataclasses
 import re
@@ -33,7 +33,7 @@ PARTS = {
     "mask_head_loss": "losses",
     "keypoint_head_loss": "losses",
 }
-"""Scopes in op_names, and the part of the model that they belong to. The innermost one counts."""
+"""Parts of the model by the scopes in op_names, of which the innermost counts."""
 
 FREE = {
     "parameter",
@@ -53,14 +53,14 @@ FREE = {
     "async-update",
     "async-done",
 }
-"""Opcodes that compute nothing, or, as copies, run beside others."""
+"""Opcodes that compute nothing or, like copies, run concurrently with others."""
 
 SCALAR = 8
-"""Bytes of the largest scalar, which takes no time worth counting."""
+"""Bytes of the largest scalar; scalars take negligible time."""
 
 
 def summarise_program(text: str, assumed_trips: int, top: int) -> dict[str, Any]:
-    """What the optimised HLO says, in JSON; loops of unknown trips count as `assumed_trips`, lists end at `top`."""
+    """Summarises optimised HLO for JSON; loops of unknown trip count run `assumed_trips` times; lists end at `top`."""
     program = Program(text, assumed_trips)
     runs = list(program.runs())
     parts = cycles_by_part(runs)
@@ -81,7 +81,7 @@ def summarise_program(text: str, assumed_trips: int, top: int) -> dict[str, Any]
 
 
 def group_collectives(collectives: list[Collective]) -> list[dict[str, Any]]:
-    """Collectives of one kind, purpose and group size together: how many run, and their bytes on one device."""
+    """Groups collectives by kind, purpose and group size, with the number that run and their bytes on one device."""
     groups: dict[tuple[str, str, int], list[Collective]] = defaultdict(list)
     for collective in collectives:
         groups[collective.kind, purpose_of(collective), collective.group_size].append(collective)
@@ -98,7 +98,7 @@ def group_collectives(collectives: list[Collective]) -> list[dict[str, Any]]:
 
 
 def purpose_of(collective: Collective) -> str:
-    """What devices tell each other with it, by its op_name; the compiler may have merged other sums into it."""
+    """Returns what devices exchange with it, by its op_name; the compiler may have merged other sums into it."""
     words = re.findall(r"[\w.]+", collective.op_name)
     if not words:
         return "unknown"
@@ -111,7 +111,7 @@ def purpose_of(collective: Collective) -> str:
 
 
 def part_of(run: ExecutedInstruction) -> str:
-    """The part of the model that an instruction belongs to."""
+    """Returns the part of the model to which an instruction belongs."""
     if run.instruction.opcode.removesuffix("-start").removesuffix("-done") in COLLECTIVES:
         return "communication"
     words = re.findall(r"[\w.]+", run.op_name)
@@ -122,12 +122,12 @@ def part_of(run: ExecutedInstruction) -> str:
 
 
 def is_backward(run: ExecutedInstruction) -> bool:
-    """Whether it computes gradients."""
+    """Returns whether an instruction computes gradients."""
     return "transpose(" in run.op_name
 
 
 def is_uncounted(run: ExecutedInstruction) -> bool:
-    """Whether the compiler gives no estimate of something that takes time: gathers, scatters, sorts, collectives."""
+    """Returns whether the compiler has no estimate though time passes: gathers, scatters, sorts, collectives."""
     instruction = run.instruction
     has_estimate = run.is_fused or instruction.cycles is not None
     is_free = instruction.opcode in FREE or "ConcatBitcast" in instruction.attributes
@@ -135,7 +135,7 @@ def is_uncounted(run: ExecutedInstruction) -> bool:
 
 
 def cycles_by_part(runs: Iterable[ExecutedInstruction]) -> dict[str, dict[str, int]]:
-    """Estimated cycles forward and backward, and the number of runs without an estimate, most expensive part first."""
+    """Returns cycles forward and backward and the runs without an estimate by part, most expensive part first."""
     parts: dict[str, dict[str, int]] = defaultdict(lambda: {"forward": 0, "backward": 0, "without_estimate": 0})
     for run in runs:
         part = parts[part_of(run)]
@@ -145,20 +145,20 @@ def cycles_by_part(runs: Iterable[ExecutedInstruction]) -> dict[str, dict[str, i
 
 
 def most_expensive(runs: Iterable[ExecutedInstruction], count: int) -> list[dict[str, Any]]:
-    """The instructions of most estimated cycles over all their runs."""
+    """Returns the instructions with the most estimated cycles over all their runs."""
     largest = sorted(runs, key=lambda run: -run.cycles)[:count]
     return [summarise_run(run) for run in largest if run.cycles]
 
 
 def largest_without_estimate(runs: Iterable[ExecutedInstruction], count: int) -> list[dict[str, Any]]:
-    """The instructions without an estimate, those of the largest results first."""
+    """Returns the instructions without an estimate, those with the largest results first."""
     uncounted = [run for run in runs if is_uncounted(run)]
     uncounted.sort(key=lambda run: -run.times * count_bytes(run.instruction.shape))
     return [summarise_run(run) for run in uncounted[:count]]
 
 
 def summarise_run(run: ExecutedInstruction) -> dict[str, Any]:
-    """An instruction in JSON."""
+    """Returns an instruction for JSON."""
     return {
         "name": run.instruction.name,
         "opcode": run.instruction.opcode,

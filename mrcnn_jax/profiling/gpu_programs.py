@@ -1,6 +1,6 @@
-"""What XLA makes of a program for NVIDIA GPUs: kernels and library calls, what waits for the host, how scatters add.
+"""Summarises programs that XLA compiles for NVIDIA GPUs: kernels, library calls, waits for the host, and scatters.
 
-It reads what the compiler writes down: the optimised HLO, the sequence of what is launched, and the PTX of its kernels.
+The input is what the compiler dumps: the optimised HLO, the sequence of launches, and the PTX of the kernels.
 """
 
 import math
@@ -17,7 +17,7 @@ from mrcnn_jax.profiling.hlo import ExecutedInstruction, Instruction, Program, c
 
 Addition = Literal["atomic", "compare-and-swap"]
 LAUNCHING = ("fusion", "custom-call", "copy", "sort")
-"""Opcodes of an HLO that become kernels, library calls or copies."""
+"""HLO opcodes that become kernels, library calls or copies."""
 KINDS = {
     "kKernel": "kernels",
     "kCustomKernel": "kernels",
@@ -28,7 +28,7 @@ KINDS = {
     "kMemset32BitValue": "fills",
     "kMemzero": "fills",
 }
-"""Kinds of the compiler's steps, and what is printed of them; others keep their names."""
+"""Kinds of the compiler's steps with their names in the report; other kinds keep their own."""
 
 _STEP = re.compile(r"( *)(\d+): k(\w+) +\[.*?\] ?(.*)")
 _ENTRY = re.compile(r"\.entry (\w+)\(")
@@ -38,32 +38,32 @@ _DIMENSIONS = re.compile(r"\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class Launch:
-    """One step of a program: a kernel, a call of a library, a copy, a loop, or a graph of them."""
+    """One step of a program: a kernel, a library call, a copy, a loop, or a graph of these."""
 
     number: int
     kind: str
-    """Such as kCustomKernel or kWhile."""
+    """Kind, such as kCustomKernel or kWhile."""
     in_graph: bool
-    """Part of a CUDA graph, which the host launches once."""
+    """Whether it is part of a CUDA graph, which the host launches once."""
 
 
 @dataclass(frozen=True)
 class Dump:
-    """What the compiler wrote down of one module."""
+    """The compiler's dump of one module."""
 
     hlo: str
     steps: str
     names: str
-    """Of the steps."""
+    """Names of the steps."""
     kernels: tuple[str, ...]
-    """PTX."""
+    """PTX of the kernels."""
 
 
 def read_dump(folder: Path) -> Dump:
-    """Reads what XLA wrote with `xla_dump_to` of the module compiled last; FileNotFoundError where there is none."""
+    """Reads what XLA dumped with `xla_dump_to` for the module compiled last; FileNotFoundError if there is none."""
     modules = sorted(folder.glob("module_*gpu_after_optimizations.txt"), key=lambda path: path.stat().st_mtime)
     if not modules:
-        raise FileNotFoundError(f"{folder}: no module_*gpu_after_optimizations.txt: nothing was compiled for a GPU.")
+        raise FileNotFoundError(f"{folder} has no module_*gpu_after_optimizations.txt: nothing was compiled for a GPU.")
     module = ".".join(modules[-1].name.split(".")[:2])
 
     def read(ending: str) -> str:
@@ -78,7 +78,7 @@ def read_dump(folder: Path) -> Dump:
 
 
 def summarise_gpu_program(dump: Dump, gpu: Gpu, assumed_trips: int, top: int) -> dict[str, Any]:
-    """What the program launches and what it costs, in JSON; loops of unknown trips count as `assumed_trips`."""
+    """Summarises launches and costs of a program for JSON; loops of unknown trip count run `assumed_trips` times."""
     program = Program(dump.hlo, assumed_trips)
     runs = [run for run in program.runs() if not run.is_fused]
     launches = read_steps(dump.steps)
@@ -101,7 +101,7 @@ def summarise_gpu_program(dump: Dump, gpu: Gpu, assumed_trips: int, top: int) ->
 
 
 def read_steps(text: str) -> list[Launch]:
-    """The steps of a sequence of thunks; those of loops once, loops and graphs themselves with them."""
+    """Returns the steps of a sequence of thunks, including loops and graphs; steps inside loops occur once."""
     launches: list[Launch] = []
     around: list[tuple[int, str]] = []
     for line in text.splitlines():
@@ -116,7 +116,7 @@ def read_steps(text: str) -> list[Launch]:
 
 
 def count_launches(launches: Iterable[Launch]) -> dict[str, Any]:
-    """How many steps of each kind there are, inside CUDA graphs and outside."""
+    """Counts the steps of each kind inside and outside of CUDA graphs."""
     counts: dict[str, dict[str, int]] = {"in_graphs": Counter(), "outside": Counter()}
     graphs = 0
     for launch in launches:
@@ -128,7 +128,7 @@ def count_launches(launches: Iterable[Launch]) -> dict[str, Any]:
 
 
 def summarise_loops(program: Program, launches: Iterable[Launch], names: str) -> list[dict[str, Any]]:
-    """The loops: their trips, None if they depend on the data, and whether the host has to wait for each of them."""
+    """Returns the loops and their trip counts, None if data-dependent; the host waits in those outside CUDA graphs."""
     found = re.findall(r'profile_annotation: "([^"]+)"\s+thunk_id: (\d+)\s+\}\s+thunk_kind: "kWhile"', names)
     name_of = {int(number): name for name, number in found}
     in_graph = {name_of.get(launch.number): launch.in_graph for launch in launches if launch.kind == "kWhile"}
@@ -145,7 +145,7 @@ def summarise_loops(program: Program, launches: Iterable[Launch], names: str) ->
 
 
 def count_library_calls(runs: Iterable[ExecutedInstruction]) -> list[dict[str, Any]]:
-    """Calls of cuDNN, cuBLAS and others, by function and dtype."""
+    """Counts the calls of cuDNN, cuBLAS and other libraries by function and dtype."""
     calls: Counter[tuple[str, str]] = Counter()
     for run in runs:
         if run.instruction.opcode == "custom-call":
@@ -154,7 +154,7 @@ def count_library_calls(runs: Iterable[ExecutedInstruction]) -> list[dict[str, A
 
 
 def summarise_scatters(runs: Iterable[ExecutedInstruction], kernels: Iterable[str]) -> list[dict[str, Any]]:
-    """Every kernel that adds with atomic operations: in one instruction, or by comparing and swapping in a loop."""
+    """Returns every kernel that adds atomically: with one instruction, or with compare-and-swap in a loop."""
     adding: dict[str, Addition] = {}
     for text in kernels:
         name = ""
@@ -173,7 +173,7 @@ def summarise_scatters(runs: Iterable[ExecutedInstruction], kernels: Iterable[st
 
 
 def summarise_sorts(program: Program) -> list[dict[str, Any]]:
-    """Sorts and selections of the largest, the longest rows first. XLA sorts by itself in a kernel for each pass."""
+    """Returns sorts and top-k selections, largest first. XLA's own bitonic sort launches a kernel for each pass."""
     found = []
     for run in program.runs():
         target = target_of(run.instruction)
@@ -190,9 +190,10 @@ def summarise_sorts(program: Program) -> list[dict[str, Any]]:
 
 
 def estimate(runs: Iterable[ExecutedInstruction], shapes: dict[str, str], gpu: Gpu, top: int) -> dict[str, Any]:
-    """Lower bounds of time by part: convolutions at the peak of their dtype, all else by XLA's model of this GPU.
+    """Returns lower bounds of time by part: convolutions at the peak of their dtype, all else by XLA's cost model.
 
-    Where it has none: the longer of a run's bytes at the bandwidth and, of a product, its operations at the peak.
+    Without such a model, a run takes the time of its bytes at full bandwidth or, for a product, that of its operations
+    at the peak, whichever is longer.
     """
     parts: dict[str, dict[str, float]] = defaultdict(lambda: {"forward": 0.0, "backward": 0.0})
     costs: list[tuple[float, ExecutedInstruction]] = []
@@ -217,7 +218,7 @@ def estimate(runs: Iterable[ExecutedInstruction], shapes: dict[str, str], gpu: G
 
 
 def estimate_one(run: ExecutedInstruction, shapes: dict[str, str], gpu: Gpu) -> float | None:
-    """Microseconds of one run; None where nothing is known."""
+    """Returns the microseconds of one run, or None if they are unknown."""
     instruction = run.instruction
     target = target_of(instruction)
     peak = gpu.bfloat16_flops if dtype_of(run) in ("bf16", "f16") else gpu.tf32_flops
@@ -226,7 +227,7 @@ def estimate_one(run: ExecutedInstruction, shapes: dict[str, str], gpu: Gpu) -> 
     if costs := re.search(r'"reification_cost":\[(.*?)\]', instruction.attributes):
         times = re.findall(r'"exec_time_us":([\d.e+-]+)', costs[1])
         if times:
-            return float(times[-1])  # the last one is of the speed-of-light model
+            return float(times[-1])  # the last one is that of the speed-of-light model
     if gpu.is_modelled and instruction.opcode != "copy":
         return None
     moved = count_bytes(instruction.shape) + sum(count_bytes(shapes[name]) for name in set(instruction.operands))
@@ -237,7 +238,7 @@ def estimate_one(run: ExecutedInstruction, shapes: dict[str, str], gpu: Gpu) -> 
 
 
 def count_product_flops(instruction: Instruction, shapes: dict[str, str]) -> int:
-    """Multiplications and additions of a matrix product of cuBLAS."""
+    """Returns the multiplications and additions of a matrix product of cuBLAS."""
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^]]*)\]', instruction.attributes)
     assert contracted, instruction
     left = sides_of(shapes[instruction.operands[0]])
@@ -246,7 +247,7 @@ def count_product_flops(instruction: Instruction, shapes: dict[str, str]) -> int
 
 
 def count_flops(instruction: Instruction, shapes: dict[str, str]) -> int:
-    """Multiplications and additions of a convolution of cuDNN, forward or of a gradient."""
+    """Returns the multiplications and additions of a convolution of cuDNN, forward or for a gradient."""
     labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.attributes)
     assert labels, instruction
     result = sides_of(instruction.shape)
@@ -261,7 +262,7 @@ def count_flops(instruction: Instruction, shapes: dict[str, str]) -> int:
 
 
 def summarise_instruction(run: ExecutedInstruction) -> dict[str, Any]:
-    """An instruction in JSON."""
+    """Returns an instruction for JSON."""
     return {
         "name": run.instruction.name,
         "part": part_of(run),
@@ -273,17 +274,17 @@ def summarise_instruction(run: ExecutedInstruction) -> dict[str, Any]:
 
 
 def target_of(instruction: Instruction) -> str:
-    """The function that a custom-call calls; empty of other instructions."""
+    """Returns the function that a custom-call calls, or an empty string for other instructions."""
     target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
     return target[1] if target else ""
 
 
 def dtype_of(run: ExecutedInstruction) -> str:
-    """Of the result, or of the first of several."""
+    """Returns the dtype of the result, or of the first of several."""
     dtype = re.match(r"\(*(\w+)\[", run.instruction.shape)
     return dtype[1] if dtype else ""
 
 
 def sides_of(shape: str) -> list[int]:
-    """Of an array, or of the first of several."""
+    """Returns the sides of an array, or of the first of several."""
     return [int(side) for side in _DIMENSIONS.findall(shape)[0].split(",") if side]

@@ -1,41 +1,41 @@
-"""NVIDIA GPUs that XLA compiles for where there is none: what its compiler wants to know of each, and peak speeds."""
+"""NVIDIA GPUs for which XLA can compile without having one: what its compiler needs to know, and peak speeds."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Facts of a GPU, after NVIDIA's data sheets and architecture papers and the specifications in XLA's source."""
+    """Facts about a GPU, from NVIDIA's data sheets and architecture papers and from XLA's source."""
 
     name: str
-    """As its driver says it."""
+    """Name that the driver reports."""
     compute_capability: tuple[int, int]
     cores: int
     """Streaming multiprocessors."""
     fpus_per_core: int
     threads_per_core: int
     shared_memory_per_core: int
-    """Bytes, as are those below."""
+    """Bytes, like the other sizes of memory."""
     shared_memory_per_block: int
-    """The most that a block may ask for."""
+    """Largest shared memory that a block may request."""
     l2_cache: int
     memory: int
     bandwidth: int
-    """Bytes a second of the memory."""
+    """Memory bandwidth in bytes per second."""
     clock_ghz: float
     links: int
-    """NVLinks to other GPUs."""
+    """Number of NVLinks to other GPUs."""
     bfloat16_flops: float
-    """Dense products a second on tensor cores: a multiplication and an addition are two."""
+    """Dense operations per second on tensor cores; a multiplication and an addition count as two."""
     tf32_flops: float
 
     @property
     def is_modelled(self) -> bool:
-        """XLA has a table of this architecture's products, without which its model of costs ends in an error."""
+        """Whether XLA has a table of products for this architecture, without which its cost model fails."""
         return self.compute_capability == (9, 0)
 
     def make_target(self) -> str:
-        """XLA's GpuTargetConfigProto as text."""
+        """Returns XLA's GpuTargetConfigProto as text."""
         major, minor = self.compute_capability
         extension = " feature_extension: ACCELERATED_FEATURES" if major >= 9 else ""
         return f"""
@@ -162,4 +162,4 @@ GPUS = {
         tf32_flops=8e12,
     ),
 }
-"""Names of the command line. A T4 has no bfloat16 and no TF32: its two speeds are those of float16 and float32."""
+"""GPUs by command-line name. A T4 has neither bfloat16 nor TF32: its speeds are those of float16 and float32."""

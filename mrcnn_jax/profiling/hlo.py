@@ -1,5 +1,6 @@
-"""What a compiled program does, read from its optimised HLO: how often each instruction runs, which loops it has, and
-what its devices tell each other. `compiled.as_text()` of JAX gives the text.
+"""Reads optimised HLO: how often each instruction runs, the loops, and the data that devices exchange.
+
+JAX returns the text with `compiled.as_text()`.
 """
 
 import math
@@ -17,7 +18,7 @@ COLLECTIVES = {
     "ragged-all-to-all",
 }
 CALLERS = {"while", "call", "conditional", "fusion", "async-start"}
-"""Instructions that run the computations that they name. What others name, such as a reduction's sum, is scalar."""
+"""Instructions that run the computations they name. Those that others name, such as a reduction's sum, are scalar."""
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (.*)$")
@@ -36,25 +37,25 @@ class Instruction:
     shape: str
     """Type of the result without layouts, such as `(f32[8,4], bf16[3])`."""
     operands: tuple[str, ...]
-    """Names; of a constant its value."""
+    """Names of the operands; for a constant, its value."""
     attributes: str
-    """What stands behind the operands."""
+    """Text after the operands."""
     is_root: bool
 
     @property
     def op_name(self) -> str:
-        """Where it comes from, such as `jit(step)/jvp(propose)/gather`; empty where the compiler made it."""
+        """Origin, such as `jit(step)/jvp(propose)/gather`; empty if the compiler created the instruction."""
         return _first(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
 
     @property
     def cycles(self) -> int | None:
-        """What one run costs by the TPU compiler's own estimate; None where it makes none."""
+        """Cycles of one run by the TPU compiler's own estimate; None if there is none."""
         estimate = _first(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(estimate) if estimate else None
 
     @property
     def called(self) -> list[str]:
-        """The computations that it runs."""
+        """Names of the computations that the instruction runs."""
         roles = _CALLED.findall(self.attributes) if self.opcode in CALLERS else []
         return [name for _, names in roles for name in _NAME.findall(names)]
 
@@ -65,15 +66,15 @@ class ExecutedInstruction:
 
     instruction: Instruction
     times: int
-    """How often: the product of the trips of the loops around it."""
+    """Number of runs: the product of the trip counts of all loops around the instruction."""
     op_name: str
-    """Its own, else that of what uses it, of what it uses, or of what calls it."""
+    """The instruction's own, else that of its first user, of an operand, or of the caller."""
     is_fused: bool
-    """Part of a fusion, which has the estimate for all of it."""
+    """Whether it is part of a fusion, for which there is one estimate."""
 
     @property
     def cycles(self) -> int:
-        """Of all its times; 0 where the compiler makes no estimate."""
+        """Estimated cycles of all runs; 0 if there is no estimate."""
         return 0 if self.is_fused else self.times * (self.instruction.cycles or 0)
 
 
@@ -83,22 +84,22 @@ class Loop:
 
     op_name: str
     trips: int | None
-    """None: they depend on the data."""
+    """Trip count; None if it depends on the data."""
     times: int
     """How often the loop is entered."""
     cycles_per_trip: int
-    """By the compiler's estimate, with the loops inside."""
+    """Estimated cycles of one iteration, including inner loops."""
 
 
 @dataclass(frozen=True)
 class Collective:
-    """Something that devices tell each other."""
+    """An exchange of data between devices."""
 
     kind: str
     num_bytes: int
-    """Of the result on one device."""
+    """Bytes of the result on one device."""
     group_size: int
-    """Devices that take part together; 0: all."""
+    """Number of devices in a group; 0 means all."""
     times: int
     op_name: str
 
@@ -107,7 +108,7 @@ Computation = dict[str, Instruction]
 
 
 class Program:
-    """The computations of one HLO module. Loops whose trips depend on the data are counted with `assumed_trips`."""
+    """The computations of one HLO module. Loops with a data-dependent trip count run `assumed_trips` times."""
 
     def __init__(self, text: str, assumed_trips: int = 1):
         self.assumed_trips = assumed_trips
@@ -124,11 +125,11 @@ class Program:
             raise ValueError("Expected the text of an HLO module with an ENTRY computation.")
 
     def runs(self) -> Iterator[ExecutedInstruction]:
-        """Every instruction that runs, those in loops, branches and fusions, too. Each branch counts as taken."""
+        """Yields every instruction that runs, also in loops, branches and fusions. Every branch counts as taken."""
         return self._runs(self.entry, 1, "", is_fused=False)
 
     def loops(self) -> list[Loop]:
-        """Every loop, outer ones first."""
+        """Returns all loops, outer ones first."""
         return [
             Loop(
                 op_name=run.op_name,
@@ -145,24 +146,24 @@ class Program:
         ]
 
     def collectives(self) -> list[Collective]:
-        """Every collective; an asynchronous one counts at its start."""
+        """Returns all collectives; an asynchronous one counts at its start."""
         found = []
         for run in self.runs():
             kind, shape = run.instruction.opcode.removesuffix("-start"), run.instruction.shape
             if kind in COLLECTIVES:
                 if kind not in ("all-reduce", run.instruction.opcode):
-                    shape = _elements(shape)[1]  # the start of others gives (operands, results, ...)
+                    shape = _elements(shape)[1]  # the start of others returns (operands, results, ...)
                 size = _group_size(run.instruction.attributes)
                 found.append(Collective(kind, count_bytes(shape), size, run.times, run.op_name))
         return found
 
     def known_trips(self, loop: Instruction) -> int | None:
-        """How often a loop runs its body, if that does not depend on the data: as the compiler says, or as counted."""
+        """Returns the trip count of a loop, as recorded by the compiler or counted here; None if data-dependent."""
         known = _first(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         return int(known) if known else self._counted_trips(loop)
 
     def _counted_trips(self, loop: Instruction) -> int | None:
-        """The trips of `for (i = start; i < bound; i += step)` where all three are constants."""
+        """Returns the trip count of `for (i = start; i < bound; i += step)` if all three are constants, else None."""
         condition, body = (
             self.computations[_first(rf"\b{role}=%?([\w.-]+)", loop.attributes)] for role in ("condition", "body")
         )
@@ -196,7 +197,7 @@ class Program:
 
 
 def count_bytes(shape: str) -> int:
-    """Bytes of an array or of a tuple of arrays, such as `(f32[8,4], bf16[3])`, without padding."""
+    """Returns the bytes of an array or of a tuple of arrays, such as `(f32[8,4], bf16[3])`, without padding."""
     total = 0
     for kind, bits, sides in _ARRAY.findall(shape):
         width = 8 if kind == "pred" else int(bits or 0)
@@ -205,7 +206,7 @@ def count_bytes(shape: str) -> int:
 
 
 def _read_instruction(name: str, text: str, *, is_root: bool) -> Instruction:
-    """`TYPE OPCODE(OPERANDS), ATTRIBUTES`, of which TYPE may be a tuple."""
+    """Parses `TYPE OPCODE(OPERANDS), ATTRIBUTES`, in which TYPE may be a tuple."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     start = text.index("(", end)
     stop = _closing(text, start)
@@ -216,7 +217,7 @@ def _read_instruction(name: str, text: str, *, is_root: bool) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the bracket that closes the one at `start`; of the end if nothing does."""
+    """Returns the index of the bracket that closes the one at `start`, or the length of the text if there is none."""
     depth = 0
     for match in re.finditer(r"[(){}]", text[start:]):
         depth += 1 if match[0] in "({" else -1
@@ -226,7 +227,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _elements(shape: str) -> list[str]:
-    """The types in a tuple's."""
+    """Returns the types of the elements of a tuple type."""
     elements, start = [], 1
     while start < len(shape) - 1:
         end = _closing(shape, start) + 1 if shape[start] == "(" else shape.index("]", start) + 1
@@ -245,7 +246,7 @@ def _root(computation: Computation) -> Instruction:
 
 
 def _op_names(computation: Computation) -> dict[str, str]:
-    """The op_name of each instruction. One that the compiler made has that of its first user, else of an operand."""
+    """Returns the op_name of each instruction; if the compiler created it, that of its first user or an operand."""
     named = (instruction for instruction in computation.values() if instruction.opcode != "parameter")
     names = {instruction.name: instruction.op_name for instruction in named if instruction.op_name}
     from_users: dict[str, str] = {}
@@ -260,7 +261,7 @@ def _op_names(computation: Computation) -> dict[str, str]:
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-    """The integer that a name stands for, behind copies; None if it is no constant."""
+    """Returns the integer constant that a name refers to, also through copies; None if it is not a constant."""
     instruction = computation[name]
     while instruction.opcode in ("copy", "bitcast", "convert"):
         instruction = computation[instruction.operands[0]]
@@ -269,10 +270,10 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def _group_size(attributes: str) -> int:
-    """Of `replica_groups={{0,1},{2,3}}`, `=[2,2]<=[4]`, or `=mesh['data'=2,'model'=2] {'model'}`; 0: all devices."""
+    """Parses `replica_groups={{0,1},{2,3}}`, `=[2,2]<=[4]` or `=mesh['data'=2,'model'=2] {'model'}`; 0 means all."""
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
-        along = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])  # 'model':(2)4 is a part of an axis, of 4
+        along = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])  # 'model':(2)4 is a part of an axis, of size 4
         return math.prod(int(part or sizes[axis]) for axis, part in along)
     listed = _first(r"replica_groups=\{\{([\d,]+)\}", attributes)
     counted = _first(r"replica_groups=\[\d+,(\d+)\]", attributes)

@@ -1,10 +1,10 @@
-"""Where the time of a compiled program goes, by part of the model, as JAX's profiler sees it on CPU, GPU or TPU.
+"""Time of a compiled program by part of the model, measured with JAX's profiler on CPU, GPU or TPU.
 
-An event of the profile names the instruction that it runs, and the program's text says what that instruction is of. An
-event inside another one of its thread or stream is counted once, for itself. What a device does at the same time on
-several threads or streams counts for each, so the sum may exceed the time that a call takes.
+Each event of a profile names an instruction, and the program's text maps the instruction to a part. The time of an
+event inside another one of the same thread or stream counts only for the inner event. Concurrent work on several
+threads or streams counts for each of them, so the sum may exceed the duration of a call.
 
-The forms of a GPU's and of a TPU's profile are those that others describe; tried is the CPU's.
+The formats of GPU and TPU profiles are implemented from descriptions by others; only the CPU's has been tested.
 """
 
 import re
@@ -21,18 +21,18 @@ from mrcnn_jax.profiling.costs import is_backward, part_of
 from mrcnn_jax.profiling.hlo import Program
 
 UNKNOWN = "unknown"
-"""The part of events whose instruction is not in the program's text, such as a GPU's command buffers."""
+"""Part of events with an instruction that is not in the program's text, such as a GPU's command buffers."""
 
 Event = tuple[float, float, str]
 """Start and duration in nanoseconds, and the name of the instruction."""
 Profile = dict[str, list[list[Event]]]
-"""By device, the events of each of its threads or streams."""
+"""Events of each thread or stream, by device."""
 
 
 def profile_calls(call: Callable[[], Any], text: str, num_calls: int) -> dict[str, dict[str, float]]:
-    """Returns the milliseconds of one call by part, forward and backward: the mean of `num_calls` and of the devices.
+    """Returns the milliseconds of a call by part, forward and backward, as mean of `num_calls` calls and the devices.
 
-    `call` runs the program whose optimised HLO is `text`; what else it runs is not counted.
+    `call` runs the program with the optimised HLO `text`; other programs that it runs are not counted.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -44,22 +44,22 @@ def profile_calls(call: Callable[[], Any], text: str, num_calls: int) -> dict[st
 
 
 def module_name(text: str) -> str:
-    """The name of an HLO module, such as `jit_step`."""
+    """Returns the name of an HLO module, such as `jit_step`."""
     return text.removeprefix("HloModule ").split(maxsplit=1)[0].rstrip(",")
 
 
 def read_profile(content: bytes, module: str) -> Profile:
-    """Returns the events of this HLO module in a file of the profiler, by device."""
+    """Returns the events of an HLO module in a profiler file, by device."""
     with warnings.catch_warnings():
-        # Of the reader's own types, at their first use; where warnings are errors it would end the process.
+        # The reader's own types warn at first use, which would end a process that turns warnings into errors.
         warnings.simplefilter("ignore", DeprecationWarning)
         planes = list(jax.profiler.ProfileData.from_serialized_xspace(content).planes)
         devices = _read_planes(planes, {"GPU": _read_gpu, "TPU": _read_tpu}, module)
-        return devices or _read_planes(planes, {"host": _read_host}, module)  # the host of devices only starts them
+        return devices or _read_planes(planes, {"host": _read_host}, module)  # with devices, the host only starts them
 
 
 def _read_planes(planes: list[Any], readers: dict[str, Callable[..., Any]], module: str) -> Profile:
-    """The events of planes that have a reader, by what is in their names."""
+    """Returns the events of planes that have a reader, which is chosen by a word in the plane's name."""
     profile: Profile = defaultdict(list)
     for plane in planes:
         for kind, read in readers.items():
@@ -70,7 +70,7 @@ def _read_planes(planes: list[Any], readers: dict[str, Callable[..., Any]], modu
 
 
 def _read_host(plane: Any, module: str) -> Iterator[tuple[str, list[Event]]]:
-    """A CPU's threads may work for several devices of ours in turn."""
+    """Yields the events of a CPU, on which a thread may work for several simulated devices in turn."""
     for line in plane.lines:
         by_device: dict[str, list[Event]] = defaultdict(list)
         for event, stats in _events_of(line, module):
@@ -80,7 +80,7 @@ def _read_host(plane: Any, module: str) -> Iterator[tuple[str, list[Event]]]:
 
 def _read_gpu(plane: Any, module: str) -> Iterator[tuple[str, list[Event]]]:
     for line in plane.lines:
-        if line.name.startswith("Stream"):  # other lines are made of these
+        if line.name.startswith("Stream"):  # other lines are derived from these
             yield plane.name, [event for event, _ in _events_of(line, module)]
 
 
@@ -92,7 +92,7 @@ def _events_of(line: Any, module: str) -> Iterator[tuple[Event, dict[str, Any]]]
 
 
 def _read_tpu(plane: Any, module: str) -> Iterator[tuple[str, list[Event]]]:
-    """A TPU's events are named by the whole instruction; which program they are of, another line says."""
+    """Yields the events of a TPU. Their names are whole instructions, and another line lists the runs of programs."""
     lines = {line.name: list(line.events) for line in plane.lines}
     runs = [event for event in lines.get("XLA Modules", []) if event.name.split("(", 1)[0] == module]
     spans = [(run.start_ns, run.start_ns + run.duration_ns) for run in runs]
@@ -105,7 +105,7 @@ def _read_tpu(plane: Any, module: str) -> Iterator[tuple[str, list[Event]]]:
 
 
 def sum_parts(profile: Profile, program: Program, num_calls: int) -> dict[str, dict[str, float]]:
-    """Returns milliseconds by part of the model, forward and backward, of one of `num_calls` calls, largest first."""
+    """Returns the mean milliseconds of `num_calls` calls by part, forward and backward, largest part first."""
     owners = {run.instruction.name: (part_of(run), is_backward(run)) for run in program.runs()}
     milliseconds = 1e-6 / num_calls / max(len(profile), 1)
     parts: dict[str, dict[str, float]] = defaultdict(lambda: {"forward": 0.0, "backward": 0.0})
@@ -117,11 +117,11 @@ def sum_parts(profile: Profile, program: Program, num_calls: int) -> dict[str, d
 
 
 def own_times(events: Iterable[Event]) -> Iterator[tuple[str, float]]:
-    """Yields each event's instruction and nanoseconds, without those of the events inside of it.
+    """Yields each event's instruction and nanoseconds, without those of the events inside it.
 
-    Of events that overlap otherwise, as those of concurrent kernels may, each counts in full.
+    Events that overlap without nesting, such as those of concurrent kernels, count in full.
     """
-    around: list[list[Any]] = []  # name, end and own time of the events that are not over
+    around: list[list[Any]] = []  # name, end and own time of the events that have not ended
     for start, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):
         while around and around[-1][1] < start + duration:
             outer, _, own = around.pop()

@@ -1,1 +1,1 @@
-"""Is this device computing right: our operations at real sizes against NumPy in float64. `machine` runs all checks."""
+"""Checks of a device: operations at real sizes are compared with NumPy in float64. `machine` runs all checks."""

@@ -1,4 +1,4 @@
-"""Boxes and the choices among them: deltas, IoU, matching, NMS, sorting and top-k, with ties."""
+"""Checks of boxes and selections among them: deltas, IoU, matching, NMS, sorting and top-k, with ties."""
 
 from collections.abc import Iterator
 
@@ -11,20 +11,20 @@ from mrcnn_jax.ops import matching, nms
 from mrcnn_jax.selftest.findings import ELEMENTWISE, EXACT, Finding, Setting, random_of, relative_error
 
 ROUNDING = 1e-5
-"""IoUs that differ by less are not told apart, unless they are of the same boxes."""
+"""IoUs that differ by less are treated as equal, unless they are of the same boxes."""
 WEIGHTS = (10.0, 8.0, 5.0, 4.0)
-"""All different, so that an exchange shows."""
+"""Weights of deltas, all different, so that swaps are detected."""
 
 
 def draw_boxes(rng: np.random.Generator, canvas: tuple[int, int], count: int, longest: int = 200) -> np.ndarray:
-    """[n, 4] float32 boxes with whole numbers as corners: areas and intersections are exact in float32."""
+    """Returns [n, 4] float32 boxes with integer corners, so that areas and intersections are exact in float32."""
     height, width = canvas
     corners = np.stack([rng.integers(0, width, count), rng.integers(0, height, count)], axis=1)
     return np.concatenate([corners, corners + rng.integers(4, longest, (count, 2))], axis=1).astype(np.float32)
 
 
 def iou_in_float64(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[n, m]"""
+    """Returns IoUs [n, m]."""
     a, b = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
     overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
     areas = [(part[..., 2] - part[..., 0]) * (part[..., 3] - part[..., 1]) for part in (a, b)]
@@ -32,7 +32,7 @@ def iou_in_float64(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def check_deltas(setting: Setting) -> Iterator[Finding]:
-    """Boxes to deltas and back (R-CNN, appendix C), and clipping."""
+    """Checks the encoding and decoding of boxes (R-CNN, appendix C), and clipping."""
     rng = random_of("deltas")
     count = 2000
     anchors, boxes = (draw_boxes(rng, setting.canvas, count) for _ in range(2))
@@ -59,7 +59,7 @@ def check_deltas(setting: Setting) -> Iterator[Finding]:
 
 
 def check_matching(setting: Setting) -> Iterator[Finding]:
-    """IoU, and the object that each anchor is matched with: ties go to the lowest slot, which repeated boxes show."""
+    """Checks IoU and matching. Ties go to the object in the lowest slot, which is tested with repeated boxes."""
     rng = random_of("matching")
     height, width = setting.map_hw(8)
     anchors = draw_boxes(rng, setting.canvas, 3 * height * width)
@@ -86,7 +86,7 @@ def check_matching(setting: Setting) -> Iterator[Finding]:
 
     best, best_of_object = iou.max(axis=1), iou.max(axis=0)
     first = np.array([np.flatnonzero((objects == box).all(axis=1))[0] for box in objects])
-    # Any object within rounding of the best will do, and of equal ones the first.
+    # Any object within rounding of the best is accepted; of equal ones, only the first.
     right = (iou[np.arange(len(iou)), matched] >= best - ROUNDING) & ((first[matched] == matched) | (best == 0))
     short = best_of_object - iou
     ties = ((short == 0) & (best_of_object > 0)).any(axis=1)
@@ -99,14 +99,14 @@ def check_matching(setting: Setting) -> Iterator[Finding]:
 
 
 def check_nms(setting: Setting) -> Iterator[Finding]:
-    """Greedy NMS of five levels' proposals; of equal scores the lower index comes first."""
+    """Checks greedy NMS of proposals on five levels; of equal scores, the lower index comes first."""
     rng = random_of("NMS")
     count, max_kept = 9 * setting.num_rois, 2 * setting.num_rois
     height, width = setting.canvas
     boxes = draw_boxes(rng, (height // 3, width // 3), count)
     scores = (rng.integers(0, 200, count) / 256).astype(np.float32)  # most of them tie
     groups, valid = rng.integers(0, 5, count).astype(np.int32), rng.random(count) < 0.9
-    threshold = 0.5003  # no ratio of areas comes close
+    threshold = 0.5003  # no IoU is close to it
 
     def run(boxes: jax.Array, scores: jax.Array, valid: jax.Array, groups: jax.Array) -> nms.Kept:
         return nms.suppress_overlaps(boxes, scores, valid, groups, iou_threshold=threshold, max_kept=max_kept)
@@ -120,7 +120,7 @@ def check_nms(setting: Setting) -> Iterator[Finding]:
 
 
 def greedy(boxes: np.ndarray, scores: np.ndarray, valid: np.ndarray, groups: np.ndarray, threshold: float) -> list[int]:
-    """Indices of the boxes that greedy NMS keeps, best first."""
+    """Returns the indices of the boxes that greedy NMS keeps, best first."""
     alive, kept = valid.copy(), []
     for index in np.lexsort((np.arange(len(scores)), -scores)):
         if alive[index]:
@@ -131,7 +131,7 @@ def greedy(boxes: np.ndarray, scores: np.ndarray, valid: np.ndarray, groups: np.
 
 
 def check_top_k(setting: Setting) -> Iterator[Finding]:
-    """jax.lax.top_k and a stable argsort among equal values: the lower index comes first."""
+    """Checks jax.lax.top_k and a stable argsort: of equal values, the lower index comes first."""
     rng = random_of("top k")
     height, width = setting.map_hw(4)
     scores = (rng.integers(0, 1000, 3 * height * width) / 1024).astype(np.float32)

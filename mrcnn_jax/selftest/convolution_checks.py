@@ -1,9 +1,10 @@
-"""Convolutions, products of matrices and the gradients of both.
+"""Checks of convolutions, matrix products and the gradients of both.
 
-A whole convolution in float64 would take minutes. So each result is multiplied by random signs over its last axis
-(Freivalds' check): that product takes one multiplication for each value of the input, covers every value of the
-result, and a wrong one shows with certainty but for rounding.
-Shapes: B images, H x W map, D channels, F features, G groups; kernels [k, k, D / G, F].
+A whole convolution in float64 would take minutes, so each result is multiplied by random signs over its last axis
+(Freivalds' check). The expected product takes one multiplication for each value of the input and covers every value of
+the result: a single wrong one always changes it, except for rounding.
+
+Shapes: B images, H x W features, D channels, F features, G groups; kernels [k, k, D / G, F].
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.models import layers
 from mrcnn_jax.selftest.findings import REDUCED, Finding, Setting, random_of, relative_error, shape_text
 
@@ -25,7 +27,7 @@ class Form:
 
     name: str
     map_stride: int
-    """Of the map that it reads."""
+    """Stride of the input."""
     depth: int
     features: int
     size: int = 3
@@ -50,7 +52,7 @@ FORMS = (
 
 
 def check_convolutions(setting: Setting, forms: tuple[Form, ...] = FORMS) -> Iterator[Finding]:
-    """Values, and the gradients in map, kernel and bias, of every form of convolution in the network."""
+    """Checks values and gradients in input, kernel and bias for every form of convolution in the network."""
     for form in forms:
         yield from _check_form(form, setting)
 
@@ -67,8 +69,8 @@ def _check_form(form: Form, setting: Setting) -> Iterator[Finding]:
     x = draw(form.batch, height, width, form.depth)
     kernel = draw(form.size, form.size, form.depth // form.groups, form.features)
     bias = draw(form.features)
-    # Of one sign for the most part: bfloat16 stops counting at 256, which sums of both signs hardly show.
-    upstream = draw(form.batch, -(-height // form.stride), -(-width // form.stride), form.features, mean=1.0)
+    # Mostly of one sign: bfloat16 cannot count beyond 256, which sums of both signs would hardly reveal.
+    upstream = draw(form.batch, ceil_div(height, form.stride), ceil_div(width, form.stride), form.features, mean=1.0)
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, bias: jax.Array, upstream: jax.Array) -> tuple[jax.Array, ...]:
@@ -92,7 +94,7 @@ def _check_form(form: Form, setting: Setting) -> Iterator[Finding]:
 
 
 class ProjectedConvolution:
-    """A convolution with symmetric padding and its gradients, times random signs over features or channels."""
+    """A convolution with symmetric padding and its gradients, multiplied by random signs over features or channels."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class ProjectedConvolution:
         self.group_signs = self.signs.reshape(form.groups, per_group)
 
     def windows(self) -> Iterator[tuple[int, ConvWindow]]:
-        """For each tap of the kernel the cells of the padded map that it is multiplied with."""
+        """Yields each tap of the kernel with the cells of the padded input that it multiplies."""
         height, width = self.upstream.shape[1:3]
         for tap in range(self.form.size**2):
             row, column = (index * self.form.dilation for index in divmod(tap, self.form.size))
@@ -126,12 +128,12 @@ class ProjectedConvolution:
             yield tap, (slice(None), rows, slice(column, column + step * (width - 1) + 1, step))
 
     def value(self) -> np.ndarray:
-        """[B, H, W]"""
+        """Returns the value times signs, [B, H, W]."""
         by_depth = np.einsum("tdgf,gf->tgd", self.grouped, self.group_signs).reshape(self.form.size**2, -1)  # [taps, D]
         return sum((self.padded[at] @ by_depth[tap] for tap, at in self.windows()), self.bias @ self.signs)
 
     def dx(self) -> np.ndarray:
-        """[B, H, W]"""
+        """Returns the gradient in the input times signs, [B, H, W]."""
         signs = self.depth_signs.reshape(self.form.groups, -1)
         by_feature = np.einsum("tdgf,gd->tgf", self.grouped, signs).reshape(self.form.size**2, -1)  # [taps, F]
         total = np.zeros(self.padded.shape[:3])
@@ -141,7 +143,7 @@ class ProjectedConvolution:
         return total[:, edge : edge + self.x_shape[1], edge : edge + self.x_shape[2]]
 
     def dkernel(self) -> np.ndarray:
-        """[taps, G, D / G]"""
+        """Returns the gradient in the kernel times signs, [taps, G, D / G]."""
         upstream = self.upstream.reshape(-1, *self.group_signs.shape)  # [cells, G, F / G]
         weights = np.einsum("ngf,gf->ng", upstream, self.group_signs)
         cells = (self.padded[at].reshape(len(weights), self.form.groups, -1) for _, at in self.windows())
@@ -150,16 +152,16 @@ class ProjectedConvolution:
         return np.stack([np.einsum("ng,ngd->gd", weights, cell) for cell in cells])
 
     def project_kernel(self, gradient: np.ndarray) -> np.ndarray:
-        """[taps, G, D / G] of a kernel's gradient."""
+        """Returns a kernel's gradient times signs, [taps, G, D / G]."""
         return np.einsum("tdgf,gf->tgd", gradient.reshape(self.grouped.shape), self.group_signs)
 
     def dbias(self) -> np.ndarray:
-        """[F]"""
+        """Returns the gradient in the bias, [F]."""
         return self.upstream.sum(axis=(0, 1, 2))
 
 
 def check_products(setting: Setting) -> Iterator[Finding]:
-    """The product of the box head's first layer, and its gradients."""
+    """Checks the matrix product of the box head's first layer and its gradients."""
     kind = "product of matrices"
     rng = random_of(kind)
     rows, depth, features = setting.num_rois, 12544 if setting.num_rois > 100 else 784, 1024

@@ -1,4 +1,4 @@
-"""All devices of this process give the same answer, and what they sum together is the sum."""
+"""Checks that all devices of this process compute the same values, and that sums over devices are correct."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from mrcnn_jax.selftest.findings import EXACT, FLOAT32, Finding, Setting, random
 
 
 def check_devices(setting: Setting) -> Iterator[Finding]:
-    """A convolution on each device against the first one's, and a sum over all devices."""
+    """Compares a convolution on each device with that on the first, and checks a sum over all devices."""
     devices = jax.local_devices()
     rng = random_of("devices")
     x = rng.standard_normal((1, *setting.map_hw(8), 64), dtype=np.float32)

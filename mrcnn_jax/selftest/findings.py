@@ -1,7 +1,7 @@
-"""What a check returns, at which sizes and precisions it runs, and what counts as equal.
+"""Results, sizes, precisions and tolerances of the checks.
 
-Errors are relative to the largest expected value, so one allowance serves values of any scale. Checks of operations
-compare with NumPy in float64, written from the definitions and not from our code.
+Errors are relative to the largest expected value, so that one tolerance applies to values of any scale. Operations are
+compared with NumPy in float64, implemented from their definitions and not from the code of this package.
 """
 
 import zlib
@@ -13,13 +13,13 @@ import jax
 import numpy as np
 
 FLOAT32 = 2e-5
-"""Sums of up to 70,000 products in float32, in whatever order: measured errors are a tenth of this and less."""
+"""Tolerance for sums of up to 70,000 products in float32 in any order; measured errors are at most a tenth of it."""
 REDUCED = 3e-2
-"""Products of bfloat16 or TF32, which round each factor by up to 1 / 256, and results kept in bfloat16."""
+"""Tolerance for products in bfloat16 or TF32, which round factors by up to 1 / 256, and for results in bfloat16."""
 ELEMENTWISE = 5e-6
-"""Formulas of a few operations in float32; accelerators' logarithms and exponentials are not correctly rounded."""
+"""Tolerance for short formulas in float32; accelerators do not round logarithms and exponentials correctly."""
 EXACT = 0.0
-"""Choices, such as what NMS keeps: the number that differ."""
+"""Tolerance for selections, such as those of NMS, for which the error is the number of differences."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Finding:
     error: float
     allowed: float
     remedy: str = ""
-    """What to do about it, where that is known."""
+    """What to do if the check fails, if that is known."""
 
     @property
     def passed(self) -> bool:
@@ -40,21 +40,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and at which sizes the checks run."""
+    """Sizes and precisions at which the checks run."""
 
     canvas: tuple[int, int] = (800, 1344)
-    """Network input, as of the paper's recipe."""
+    """Padded size of the network input, as in the paper."""
     num_rois: int = 512
     num_slots: int = 100
     """Ground-truth slots."""
     precisions: tuple[tuple[str, float], ...] = (("highest", FLOAT32),)
-    """Names of jax.default_matmul_precision with the error that it allows."""
+    """Values of jax.default_matmul_precision, each with its tolerance."""
 
     def map_hw(self, stride: int) -> tuple[int, int]:
         return self.canvas[0] // stride, self.canvas[1] // stride
 
     def at_precisions(self, check: str) -> Iterator[tuple[str, float]]:
-        """The check's name and allowance at each precision of float32 products; yields inside of it."""
+        """Yields the check's name and tolerance at each precision of float32 products, which is set meanwhile."""
         for name, allowed in self.precisions:
             with jax.default_matmul_precision(name):
                 yield (check if name == "highest" else f"{check}, {name} precision"), allowed
@@ -64,7 +64,10 @@ Check = Callable[[Setting], Iterator[Finding]]
 
 
 def make_setting(platform: str, quick: bool) -> Setting:
-    """Accelerators multiply float32 at a lower precision by default: products are checked at both."""
+    """Returns the setting for a platform.
+
+    Accelerators multiply float32 at a lower precision by default, so products are checked at both precisions.
+    """
     precisions = (("highest", FLOAT32),) if platform == "cpu" else (("highest", FLOAT32), ("default", REDUCED))
     if quick:
         return Setting(canvas=(128, 192), num_rois=48, num_slots=40, precisions=precisions)
@@ -72,12 +75,12 @@ def make_setting(platform: str, quick: bool) -> Setting:
 
 
 def random_of(check: str) -> np.random.Generator:
-    """Random numbers that are the same in every run, and others for every check."""
+    """Returns a generator with the same numbers in every run and different ones for every check."""
     return np.random.default_rng(zlib.crc32(check.encode()))
 
 
 def relative_error(found: Any, expected: Any) -> float:
-    """The largest difference over the largest expected value; NaN if anything found is not finite."""
+    """Returns the largest difference divided by the largest expected value; NaN if a found value is not finite."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape:
         raise ValueError(f"Expected shape {expected.shape}, got {found.shape}.")

@@ -1,4 +1,4 @@
-"""Normalisation, reductions, softmax, and the layers that double the size of a map."""
+"""Checks of normalisation, reductions, softmax, and the layers that double the size of features."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ EPS = 1e-5
 
 
 def check_layers(setting: Setting) -> Iterator[Finding]:
-    """Group norm with its gradient, both batch norms, reductions over a whole map, softmax, upsampling."""
+    """Checks group norm and its gradient, both batch norms, reductions over whole features, softmax and upsampling."""
     yield from _check_group_norm(setting)
     yield from _check_batch_norms(setting)
     yield from _check_reductions(setting)

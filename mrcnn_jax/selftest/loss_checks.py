@@ -1,4 +1,4 @@
-"""The losses of one image and their gradients, with invalid rows that hold NaN."""
+"""Checks of the losses of one image and their gradients, with invalid rows that contain NaN."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ CLASSES, KEYPOINTS, HEAT_MAP, MASK = 81, 17, 56, 28
 
 
 def check_losses(setting: Setting) -> Iterator[Finding]:
-    """Value and gradient of each loss, against their formulas."""
+    """Compares the value and gradient of each loss with their formulas."""
     yield from _check_classification(setting)
     yield from _check_boxes(setting)
     yield from _check_masks(setting)
@@ -23,7 +23,7 @@ def check_losses(setting: Setting) -> Iterator[Finding]:
 def _compare(
     name: str, loss: Callable[..., jax.Array], inputs: tuple[np.ndarray, ...], value: float, gradient: np.ndarray
 ) -> Iterator[Finding]:
-    """Of a loss of inputs, of which the logits are the first. All are arguments: XLA folds constants slowly."""
+    """Compares a loss of inputs, the first of which are logits. All are arguments, as XLA folds constants slowly."""
     logits = inputs[0]
     found = jax.jit(jax.value_and_grad(loss))(*inputs)
     size = shape_text(*logits.shape)
@@ -37,7 +37,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray, valid: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean over the valid rows of logits [n, C], and its gradient."""
+    """Returns the mean cross-entropy over the valid rows of logits [n, C], and its gradient."""
     scores, rows = _softmax(np.where(valid[:, None], logits, 0.0).astype(np.float64)), np.arange(len(labels))
     value = -np.log(scores[rows, labels])[valid].mean()
     scores[rows, labels] -= 1

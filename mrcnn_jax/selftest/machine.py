@@ -1,4 +1,4 @@
-"""All checks of this device, jaxlib and flags, and what comes out of them as a table or as JSON."""
+"""Runs all checks of this device, jaxlib and flags, and reports them as a table or for JSON."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ CHECKS: dict[str, Check] = {
 
 
 def run_checks(setting: Setting, names: Sequence[str], report: Callable[[Finding], None]) -> tuple[Finding, ...]:
-    """Runs the named checks in their order; `report` gets each finding as soon as it is there."""
+    """Runs the named checks in the order of CHECKS; `report` is called with each finding at once."""
     findings: list[Finding] = []
     for name in CHECKS:
         if name in names:
@@ -47,7 +47,7 @@ def run_checks(setting: Setting, names: Sequence[str], report: Callable[[Finding
 
 
 def read_machine() -> dict[str, Any]:
-    """The device, release and flags that the checks run with, and the faults that this release is known for."""
+    """Returns the device, release and flags with which the checks run, and the known faults of this release."""
     devices, jaxlib = jax.local_devices(), installed_jaxlib()
     return {
         "platform": devices[0].platform,
@@ -70,7 +70,7 @@ def read_machine() -> dict[str, Any]:
 
 
 def format_finding(finding: Finding) -> str:
-    """A line of the table."""
+    """Returns a line of the table."""
     verdict = "ok" if finding.passed else "WRONG"
     return f"{finding.check:<62} {finding.size:<28} {finding.error:>8.1e} {finding.allowed:>8.1e}  {verdict}"
 
@@ -79,9 +79,9 @@ HEADING = f"{'check':<62} {'size':<28} {'error':>8} {'allowed':>8}  verdict"
 
 
 def summarise(findings: Sequence[Finding]) -> str:
-    """One line: which checks failed, and the way out where one is known."""
+    """Returns one line with the failed checks and, if known, the remedies."""
     failed = [finding for finding in findings if not finding.passed]
     names = ", ".join(finding.check for finding in failed[:3]) + (", ..." if len(failed) > 3 else "")
     remedies = list(dict.fromkeys(finding.remedy for finding in failed if finding.remedy))
-    advice = "; ".join(remedies) or "Try another release of jaxlib or other XLA_FLAGS"
-    return f"{len(failed)} of {len(findings)} checks are wrong on this machine: {names}. {advice}."
+    advice = "; ".join(remedies) or "try another release of jaxlib or other XLA_FLAGS"
+    return f"{len(failed)} of {len(findings)} checks failed on this machine: {names}. Remedy: {advice}."

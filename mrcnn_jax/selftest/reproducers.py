@@ -1,4 +1,4 @@
-"""The known faults of jaxlib that can be shown in seconds, as they were reported: `known_faults` has the sources."""
+"""Reproducers of known faults of jaxlib that take seconds, as they were reported; `known_faults` has the sources."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ import numpy as np
 from mrcnn_jax.known_faults import NO_REDUCTIONS
 from mrcnn_jax.selftest.findings import ELEMENTWISE, EXACT, REDUCED, Finding, Setting, random_of, relative_error
 
-WITHOUT_REDUCTIONS = f"jaxlib's YNNPACK fuses reductions wrongly: set XLA_FLAGS={NO_REDUCTIONS}"
+WITHOUT_REDUCTIONS = f"set XLA_FLAGS={NO_REDUCTIONS}, since jaxlib's YNNPACK fuses reductions incorrectly"
 ROWS = 32769
-"""The fault starts here."""
+"""Smallest number of rows with the fault."""
 RANK_7 = """
 import jax, jax.numpy as jnp
 for shape in ((3, 1, 2, 2, 8, 8, 8), (3, 4, 2, 3, 8, 8, 8)):
@@ -23,11 +23,11 @@ for shape in ((3, 1, 2, 2, 8, 8, 8), (3, 4, 2, 3, 8, 8, 8)):
     assert bool((total == (x * x).sum(axis=3)).all()), "wrong"
 """
 RANK_7_SECONDS = 30
-"""It takes two; where the fault is, it ends at once or never."""
+"""Time limit of the script, which takes two seconds; with the fault, it crashes at once or never ends."""
 
 
 def check_known_faults(setting: Setting) -> Iterator[Finding]:
-    """Reproducers of what is silently wrong or ends the process."""
+    """Runs reproducers of faults that are silent or end the process."""
     yield from _check_matrix_vector_products()
     if jax.default_backend() == "cpu":
         yield from _check_rank_7()
@@ -37,7 +37,7 @@ def check_known_faults(setting: Setting) -> Iterator[Finding]:
 
 
 def _check_matrix_vector_products() -> Iterator[Finding]:
-    """jax 39103."""
+    """Reproduces jax 39103."""
     rows = np.zeros((ROWS, 3), np.float32)
     rows[:, 0] = np.arange(ROWS)
 
@@ -53,7 +53,7 @@ def _check_matrix_vector_products() -> Iterator[Finding]:
 
 
 def _check_rank_7() -> Iterator[Finding]:
-    """jax 39257 and 40412, in a process of its own: it crashes or hangs."""
+    """Reproduces jax 39257 and 40412 in a separate process, because they crash or hang."""
     command = [sys.executable, "-c", RANK_7]
     environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
     try:
@@ -64,25 +64,26 @@ def _check_rank_7() -> Iterator[Finding]:
 
 
 def _check_arctan() -> Iterator[Finding]:
-    """jax 39352."""
+    """Reproduces jax 39352."""
     x = np.linspace(-10, 10, 1000, dtype=np.float32)
     error = max(relative_error(run(x), np.arctan(x.astype(np.float64))) for run in (jnp.arctan, jax.jit(jnp.arctan)))
-    yield Finding("jax 39352: arctan", "1000", error, ELEMENTWISE, "install another jaxlib; nothing here uses it")
+    remedy = "install another jaxlib; this package itself does not use arctan"
+    yield Finding("jax 39352: arctan", "1000", error, ELEMENTWISE, remedy)
 
 
 def _check_eager_and_jitted() -> Iterator[Finding]:
-    """jax 40633: operations outside of jit."""
+    """Reproduces jax 40633: wrong operations outside of jit."""
     found = [jnp.sqrt(jnp.float32(512)), *(jnp.ones(4) + 1), jnp.arange(5, dtype=jnp.float32).sum()]
     error = relative_error([float(value) for value in found], [np.sqrt(512), 2, 2, 2, 2, 10])
     uniform = np.asarray(jax.random.uniform(jax.random.key(0), (1000,)))
     out_of_range = float((~((uniform >= 0) & (uniform < 1))).sum())
-    remedy = "install another jaxlib: operations outside of jax.jit are wrong"
+    remedy = "install another jaxlib, since operations outside of jax.jit are wrong"
     yield Finding("jax 40633: operations outside of jit", "6", error, ELEMENTWISE, remedy)
     yield Finding("jax 40633: random numbers outside of jit", "1000", out_of_range, EXACT, remedy)
 
 
 def _check_product_and_sum(setting: Setting) -> Iterator[Finding]:
-    """Products with what follows them fused in, as in jax 39486: a softmax of 512 rows of a product."""
+    """Checks products that are fused with the following operations, as in jax 39486: a softmax of 512 rows."""
     rng = random_of("fused products")
     a, b = (rng.standard_normal(shape, dtype=np.float32) / 16 for shape in ((512, 256), (256, 2048)))
 

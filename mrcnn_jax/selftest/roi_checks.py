@@ -1,7 +1,7 @@
-"""RoIAlign, its gradient, the levels of RoIs, and mask targets.
+"""Checks of RoIAlign, its gradient, the levels of RoIs, and mask targets.
 
-RoIAlign treats channels alike, so random signs over channels leave one map to compute in float64: every RoI is checked.
-Bilinear weights are separable, so that one RoI is the product of two small matrices with the map.
+RoIAlign treats all channels alike, so random signs over channels reduce them to one, which is computed in float64 for
+every RoI. Bilinear weights are separable, so that one RoI is the product of the features with two small matrices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,21 +16,21 @@ from mrcnn_jax.selftest.findings import EXACT, REDUCED, Finding, Setting, random
 
 STRIDES = (4, 8, 16, 32)
 POSITIONS = 3e-4
-"""Positions of samples, up to 336 cells, are float32: they differ by 1e-5 cells, and weights by as much."""
+"""Tolerance for float32 positions of samples, up to 336 cells: they and the weights differ by 1e-5 cells."""
 BITMAP = 112
 MASK_SIZE = 28
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """A RoIAlign of the network."""
+    """A use of RoIAlign in the network."""
 
     name: str
     output_size: int
     sampling_ratio: int
     aligned: bool
     share: int
-    """Of the RoIs, one in so many."""
+    """One in this many RoIs is pooled."""
     channels: int = 256
     dtype: str = "float32"
 
@@ -44,7 +44,7 @@ POOLINGS = (
 
 
 def check_roi_align(setting: Setting, poolings: tuple[Pooling, ...] = POOLINGS) -> Iterator[Finding]:
-    """Values and gradients in the features of RoIAlign on four levels."""
+    """Checks the values of RoIAlign on four levels, and its gradients in the features."""
     for pooling in poolings:
         rng = random_of(repr(pooling))
         count, channels = max(setting.num_rois // pooling.share, 8), pooling.channels
@@ -92,7 +92,7 @@ def check_roi_align(setting: Setting, poolings: tuple[Pooling, ...] = POOLINGS) 
 
 
 def draw_rois(rng: np.random.Generator, canvas: tuple[int, int], count: int) -> np.ndarray:
-    """[n, 4] float32 boxes of 4 pixels to the whole canvas, some of them partly outside of it."""
+    """Returns [n, 4] float32 boxes with sides from 4 pixels to the whole canvas, some partly outside of it."""
     height, width = canvas
     sides = np.exp(rng.uniform(np.log(4), np.log([width, height]), (count, 2)))
     corners = rng.uniform(-0.1, 1.0, (count, 2)) * ([width, height] - 0.8 * sides)
@@ -102,7 +102,7 @@ def draw_rois(rng: np.random.Generator, canvas: tuple[int, int], count: int) -> 
 def pool_in_float64(
     features: list[np.ndarray], rois: np.ndarray, levels: np.ndarray, upstream: np.ndarray, pooling: Pooling
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """[n, S, S] of features [H, W], and the gradients of the features."""
+    """Returns pooled features [n, S, S] of features [H, W], and the gradients in the latter."""
     pooled, gradients = np.zeros(upstream.shape), [np.zeros(values.shape) for values in features]
     for index, (roi, level) in enumerate(zip(rois.astype(np.float64), levels, strict=True)):
         height, width = features[level].shape
@@ -115,7 +115,7 @@ def pool_in_float64(
 
 
 def axis_weights(start: float, end: float, length: int, size: int, ratio: int, aligned: bool) -> np.ndarray:
-    """[S, L]: the weight of each cell in each bin along one axis; the mean of the bin's bilinear samples."""
+    """Returns [S, L]: the weight of each cell in each bin along one axis, as mean of the bin's bilinear samples."""
     shift = 0.5 if aligned else 0.0
     side = end - start if aligned else max(end - start, 1.0)
     count = ratio or max(int(np.ceil(side / size)), 1)
@@ -132,7 +132,7 @@ def axis_weights(start: float, end: float, length: int, size: int, ratio: int, a
 
 
 def check_levels(setting: Setting) -> Iterator[Finding]:
-    """The pyramid level of each RoI (FPN, equation 1), but for RoIs within rounding of a border between two."""
+    """Checks the level of each RoI (FPN, equation 1), except for RoIs within rounding of a border between two."""
     rng = random_of("levels")
     rois = draw_rois(rng, setting.canvas, 1000)
     sides = np.sqrt(np.prod(rois[:, 2:].astype(np.float64) - rois[:, :2], axis=1))
@@ -144,7 +144,7 @@ def check_levels(setting: Setting) -> Iterator[Finding]:
 
 
 def check_mask_targets(setting: Setting) -> Iterator[Finding]:
-    """Mask targets of RoIs near their objects, but for cells that are covered by a half within rounding."""
+    """Checks mask targets of RoIs near their objects, except for cells that are half covered within rounding."""
     kind = "mask targets"
     rng = random_of(kind)
     slots, count = 8, max(setting.num_rois // 4, 8)

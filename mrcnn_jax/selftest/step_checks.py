@@ -1,4 +1,4 @@
-"""A whole training step of a small model: finite, consistent, and its gradient is the slope of its loss."""
+"""Checks that a training step of a small model is finite and consistent, and that its gradient is the loss's slope."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +14,11 @@ from mrcnn_jax.selftest.findings import EXACT, FLOAT32, Finding, Setting, relati
 from mrcnn_jax.structures import Batch, GroundTruth
 
 SLOPE = 0.02
-"""The slope is taken over a finite step, in float32, and ReLUs turn inside of it."""
+"""Tolerance for the slope, which is measured in float32 over a finite step in which ReLUs switch."""
 STEP = 3e-3
-"""Of the loss's change that is looked for, in multiples of the loss: far above rounding, far below curvature."""
+"""Intended change of the loss as a share of the loss, far above rounding and far below curvature."""
 HEADS = ("box_head", "mask_head")
-"""Their parameters do not move proposals, through which no gradient flows."""
+"""Modules with parameters that do not affect proposals, through which no gradient flows."""
 Tree = dict[str, Any]
 CANVAS = (128, 192)
 MODEL = ModelConfig(
@@ -26,7 +26,7 @@ MODEL = ModelConfig(
     neck="c5",  # compiles in half the time of a pyramid
     backbone_width=8,
     num_classes=3,
-    freeze_at=4,  # likewise; every form of convolution has a check of its own
+    freeze_at=4,  # likewise; every form of convolution is checked separately
     anchor_sizes=(16.0, 32.0, 64.0),
     box_head_dim=32,
     mask_head_dim=16,
@@ -36,24 +36,24 @@ TARGETS = TargetsConfig(rpn_samples=64, pre_nms_top_n=128, post_nms_top_n=64, ro
 
 
 def check_step(_: Setting) -> Iterator[Finding]:
-    """Losses and gradients at one point, and the loss at two more along the gradient.
+    """Checks losses and gradients at one point, and the loss at two further points along the gradient.
 
-    The sum of all losses is followed through the heads' parameters alone, and the RPN's losses through all others:
-    along those, proposals would change in jumps.
+    The sum of all losses is followed only along the heads' parameters, and the RPN's losses along all others, because
+    these change proposals, and with them the other losses, in jumps.
     """
     model, batch = MaskRCNN(MODEL), make_batch()
     variables = draw_variables(model)
     params = variables.pop("params")
 
     def losses(params: Tree, is_followed: jax.Array, batch: Batch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """The followed of the total and the RPN's losses; both, and the sum of all parts."""
+        """Returns the followed one of total and RPN loss; as auxiliary output both, and the sum of all parts."""
         sums = compute_objective(params, variables, batch, jax.random.key(0), model=model, targets_config=TARGETS).sums
         rpn = sums["loss/objectness"] + sums["loss/rpn_box"]
         parts = sum((sums[f"loss/{name}"] for name in ("class", "box", "mask")), rpn)
         values = jnp.stack([sums["loss/total"], rpn])
         return jnp.sum(values * is_followed), (values, parts)
 
-    run = jax.jit(jax.value_and_grad(losses, has_aux=True))  # one program for all: it compiles for many seconds
+    run = jax.jit(jax.value_and_grad(losses, has_aux=True))  # one program: it compiles for many seconds
     size = f"{CANVAS[0]}x{CANVAS[1]}, {MODEL.backbone}"
     with jax.default_matmul_precision("highest"):
         for index, (name, is_own) in enumerate(
@@ -67,7 +67,7 @@ def check_step(_: Setting) -> Iterator[Finding]:
             if index == 0:
                 yield Finding("training step: total loss", size, relative_error(values[0], parts), FLOAT32)
             squared = sum(float(np.square(leaf, dtype=np.float64).sum()) for leaf in jax.tree.leaves(followed))
-            length = STEP * loss / squared  # along so much of the gradient the loss changes by STEP of itself
+            length = STEP * loss / squared  # over this multiple of the gradient, the loss changes by a share STEP
             ends = [
                 float(run(move(params, followed, sign * length), is_followed, batch)[0][1][0][index])
                 for sign in (1, -1)
@@ -77,7 +77,7 @@ def check_step(_: Setting) -> Iterator[Finding]:
 
 
 def draw_variables(model: MaskRCNN) -> Tree:
-    """Random variables, drawn by NumPy: initialisation would have to be compiled."""
+    """Returns random variables drawn with NumPy, since initialisation would have to be compiled."""
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -91,7 +91,7 @@ def draw_variables(model: MaskRCNN) -> Tree:
 
 
 def move(params: Tree, direction: Tree, length: float) -> Tree:
-    """The parameters, those that `direction` has moved along it."""
+    """Returns the parameters, with those in `direction` moved along it."""
     moved = {
         name: jax.tree.map(lambda leaf, slope: leaf + length * slope, params[name], tree)
         for name, tree in direction.items()
@@ -100,7 +100,7 @@ def move(params: Tree, direction: Tree, length: float) -> Tree:
 
 
 def make_batch() -> Batch:
-    """Two images of noise with a bright box of its own colour for each object."""
+    """Returns two images of noise with a bright box in a different colour for each object."""
     rng = np.random.default_rng(0)
     height, width = CANVAS
     images = rng.integers(0, 60, (2, height, width, 3)).astype(np.uint8)

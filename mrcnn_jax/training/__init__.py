@@ -1,1 +1,1 @@
-"""Optimizer, sharded step, checkpoints and the loop around them."""
+"""Training: the optimizer, the sharded step, checkpoints and the training loop."""

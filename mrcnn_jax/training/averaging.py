@@ -1,4 +1,4 @@
-"""An exponential moving average of the parameters, kept in the optimizer's state and so saved and resumed with it."""
+"""An exponential moving average of the parameters, which is saved and resumed as part of the optimizer's state."""
 
 from typing import Any, NamedTuple
 
@@ -13,17 +13,17 @@ class AverageState(NamedTuple):
     """State of `track_average`."""
 
     num_averaged: jax.Array  # [] int32
-    averaged_params: Any  # as the parameters; optax.MaskedNode where they are not trained
+    averaged_params: Any  # same structure as the parameters; optax.MaskedNode if not trained
 
 
 def track_average(decay: float) -> optax.GradientTransformation:
-    """Returns a transformation, to be placed last, that passes updates on and averages the parameters after them.
+    """Returns a transformation that averages the updated parameters and leaves the updates unchanged; place it last.
 
-    The first updates decay faster, by (1 + n) / (10 + n) after n of them, so that the initial values are forgotten.
+    After n updates the decay is at most (1 + n) / (10 + n), so that the initial values are soon forgotten.
     """
 
     def init(params: Any) -> AverageState:
-        # Copies: the step's state is donated, and no buffer can be donated twice.
+        # These are copies, because the step's state is donated and no buffer can be donated twice.
         return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
     def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
@@ -36,7 +36,7 @@ def track_average(decay: float) -> optax.GradientTransformation:
 
 
 def averaged_params(state: TrainState) -> Any:
-    """Returns the averaged parameters, and those that are not averaged as they are: all of them without averaging."""
+    """Returns the parameters with averages in place of those that are averaged; without averaging, none are."""
     average = optax.tree.get(state.opt_state, "averaged_params")
     if average is None:
         return state.params

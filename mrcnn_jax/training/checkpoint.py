@@ -1,11 +1,11 @@
-"""The checkpoints of one run: asynchronous Orbax steps that are verified before they are trusted.
+"""The checkpoints of one run: asynchronous Orbax steps, which are verified before they are used.
 
-Each step holds two items: `state`, the named leaves of the training state, and `description`, JSON that says what they
-are (step, settings of the run, last evaluation) with a SHA-256 of every leaf and of itself. Orbax commits both at once.
-The data position is the step: the order of the data is a pure function of (seed, step).
+Each step contains two items: `state`, the named leaves of the training state, and `description`, JSON with the step,
+the settings of the run, the last evaluation, a SHA-256 of every leaf and one of the description itself. Orbax commits
+both at once. The position in the data is the step, since the order of the data is a pure function of (seed, step).
 
-Leaves are saved whole, so that any number of devices and processes can continue. Of several processes, which share the
-folder, process 0 writes, and all have to make the same calls.
+Leaves are saved whole, so that any number of devices and processes can continue a run. Several processes share the
+folder: all of them have to make the same calls, and process 0 writes.
 """
 
 import hashlib
@@ -43,35 +43,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """The last evaluation that a checkpoint knows of."""
+    """The last evaluation before a checkpoint was saved."""
 
     step: int
     metrics: Mapping[str, Any]
     score: float | None
-    """Decides which checkpoint is the best, higher is better; None if there was nothing to evaluate on."""
+    """Score by which the best checkpoint is selected, higher is better; None if there was nothing to evaluate on."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run continues from."""
+    """The checkpoint from which a run continues."""
 
     step: int
     state: PyTree
-    """The training state, NumPy leaves."""
+    """The training state with NumPy leaves."""
     evaluated: EvaluationRecord | None
     settings: Settings
-    """Settings of the run that saved it."""
+    """Settings of the run that saved the checkpoint."""
 
 
 class _Refused(Exception):
-    """A step that cannot be trusted, with the reason."""
+    """Raised for a step that fails verification, with the reason."""
 
 
 class _LatestAndBest:
-    """Orbax preservation policy: the latest `keep` steps, and the best-scored one.
+    """Orbax preservation policy that keeps the latest `keep` steps and the one with the best score.
 
-    The scores come from the verified descriptions, not from Orbax's own metrics file: Orbax parses every such file when
-    it opens the folder, so that one damaged file would stop the run, and keeps all steps that have none.
+    The scores are read from the verified descriptions instead of Orbax's own metrics files. Orbax parses all of those
+    when it opens the folder, so that one damaged file would stop the run, and it keeps every step that has none.
     """
 
     def __init__(self, keep: int) -> None:
@@ -97,21 +97,22 @@ class Checkpoints:
             lightweight_initialize=True,  # see _LatestAndBest
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler()}
-        # A killed save leaves one behind. Orbax's own cleanup only starts here and ends with the next save.
+        # A killed save leaves an unfinished step. Orbax starts its own cleanup here, but ends it with the next save.
         self._remove_unfinished_steps()
         wait_for_all("checkpoints opened")
         with self._storage_errors("opened"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: PyTree, settings: Settings, evaluated: EvaluationRecord | None) -> None:
-        """Starts saving `state`, whose leaves every process holds whole; it is saved once `wait` returned.
+        """Starts saving `state`, which is on disk once `wait` has returned. Every process has to hold all leaves whole.
 
-        Raises NumericalError if a leaf is not finite and StorageError if this save or the one before failed.
+        Raises NumericalError if a leaf is not finite, and StorageError if this save or the previous one failed.
         """
         leaves = host_copies(state)
         if bad := find_not_finite(leaves):
             raise NumericalError(
-                f"step {step}: not finite in {bad[0]} and {len(bad) - 1} other leaves; it was not saved."
+                f"Step {step} was not saved: {bad[0]} and {len(bad) - 1} other leaves contain NaN or infinity. Lower "
+                "--train.learning-rate."
             )
         self._state_bytes = sum(leaf.nbytes for leaf in leaves.values())
         description: dict[str, Any] = {
@@ -130,21 +131,21 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
-        """Returns when everything that was handed to `save` is on disk; StorageError if it could not be written."""
+        """Waits until everything passed to `save` is on disk; StorageError if it could not be written."""
         with self._storage_errors("saved"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as `wait` does and ends Orbax's threads."""
+        """Waits like `wait`, then ends Orbax's threads."""
         with self._storage_errors("saved"):
             self._manager.close()
 
     def restore(self, target: PyTree, settings: Settings) -> Restored | None:
-        """The newest step that passes verification, or None if the folder holds no step.
+        """Returns the newest step that passes verification, or None if the folder contains no step.
 
-        `target` gives structure, shapes and dtypes (arrays or ShapeDtypeStructs). A step that fails is named in a
-        warning and moved aside once an older one was found good. Raises DataError if all fail and ConfigError if
-        `settings` differ in what a run may not change.
+        `target` defines structure, shapes and dtypes (arrays or ShapeDtypeStructs). Once an older step has passed,
+        those that failed are moved aside with a warning. Raises DataError if all steps fail, and ConfigError if
+        `settings` differ in a setting that a run must not change.
         """
         with shared_errors():
             restored, refused = self._find_valid(target, settings)
@@ -162,11 +163,11 @@ class Checkpoints:
         return restored
 
     def steps(self) -> list[int]:
-        """The steps that are saved, valid or not."""
+        """Returns the saved steps, valid or not."""
         return sorted(self._manager.all_steps())
 
     def _find_valid(self, target: PyTree, settings: Settings) -> tuple[Restored | None, dict[int, str]]:
-        """The newest valid step, and why each newer one is not."""
+        """Returns the newest valid step, and the reason for each step that was refused."""
         refused: dict[int, str] = {}
         restored = None
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -190,14 +191,14 @@ class Checkpoints:
         if not isinstance(description, dict) or description.pop("sha256", None) != _digest(description):
             raise _Refused("its description does not match its checksum")
         if description["step"] != step:
-            raise _Refused(f"it says that it is step {description['step']}")
+            raise _Refused(f"its description is that of step {description['step']}")
         return description
 
     def _read_state(self, step: int, target: PyTree, records: Mapping[str, Any]) -> PyTree:
         expected = named_leaves(target)
         if problems := describe_differences(expected, records):
             raise _Refused("; ".join(problems))
-        # NumPy leaves in the target make Orbax return NumPy arrays, wherever the state was saved from.
+        # With NumPy leaves in the target, Orbax returns NumPy arrays whatever devices the state was saved from.
         template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         leaves = _read(self._manager, step, items)["state"]
@@ -213,7 +214,7 @@ class Checkpoints:
         if not is_primary():
             return
         destination = self.directory.with_name(f"{self.directory.name}_refused") / str(step)
-        logger.warning("Checkpoint step %d is damaged (%s); moved to %s.", step, reason, destination)
+        logger.warning("Checkpoint step %d is damaged (%s) and was moved to %s.", step, reason, destination)
         with self._storage_errors("moved"):
             destination.parent.mkdir(exist_ok=True)
             shutil.rmtree(destination, ignore_errors=True)
@@ -227,10 +228,10 @@ class Checkpoints:
 
     @contextmanager
     def _storage_errors(self, action: str) -> Iterator[None]:
-        """Turns what Orbax raises on a full or broken disk into StorageError and removes the unfinished step."""
+        """Converts Orbax's errors on a full or broken disk to StorageError and removes the unfinished step."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:  # a full disk is a ValueError of Orbax
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax raises ValueError for a full disk
             if isinstance(error, jax.errors.JaxRuntimeError):  # another process was lost
                 raise
             self._remove_unfinished_steps()
@@ -238,15 +239,15 @@ class Checkpoints:
             reason = "no space left on the device" if "No space left" in text else text.splitlines()[0][:200]
             needed = f"a checkpoint takes up to {self._state_bytes / 2**20:.0f} MiB, " if self._state_bytes else ""
             raise StorageError(
-                f"Checkpoints could not be {action} in {self.directory}: {reason}; "
-                f"{needed}{_free_bytes(self.directory) / 2**20:.0f} MiB are free."
+                f"Checkpoints could not be {action} in {self.directory}: {reason}; {needed}"
+                f"{_free_bytes(self.directory) / 2**20:.0f} MiB are free. Free some space or choose another --workdir."
             ) from error
 
 
 def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) -> Any:
     try:
         return manager.restore(step, args=items)
-    except Exception as error:  # damage shows up as almost any exception
+    except Exception as error:  # damaged files cause almost any exception
         silence_abandoned_reads()
         raise _Refused(f"it cannot be read: {type(error).__name__}") from error
 

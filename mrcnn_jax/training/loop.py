@@ -1,10 +1,10 @@
-"""A training run from start to end: data, resume, steps, evaluations, checkpoints, and what is written where.
+"""A training run from start to end: data, resuming, steps, evaluations, checkpoints and output files.
 
-workdir/config.json     settings of the run    workdir/metrics.jsonl   one object a logged step
-workdir/checkpoints/    what a resume needs    workdir/tensorboard/    the same as events
-workdir/programs/       compiled programs, for a quicker restart
+workdir/config.json     settings of the run    workdir/metrics.jsonl   one object per logged step
+workdir/checkpoints/    states to resume from  workdir/tensorboard/    the same metrics as events
+workdir/programs/       compiled programs, for a faster restart
 
-and what `validation` writes. Of several processes, process 0 writes.
+`validation` writes further files. If there are several processes, process 0 writes.
 """
 
 import dataclasses
@@ -39,17 +39,17 @@ from mrcnn_jax.training.workdir import claim_workdir, write_json
 from mrcnn_jax.weights.init_from import initialise
 
 PREFETCH_DEPTH = 2
-"""Batches that are copied to the device ahead of their step."""
+"""Number of batches that are copied to the devices ahead of their step."""
 
 
 def train(config: Config, workdir: str | Path) -> None:
-    """Trains to `config.train.num_steps`; continues from the newest valid checkpoint in `workdir` if there is one.
+    """Trains up to `config.train.num_steps`, from the newest valid checkpoint in `workdir` if there is one.
 
-    Raises ConfigError, DataError, NumericalError or StorageError for what a user can act on, and Preempted when a
-    signal stopped the run after its state was saved.
+    Raises ConfigError, DataError, NumericalError or StorageError for errors that a user can correct, and Preempted if a
+    signal stopped the run, once its state has been saved.
 
-    Processes that have joined (`mrcnn_jax.distributed`) train together on all their devices; each has to call it. They
-    share `workdir`.
+    Processes that have joined (`mrcnn_jax.distributed`) train together on all their devices. Each of them has to call
+    this function, with a `workdir` that they share.
     """
     workdir = Path(workdir)
     with ExitStack() as stack:
@@ -70,7 +70,7 @@ def train(config: Config, workdir: str | Path) -> None:
 
 @dataclasses.dataclass
 class TrainingRun:
-    """One run: what stays the same from its first step to its last, and the functions that use it."""
+    """One run: the objects that stay the same from its first step to its last, and the functions that use them."""
 
     config: Config
     settings: Settings
@@ -91,7 +91,7 @@ class TrainingRun:
         )
 
     def train(self) -> None:
-        """Steps, evaluates and saves until the last step or until told to stop."""
+        """Trains, evaluates and saves until the last step or a stop request."""
         config = self.config.train
         state, step, evaluated = self.start_or_resume()
         saved_step = step
@@ -145,13 +145,13 @@ class TrainingRun:
         self.finish(step, monitor.num_left_out, is_complete=is_complete)
 
     def load_or_compile(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Compiled:
-        """The training step for batches of this shape."""
+        """Returns the compiled training step for batches of this shape."""
         file = programs_folder(self.workdir) / f"step-{'x'.join(map(str, batch.images.shape[:3]))}.bin"
         devices = list(self.mesh.devices.flat)
         return load_or_compile(file, self.program.step, (state, batch, key), devices, self.config)
 
     def start_or_resume(self) -> tuple[TrainState, int, EvaluationRecord | None]:
-        """The state on the mesh, its step, and the last evaluation."""
+        """Returns the state on the mesh, its step, and the last evaluation."""
         restored = self.checkpoints.restore(self.program.state_shapes, self.settings)
         if restored is None:
             state, step, evaluated = self.program.create_state(), 0, None
@@ -167,11 +167,11 @@ class TrainingRun:
         return place(state, self.program.state_shardings), step, evaluated
 
     def whole(self, state: TrainState) -> TrainState:
-        """The state with every leaf on every device."""
+        """Returns the state with every leaf whole on every device."""
         return self.gather(state) if self.config.train.shard_optimizer else state
 
     def prefetch_batches(self, start_step: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Image ids on the host and the batch on the mesh, for each step from `start_step` on."""
+        """Yields the image ids on the host and the batch on the mesh for each step from `start_step` on."""
         batches = training_batches(
             self.train_data,
             self.config.data,
@@ -192,7 +192,7 @@ class TrainingRun:
         yield from ahead
 
     def check_left_out(self, num_left_out: int, step: int) -> None:
-        """DataError when more than data.max_skip_fraction of the images so far, or of an epoch, could not be read."""
+        """Raises DataError if more than data.max_skip_fraction of the images so far, or of an epoch, are unreadable."""
         fraction = self.config.data.max_skip_fraction
         total = max(step * self.config.train.batch_size, len(self.train_data))
         if num_left_out > fraction * total:
@@ -202,10 +202,10 @@ class TrainingRun:
             )
 
     def finish(self, step: int, num_left_out: int, *, is_complete: bool) -> None:
-        """Says what was written, what was left out and what to do next; raises Preempted if the run was stopped."""
+        """Prints what was written and left out, and the next command; raises Preempted if the run was stopped."""
         if not is_complete:
             raise Preempted(
-                f"Stopped by {self.stop.received} at step {step} of {self.config.train.num_steps}; its state is saved "
+                f"Stopped by {self.stop.received} at step {step} of {self.config.train.num_steps}; the state is saved "
                 f"in {self.workdir}. Run the same command again to continue."
             )
         num_dropped = sum(int(number) for number in gather_bytes(str(self.dropped_objects).encode()))
@@ -222,8 +222,8 @@ class TrainingRun:
 
 
 def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
-    """Training and validation data. ConfigError if no training data is named."""
+    """Returns the training data and, if named, the validation data; ConfigError if no training data is named."""
     if not config.data.train:
         prepare = command_names.typed("prepare")
-        raise ConfigError(f"No training data: name a folder that {prepare} made with --data.train DIR.")
+        raise ConfigError(f"No training data is named. Pass a folder made by {prepare}: --data.train DIR.")
     return open_dataset(config.data.train), open_dataset(config.data.val) if config.data.val else None

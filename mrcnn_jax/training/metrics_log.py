@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard events, and progress on the terminal."""
+"""Output of a run during training: metrics.jsonl, TensorBoard events, and progress on the terminal."""
 
 import json
 import math
@@ -22,18 +22,18 @@ MIN_LAP_SECONDS = 1.0
 
 
 class MetricsLog:
-    """Writes metrics.jsonl, one JSON object a logged step, and the same numbers as TensorBoard events.
+    """Writes metrics.jsonl, with one JSON object per logged step, and the same numbers as TensorBoard events.
 
-    Opening it cuts off what an interrupted run wrote after `start_step`, so that every step stands there once.
+    Opening it removes what an interrupted run wrote after `start_step`, so that every step occurs once.
     """
 
     def __init__(self, workdir: Path, *, start_step: int) -> None:
-        """StorageError if the files cannot be written."""
+        """Opens the files; StorageError if they cannot be written."""
         self.path = workdir / "metrics.jsonl"
         try:
             _keep_steps_until(self.path, start_step)
             self._file = self.path.open("a")
-            # Event files cannot be cut; TensorBoard hides what precedes this mark but has a later step.
+            # Event files cannot be truncated; purge_step makes TensorBoard hide earlier events of this and later steps.
             self._events = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=start_step + 1, filename_suffix=f".from-step-{start_step}"
             )
@@ -41,7 +41,7 @@ class MetricsLog:
             raise StorageError(f"{self.path} could not be opened: {error.strerror}.") from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one object. JSON has no NaN: such values become null, and "not_finite" lists their names."""
+        """Appends one object. JSON has no NaN or infinity: these become null, and "not_finite" lists their names."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         line: dict[str, object] = {"step": step} | {name: finite.get(name) for name in values}
         if len(finite) < len(values):
@@ -55,13 +55,13 @@ class MetricsLog:
             raise StorageError(f"{self.path} could not be written: {error.strerror}.") from error
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes the files."""
         self._file.close()
         self._events.close()
 
 
 def _keep_steps_until(path: Path, last_step: int) -> None:
-    """Drops the lines of later steps, and a last line that a killed process left unfinished."""
+    """Removes the lines of later steps, and a last line that a killed process left incomplete."""
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
@@ -78,7 +78,7 @@ def _step_of(line: str) -> float:
 
 
 class Stopwatch:
-    """Seconds since the start, and the speed of the last steps."""
+    """Measures the seconds since the start and the speed of the last steps."""
 
     def __init__(self) -> None:
         self._start = self._lap_start = time.monotonic()
@@ -92,17 +92,17 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time inside out of the speed: compiling, evaluating, saving."""
+        """Excludes the time inside the context from the speed: that of compiling, evaluating and saving."""
         start = time.monotonic()
         yield
         self._lap_start += time.monotonic() - start
 
     def count_step(self) -> None:
-        """Call after each finished step."""
+        """Counts a finished step."""
         self._lap_steps += 1
 
     def lap(self) -> None:
-        """Takes the speed of the steps since the last lap; too short a lap goes on, since steps are read in bursts."""
+        """Measures the speed since the last lap. A lap that is too short continues, since steps are read in bursts."""
         seconds = max(time.monotonic() - self._lap_start, 1e-3)
         if seconds >= MIN_LAP_SECONDS or self.steps_per_second == 0.0:
             self.steps_per_second = self._lap_steps / seconds
@@ -110,7 +110,7 @@ class Stopwatch:
 
 
 class ProgressLine:
-    """Progress for people: a bar on a terminal, a line for every logged step elsewhere."""
+    """Shows progress: a bar on a terminal, elsewhere a line for every logged step."""
 
     def __init__(self, num_steps: int, *, stream: TextIO | None = None, is_silent: bool = False) -> None:
         self.num_steps = num_steps
@@ -135,7 +135,7 @@ class ProgressLine:
             self._bar.stop()
 
     def show(self, step: int, values: Mapping[str, float], seconds_left: float | None) -> None:
-        """Shows one logged step; needs loss/total, learning_rate and images_per_second."""
+        """Shows one logged step; `values` has to contain loss/total, learning_rate and images_per_second."""
         facts = [f"loss {values['loss/total']:.4g}", f"lr {values['learning_rate']:.3g}"]
         if seconds_left is not None:
             facts += [f"{values['images_per_second']:.3g} images/s", f"eta {format_seconds(seconds_left)}"]
@@ -145,23 +145,23 @@ class ProgressLine:
             self.say(f"step {step}/{self.num_steps}  {'  '.join(facts)}")
 
     def show_evaluation(self, done: int, total: int) -> None:
-        """Shows how many images are evaluated; on a terminal only."""
+        """Shows how many images have been evaluated, on a terminal only."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"evaluating {done}/{total}")
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)  # paths stay whole
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)  # paths are not broken
             return
         if self._is_silent:
             return
-        with suppress(OSError):  # the reader of our output is gone (`| head`); training goes on
+        with suppress(OSError):  # the reader of the output has ended (`| head`); training continues
             print(text, file=self._stream, flush=True)
 
 
 def format_seconds(seconds: float) -> str:
-    """Hours, minutes and seconds: 0:03:12."""
+    """Returns hours, minutes and seconds as text: 0:03:12."""
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02d}:{second:02d}"

@@ -1,4 +1,4 @@
-"""Reading the metrics of steps a little later than they are computed, so that the device never waits for the host."""
+"""Metrics of training steps, which are read a few steps late so that the device never waits for the host."""
 
 import math
 from collections import deque
@@ -14,10 +14,10 @@ from mrcnn_jax.errors import NumericalError
 from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, Stopwatch
 
 LAG = 2
-"""Steps that are dispatched before the metrics of one are read."""
+"""Number of later steps that are dispatched before the metrics of a step are read."""
 
 EXPLODED_LOSS = 1e4
-"""No network that can still learn has such a loss: the terms are means, and a fresh network's add up to about ten."""
+"""Loss from which a network cannot recover: its terms are means, and those of a new network add up to about ten."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Resumed:
 
     step: int
     directory: Path
-    """Of the checkpoints."""
+    """Folder of the checkpoints."""
     saved_steps: Sequence[int]
-    """All of them."""
+    """All saved steps."""
 
     def explain(self, findings: str) -> str:
-        """What to do if these are the metrics of the first step, which its parameters alone decide."""
+        """Returns the error message for bad metrics of the first step, which depend only on the checkpoint."""
         if earlier := [step for step in self.saved_steps if step < self.step]:
             way_out = (
                 f"Remove {self.directory}/{self.step} to continue from step {max(earlier)} with a lower "
@@ -46,13 +46,13 @@ class Resumed:
 
 
 class StepMonitor:
-    """Takes the metrics of every step: refuses those that are not finite, logs and shows every `log_every`-th.
+    """Checks that the metrics of every step are finite, and logs and shows every `log_every`-th step.
 
     The first step of a run that was `resumed` also shows whether its checkpoint has exploded.
 
-    Without a log, as in all processes but one, nothing is written.
+    Without a log, as in all processes but process 0, nothing is written.
 
-    Call `flush` before anything that trusts the state, such as saving it.
+    Call `flush` before the state is used, for example before it is saved.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class StepMonitor:
     ) -> None:
         self.watch = Stopwatch()
         self.num_left_out = 0
-        """Images that could not be read, on all devices, in the steps that were read."""
+        """Images on all devices that could not be read, in the steps whose metrics have been read."""
         self._log, self._line = log, line
         self._num_steps, self._log_every, self._batch_size = num_steps, log_every, batch_size
         self._num_records, self._learning_rate = num_records, learning_rate
@@ -77,13 +77,16 @@ class StepMonitor:
         self._pending: deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = deque()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], image_ids: np.ndarray) -> None:
-        """Takes the scalar metrics of `step` (the state's count after it) and the ids of its images."""
+        """Adds the scalar metrics of `step` (the state's count after it) and the ids of its images.
+
+        Raises NumericalError if the metrics of an earlier step, which are read now, are not finite.
+        """
         self._pending.append((step, metrics, image_ids))
         if len(self._pending) > LAG:
             self._read(*self._pending.popleft())
 
     def flush(self) -> None:
-        """Reads everything that is pending. NumericalError as in `add`."""
+        """Reads all pending metrics; raises NumericalError like `add`."""
         while self._pending:
             self._read(*self._pending.popleft())
 
@@ -99,7 +102,7 @@ class StepMonitor:
             self._refuse(step, values, not_finite, image_ids)
 
     def _refuse(self, step: int, values: dict[str, float], not_finite: list[str], image_ids: np.ndarray) -> NoReturn:
-        # The total is not finite whenever a term is: name the term.
+        # The total is not finite if a term is not, so only the terms are named.
         terms = [name for name in not_finite if name != "loss/total"] or ["loss/total"]
         findings = (
             f"{', '.join(f'{name} is {values[name]:.4g}' for name in terms)} on images "
@@ -108,8 +111,8 @@ class StepMonitor:
         if self._resumed is not None and step == self._resumed.step + 1:
             raise NumericalError(self._resumed.explain(findings))
         raise NumericalError(
-            f"Step {step}: {findings}. Nothing was saved since the last good checkpoint; look at these images or lower "
-            "--train.learning-rate."
+            f"Step {step}: {findings}. Nothing has been saved since the last good checkpoint. Inspect these images or "
+            "lower --train.learning-rate."
         )
 
     def _report(self, step: int, values: dict[str, float]) -> None:

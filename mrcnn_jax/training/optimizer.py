@@ -1,6 +1,6 @@
-"""SGD with momentum, weight decay, linear warm-up and steps (paper section 3.1; Goyal et al., arXiv 1706.02677).
+"""SGD with momentum, weight decay, linear warm-up and rate drops (paper section 3.1; Goyal et al., arXiv 1706.02677).
 
-On request also half a cosine (arXiv 1608.03983), clipped and accumulated gradients, and averaged parameters.
+Options are AdamW, half a cosine (arXiv 1608.03983), clipped and accumulated gradients, and averaged parameters.
 """
 
 from typing import Any
@@ -15,8 +15,11 @@ from mrcnn_jax.training.averaging import track_average
 
 
 def learning_rate(train_config: TrainConfig, step: jax.Array | int) -> jax.Array:
-    """Returns the rate of a step, float32: warm-up from `warmup_factor`, then a drop at each of `decay_steps` or half a
-    cosine. All steps that are accumulated into one update have the rate of the first of them."""
+    """Returns the learning rate of a step, float32.
+
+    It warms up from `warmup_factor` and then drops at each of `decay_steps`, or follows half a cosine. All steps that
+    are accumulated into one update have the rate of the first of them.
+    """
     if train_config.accumulate_steps > 1:
         step = step // train_config.accumulate_steps * train_config.accumulate_steps
     step = jnp.asarray(step, jnp.float32)
@@ -34,10 +37,11 @@ def learning_rate(train_config: TrainConfig, step: jax.Array | int) -> jax.Array
 
 
 def make_optimizer(train_config: TrainConfig, model_config: ModelConfig) -> optax.GradientTransformation:
-    """Returns SGD as the references define it, v = m v + g + d p, p = p - rate v; or AdamW.
+    """Returns SGD as the reference implementations define it, v = m v + g + d p, p = p - rate v; or AdamW.
 
-    Decay d acts on kernels only, neither on biases nor on normalisation; frozen stages do not move at all. Gradients
-    are clipped before decay is added, and neither norm nor accumulator nor average includes frozen stages.
+    The decay d applies to kernels but not to biases and normalisation, and frozen stages are not updated. Gradients are
+    clipped before the decay is added. Frozen stages are part of neither the clipped norm, the accumulator nor the
+    average.
     """
     frozen = frozen_modules(model_config)
 

@@ -1,7 +1,7 @@
-"""Being told to stop: the loop finishes its step after a first SIGTERM or SIGINT; a second one ends it at once.
+"""Stop requests: after a first SIGTERM or SIGINT the loop finishes its step; a second one ends the process at once.
 
-Of several processes any may be told, and all stop at the same step: JAX carries the news, and its own handler of
-SIGTERM, installed when they joined, stays.
+If there are several processes, the signal may reach any of them, and all stop at the same step: JAX notifies the
+others. Its own handler of SIGTERM, which it installs when processes join, stays in place.
 """
 
 import os
@@ -17,10 +17,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Context manager for the main thread: `received` names the signal that asked to stop, once `poll` saw it.
+    """Context manager for the main thread; `received` is the name of the stop signal once `poll` has seen it.
 
-    A thread reads the signals from a pipe, because Python runs its handlers only between two bytecodes of the main
-    thread: while that sits in a compilation of minutes, a second signal would not end the process.
+    A thread reads the signals from a pipe, because Python runs signal handlers only between two bytecodes of the main
+    thread: during a compilation, which takes minutes, a second signal would not end the process.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class StopRequest:
         os.close(self._read_end)
 
     def poll(self) -> str | None:
-        """`received`, brought up to date. The same on all processes, which have to call it equally often."""
+        """Updates and returns `received`, which is the same on all processes; they have to call this equally often."""
         if self.received is None and not self._is_joined:
             self.received = self._signal
         elif self.received is None:
@@ -68,8 +68,8 @@ class StopRequest:
                     os._exit(128 + number)
                 self._signal = signal.Signals(number).name
                 if self._is_joined:
-                    os.kill(os.getpid(), signal.SIGTERM)  # to JAX, which tells the other processes
+                    os.kill(os.getpid(), signal.SIGTERM)  # JAX's handler notifies the other processes
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Keeps the default action from ending the process; the pipe carries the signal."""
+    """Prevents the default action, which ends the process; the signal is read from the pipe."""

@@ -1,7 +1,8 @@
-"""Compiled training steps, kept in the workdir: a restart loads them, and neither traces nor compiles again.
+"""A cache of compiled training steps in the workdir, which a restart loads without tracing or compiling them again.
 
-JAX's own cache is asked only when a program has been traced and lowered, which takes half of a restart on a CPU. A kept
-step is used only if all that it was made of is the same: our source, libraries, settings, shapes and devices.
+JAX's own cache is used only after a program has been traced and lowered, which takes half of a restart on a CPU. A
+cached step is loaded only if everything that it depends on is unchanged: the package's source, libraries, settings,
+shapes and devices.
 """
 
 import dataclasses
@@ -25,15 +26,15 @@ from mrcnn_jax.heap import trim_heap
 LIBRARIES = ("jax", "flax", "optax", "numpy", "libtpu", "nvidia")
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 OF_A_PROCESS = ("_dir", "_visible_devices")
-"""Ends of the names of JAX's settings that may differ between processes, and do not change a program."""
+"""Endings of names of JAX's settings that may differ between processes and do not change a program."""
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
-"""JAX's event."""
+"""Event that JAX records when it finds a program in its own cache."""
 
 logger = logging.getLogger(__name__)
 
 
 def _digest_code() -> str:
-    """Of our source and of the versions of what it is compiled by."""
+    """Returns the SHA-256 of the package's source and of the versions of the libraries that compile it."""
     package = Path(__file__).resolve().parent.parent
     files = sorted(path for path in package.rglob("*.py") if not path.name.startswith("."))
     sources = {str(path.relative_to(package)): path.read_text() for path in files}
@@ -43,11 +44,11 @@ def _digest_code() -> str:
 
 
 CODE = _digest_code()
-"""As it is when this process imports it: files may change while it runs."""
+"""Digest of the code at import, since files may change while the process runs."""
 
 
 def programs_folder(workdir: Path) -> Path:
-    """Where programs for this machine are kept: those for a CPU may use instructions that another lacks."""
+    """Returns the folder for programs of this machine; those for a CPU may use instructions that others lack."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = [line for line in lines if line.startswith(("flags", "Features"))]
@@ -58,25 +59,25 @@ def programs_folder(workdir: Path) -> Path:
 def load_or_compile(
     file: Path, function: Any, arguments: tuple[Any, ...], devices: list[jax.Device], config: Config
 ) -> jax.stages.Compiled:
-    """Returns a jitted training step compiled for these arguments on these devices, and keeps it in `file`.
+    """Returns a jitted training step compiled for these arguments on these devices, and stores it in `file`.
 
     The step takes (state, ...) and returns (state, metrics by name). It is loaded if all processes can load it; process
-    0 writes it, as it does in JAX's cache. A file that is damaged or cannot be read or written counts as none. Files
-    hold machine code: trust them as you trust the program.
+    0 writes it, as in JAX's cache. A file that is damaged or cannot be read or written is ignored. Files contain
+    machine code and need the same trust as the program itself.
     """
     origin = digest_origin(arguments, devices, config)
     program = _load(file, origin, arguments, devices)
-    # All or none: for a GPU processes share the work of compiling.
+    # Either all processes compile or none, because they share the work of compiling for GPUs.
     if not all(gather_bytes(b"found" if program is not None else b"")) or program is None:
         program, is_new = _compile(function, arguments)
-        # What a CPU got out of JAX's cache, it writes down without its code.
+        # A CPU program that was loaded from JAX's cache would be serialized without its code.
         if is_primary() and is_new:
             _keep(file, origin, arguments, program)
     return program
 
 
 def digest_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config: Config) -> str:
-    """The SHA-256 of everything that a compiled training step depends on."""
+    """Returns the SHA-256 of everything that a compiled training step depends on."""
     settings = {name: repr(value) for name, value in jax.config.values.items() if not name.endswith(OF_A_PROCESS)}
     leaves = [
         f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype} {leaf.sharding}"
@@ -96,13 +97,13 @@ def digest_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config:
 
 
 def _read_flags(flags: str) -> str:
-    """The flags, or those of the file that stands in their place."""
+    """Returns the flags, or the content of the file that is named instead of flags."""
     named = flags and not flags.lstrip().startswith("-") and Path(flags).is_file()
     return Path(flags).read_text() if named else flags
 
 
 def _compile(function: Any, arguments: tuple[Any, ...]) -> tuple[jax.stages.Compiled, bool]:
-    """The program, and whether it is not out of JAX's cache."""
+    """Returns the program, and whether it was compiled instead of loaded from JAX's cache."""
     hits = []
 
     def listen(event: str, **_: Any) -> None:
@@ -119,7 +120,7 @@ def _compile(function: Any, arguments: tuple[Any, ...]) -> tuple[jax.stages.Comp
 
 
 def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stages.Compiled) -> None:
-    """Writes a line of JSON, what the program is made of and the names of its metrics, and the program."""
+    """Writes a line of JSON, with the program's origin, checksum and metric names, followed by the program."""
     unfinished = file.with_suffix(".new")
     try:
         content, _, returned = serialize(program)
@@ -131,8 +132,8 @@ def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stag
         header = {"origin": origin, "sha256": hashlib.sha256(content).hexdigest(), "metrics": names}
         unfinished.write_bytes(json.dumps(header).encode() + b"\n" + content)
         unfinished.replace(file)
-    except Exception as error:  # backends differ in what they can write down; a full disk is no reason to stop either
-        logger.warning("The compiled step was not kept: %s", error)
+    except Exception as error:  # not all backends can serialize programs; a full disk must not stop the run either
+        logger.warning("The compiled step could not be stored: %s", error)
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
@@ -147,7 +148,7 @@ def _load(file: Path, origin: str, arguments: tuple[Any, ...], devices: list[jax
         return deserialize_and_load(content, taken, returned, execution_devices=devices)
     except Exception as error:
         if file.exists():
-            logger.warning("%s was not loaded: %s", file, error)
+            logger.warning("The compiled step in %s could not be loaded: %s", file, error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""The state of training: what a step takes and gives back, and what a checkpoint holds."""
+"""The training state, which a step takes and returns and a checkpoint contains."""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """All collections, as `model.apply` takes them."""
+        """All collections in the form that `model.apply` takes."""
         return {"params": self.params, **self.model_state}
 
 
 def create_train_state(model: MaskRCNN, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns the state before the first step; the same for a seed on every host."""
+    """Returns the state before the first step, which for a given seed is the same on every host."""
     return make_train_state(init_variables(model, seed), optimizer)
 
 
 def make_train_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns a state at step 0 that starts from given variables."""
+    """Returns a state at step 0 with the given variables."""
     model_state = {name: collection for name, collection in variables.items() if name != "params"}
     params = variables["params"]
     return TrainState(
@@ -43,10 +43,10 @@ def make_train_state(variables: dict[str, Any], optimizer: optax.GradientTransfo
 
 
 def state_sharding(mesh: Mesh, state: TrainState, *, shard_optimizer: bool = False) -> TrainState:
-    """Returns the sharding of each leaf of the state (arrays or shapes): replicated, or its optimizer's part split.
+    """Returns the sharding of each leaf of the state (arrays or shapes): replicated, or split over the devices.
 
-    A split leaf is split along its longest dimension that divides by the number of devices (ZeRO's first stage, arXiv
-    1910.02054); one without such a dimension is replicated.
+    With `shard_optimizer`, the leaves of the optimizer's state are split along their longest dimension that is
+    divisible by the number of devices (the first stage of ZeRO, arXiv 1910.02054); leaves without one are replicated.
     """
 
     def split(leaf: Any) -> NamedSharding:

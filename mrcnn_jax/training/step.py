@@ -1,4 +1,4 @@
-"""One optimizer step, data-parallel: each device differentiates its own images, one reduction, one update."""
+"""One data-parallel optimizer step: gradients of each device's own images, one reduction, and one update."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mrcnn_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 Gradients = Any
-"""As the parameters, float32."""
+"""A pytree like the parameters, float32."""
 
 
 def train_step(
@@ -31,7 +31,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     targets_config: TargetsConfig,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one step and the mean metrics of the batch, float32 scalars. Pure; on one device."""
+    """Returns the state after one step and the batch's mean metrics, float32 scalars; pure, on one device."""
     return apply_gradients(
         state, *compute_gradients(state, batch, key, model=model, targets_config=targets_config), optimizer
     )
@@ -49,8 +49,8 @@ def compute_gradients(
 ) -> tuple[Gradients, dict[str, Any], Metrics]:
     """Returns the gradients of the mean loss over the valid images, the model's new statistics, and the mean metrics.
 
-    Under `shard_map` over `axis_name`, `batch` holds this device's images, and gradients (as `gradient_dtype`), metrics
-    and the image count are summed over the axis: the only thing that devices exchange, beside the statistics of
+    Under `shard_map` over `axis_name`, `batch` contains this device's images, and gradients (in `gradient_dtype`),
+    metrics and the image count are summed over the axis. Devices exchange nothing else, except for the statistics of
     sync_bn.
     """
 
@@ -75,7 +75,7 @@ def apply_gradients(
     metrics: Metrics,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one update, and the metrics with the norm of the gradients."""
+    """Returns the state after one update, and the metrics with the norm of the gradients added."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
@@ -90,9 +90,10 @@ def make_train_step(
     targets_config: TargetsConfig,
     gradient_dtype: DTypeLike = jnp.float32,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns `train_step` over a mesh: batch split along `data`, parameters replicated, `gradient_dtype` on the wire.
+    """Returns `train_step` over a mesh: the batch is split along `data`, and parameters are replicated.
 
-    `training.training_program` jits it, with the shardings of `training.state.state_sharding`.
+    Gradients are exchanged in `gradient_dtype`. `training.training_program` jits the step with the shardings of
+    `training.state.state_sharding`.
     """
     model = model.clone(axis_name=DATA_AXIS)
 
@@ -108,11 +109,11 @@ def make_train_step(
         )
 
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    # check_vma off: gradients of replicated parameters stay local until the one psum above.
+    # Without check_vma, gradients of replicated parameters stay local until the one psum above.
     compute = jax.shard_map(per_device, mesh=mesh, in_specs=(whole, split, whole), out_specs=whole, check_vma=False)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        without_optimizer = dataclasses.replace(state, opt_state=None)  # it may lie split over the devices
+        without_optimizer = dataclasses.replace(state, opt_state=None)  # it may be split over the devices
         return apply_gradients(state, *compute(without_optimizer, batch, key), optimizer)
 
     return step

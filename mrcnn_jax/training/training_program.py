@@ -1,4 +1,4 @@
-"""The training program of a configuration: the jitted step, and the state that it takes. The one place that jits it."""
+"""The training program of a configuration: its state, and the step, which is jitted only here."""
 
 import functools
 from collections.abc import Callable
@@ -18,25 +18,25 @@ from mrcnn_jax.training.step import make_train_step
 
 @dataclass(frozen=True)
 class TrainingProgram:
-    """A jitted training step and what it was made of."""
+    """A jitted training step and the objects from which it was made."""
 
     model: MaskRCNN
     optimizer: optax.GradientTransformation
     create_state: Callable[[], TrainState]
-    """Computes the initial state; on every host the same."""
+    """Computes the initial state, which is the same on every host."""
     state_shapes: TrainState
-    """Of `jax.ShapeDtypeStruct`."""
+    """The state with leaves of type `jax.ShapeDtypeStruct`."""
     state_shardings: TrainState
-    """Of `NamedSharding`: replicated, or the optimizer's state split with `train.shard_optimizer`."""
+    """The sharding of each leaf: replicated or, in the optimizer's state with `train.shard_optimizer`, split."""
     step: jax.stages.Wrapped
-    """(state, batch, key) to (state, metrics). The batch is split over the mesh, and the state is donated."""
+    """Maps (state, batch, key) to (state, metrics). The batch is split over the mesh, and the state is donated."""
 
 
 def make_training_program(config: Config, mesh: Mesh) -> TrainingProgram:
-    """Returns the training program of `config` over all devices of `mesh`. Nothing is computed or compiled yet.
+    """Returns the training program of `config` over all devices of `mesh`, without computing or compiling anything.
 
-    The step honours all of `config.model`, `config.targets` and `config.train`, `gradient_dtype` and
-    `shard_optimizer` among them.
+    The step respects all settings of `config.model`, `config.targets` and `config.train`, including `gradient_dtype`
+    and `shard_optimizer`.
     """
     model = MaskRCNN(config.model)
     optimizer = make_optimizer(config.train, config.model)

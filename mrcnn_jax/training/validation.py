@@ -32,12 +32,12 @@ from mrcnn_jax.weights.folder import save_weights
 
 
 class _EvaluationStopped(Exception):
-    """A stop request came in while the network was being evaluated."""
+    """Raised if a stop is requested while the network is evaluated."""
 
 
 @dataclass
 class Validation:
-    """What scores the network on data.val, if there is any, and writes down what it finds."""
+    """Scores the network on data.val, if there is any, and writes scores, pictures and weights."""
 
     config: Config
     workdir: Path
@@ -53,13 +53,13 @@ class Validation:
         self.predict = make_prediction_program(self.config.model, self.test, self.own_mesh)
 
     def is_due(self, step: int, evaluated: EvaluationRecord | None) -> bool:
-        """Whether the weights of this step are to be evaluated and were not yet."""
+        """Returns whether the weights of this step have to be evaluated and have not been yet."""
         config = self.config.train
         due = step >= config.num_steps or (config.eval_every > 0 and step > 0 and step % config.eval_every == 0)
         return due and (evaluated is None or evaluated.step != step)
 
     def evaluate(self, state: TrainState, step: int) -> EvaluationRecord | None:
-        """Scores a state that is replicated over all devices and writes its weights; None if told to stop meanwhile."""
+        """Scores a state that is replicated on all devices and writes its weights; None if stopped meanwhile."""
         variables = local_copies({**state.variables, "params": averaged_params(state)}, self.mesh)
         metrics: dict[str, Any] = {}
         score = None
@@ -100,7 +100,7 @@ class Validation:
         return EvaluationRecord(step, metrics, score)
 
     def check_stop(self) -> None:
-        """Ends an evaluation that is under way once there is a stop request."""
+        """Ends the current evaluation if a stop has been requested."""
         if self.stop.poll():
             raise _EvaluationStopped
 

@@ -1,4 +1,4 @@
-"""The folder of one run: who may write to it, and files in it that are whole at any moment."""
+"""The folder of one run: exclusive access to it, and atomic writes of its files."""
 
 import fcntl
 import json
@@ -14,9 +14,9 @@ from mrcnn_jax.errors import ConfigError, StorageError
 
 @contextmanager
 def claim_workdir(workdir: Path) -> Iterator[None]:
-    """Creates the folder, proves that it can be written to, and keeps other trainers out until the end.
+    """Creates the folder, checks that it can be written to, and locks it against other training processes.
 
-    Raises StorageError if it cannot be written to and ConfigError if another process trains in it. The lock dies with
+    Raises StorageError if it cannot be written to, and ConfigError if another process trains in it. The lock ends with
     its process, so that a killed run leaves none behind.
     """
     try:
@@ -44,7 +44,7 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes `content` to `path` so that a reader finds the old file or the new one, never half of one."""
+    """Writes `content` to `path` so that a reader finds the old file or the new one, never a partial one."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")

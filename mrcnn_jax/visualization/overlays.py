@@ -13,6 +13,7 @@ import numpy as np
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.errors import StorageError
+from mrcnn_jax.integers import ceil_div
 
 MIN_SHORT_SIDE = 480
 """Images with a shorter short side are enlarged to about this, in pixels."""
@@ -103,9 +104,9 @@ def draw_side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, st
 def save_picture(path: str | Path, image: np.ndarray) -> None:
     """Writes a uint8 RGB picture as .png or .jpg, by the suffix, and creates the folder. Raises StorageError."""
     path = Path(path)
-    encoded_ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not encoded_ok:
+    if path.suffix.lower() not in (".png", ".jpg"):
         raise ValueError(f"Expected a picture's file name ending in .png or .jpg, got {path.name}.")
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
@@ -130,7 +131,7 @@ def safe_name(name: str, max_length: int = MAX_NAME_LENGTH) -> str:
 
 def _enlargement(height: int, width: int) -> int:
     short, long = min(height, width), max(height, width)
-    return max(1, min(-(-MIN_SHORT_SIDE // short), MAX_ENLARGED_SIDE // long))
+    return max(1, min(ceil_div(MIN_SHORT_SIDE, short), MAX_ENLARGED_SIDE // long))
 
 
 def _enlarge(image: np.ndarray, factor: int, interpolation: int) -> np.ndarray:

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Several training processes on this machine, each with simulated CPU devices: what a cluster does, without one.
+# Runs several training processes on this machine, each with simulated CPU devices, to try out a cluster without one.
 #
 #   bash scripts/launch/local.sh 2 configs/shapes_tiny.py --workdir runs/two --data.train runs/quickstart/data:train
 #
-# The first argument is the number of processes, the rest is for scripts/train.py; paths are relative to the checkout.
-# JAX_NUM_CPU_DEVICES (default 4) is the number of devices of each. Process 0 prints here, process N to
-# WORKDIR/process-N.log. All are started again by the rule in again.sh, and continue from the newest checkpoint; SIGTERM
-# or Ctrl-C lets them save their state and ends this script with 75. The same command continues then, too, with the same
-# number of processes or another.
+# The first argument is the number of processes, and the others are for scripts/train.py; paths are relative to the
+# checkout. JAX_NUM_CPU_DEVICES (default 4) is the number of devices per process. Process 0 prints here, and process N
+# to WORKDIR/process-N.log. All are started again by the rule in again.sh and continue from the newest checkpoint.
+# After SIGTERM or Ctrl-C they save their state, and this script ends with 75. The same command then continues the run,
+# also with another number of processes.
 set -uo pipefail
-set -m # each process leads a group of its own, so that Ctrl-C reaches this script alone
+set -m # each process leads its own group, so that Ctrl-C reaches only this script
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 source scripts/launch/again.sh
 
@@ -30,7 +30,7 @@ for ((i = 1; i <= $#; i++)); do
 done
 [ -n "$workdir" ] || usage
 codes=$workdir/exit_codes
-grace=60 # seconds, more than the heartbeat, from the first process that fails to the end of the others
+grace=60 # seconds from the first process that fails to the end of the others; more than the heartbeat
 export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-4}
 
 start() { # ID ARGUMENTS...
@@ -57,7 +57,7 @@ while :; do
   done
   deadline=
   while [ -n "$(jobs -pr)" ]; do
-    # A process that ended before it met the others leaves them waiting.
+    # A process that ends before it has connected leaves the others waiting.
     [ -n "$deadline" ] || ! cat "$codes"/* 2>/dev/null | grep -qvx 0 || deadline=$((SECONDS + grace))
     [ -z "$deadline" ] || [ "$SECONDS" -lt "$deadline" ] || signal_all KILL
     sleep 0.2

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice of several hosts (v2 to v6e; newer ones are for GKE: jobset.yaml).
+# Trains on a Cloud TPU slice of several hosts (v2 to v6e; newer ones need GKE, see jobset.yaml).
 #
-# Edit the settings below. The checkout, with this file edited, the data and the workdir lie in $shared, storage that
-# each host mounts with $mount. Start it anywhere with gcloud:
+# Edit the settings below. The checkout, with this file edited, the data and the workdir are in $shared, storage that
+# each host mounts with $mount. Run it on any machine with gcloud:
 #
-#   bash scripts/launch/tpu_pod.sh          # asks for the slice if there is none, waits, starts training on all hosts
-#   bash scripts/launch/tpu_pod.sh watch    # the same every five minutes until training is over: a preempted slice is
-#                                           # asked for again
-#   bash scripts/launch/tpu_pod.sh stop     # all hosts save their state and stop; the slice stays, and costs
+#   bash scripts/launch/tpu_pod.sh          # requests the slice if there is none, waits, starts training on all hosts
+#   bash scripts/launch/tpu_pod.sh watch    # does the same every five minutes until training is over, and requests a
+#                                           # preempted slice again
+#   bash scripts/launch/tpu_pod.sh stop     # all hosts save their state and stop; the slice remains and is billed
 #
-# Each can be given again at any time: a host that trains already is left alone. On each host a loop starts training
-# again by the rule in again.sh (log: ~/mrcnn_jax.log); it continues from the newest checkpoint, on a slice of another
-# size, too.
+# Each command can be repeated at any time; it does not affect a host that is already training. On each host, a loop
+# starts training again by the rule in again.sh (log: ~/mrcnn_jax.log). It continues from the newest checkpoint, also on
+# a slice of another size.
 set -euo pipefail
 
 name=${TPU_NAME:-mrcnn}
 zone=europe-west4-b
 accelerator=v5litepod-32
 runtime=v2-alpha-tpuv5-lite
-tier=--spot # empty: on demand
+tier=--spot # empty for on-demand
 shared=${SHARED:-/mnt/shared}
 mount=${MOUNT:-"mountpoint -q $shared || { sudo apt-get install -qq nfs-common && sudo mkdir -p $shared &&
   sudo mount -t nfs FILESTORE:/share $shared; }"}
@@ -31,7 +31,7 @@ tpu() { gcloud compute tpus "$@" --zone="$zone" --quiet; }
 on_host() { tpu tpu-vm ssh "$name" --worker="$1" --command="$2"; }
 state() { tpu queued-resources describe "$name" --format='value(state.state)' 2>/dev/null || echo NONE; }
 
-# The slice, asked for if need be: one that was preempted does not come back by itself.
+# Requests the slice if necessary, since a preempted one does not come back by itself.
 have_slice() {
   case $(state) in
     ACTIVE) return ;;
@@ -66,11 +66,11 @@ watch() {
   done
 }
 
-# On a host: installs what is missing, and trains until it is done or another start would not help.
+# Runs on a host: installs what is missing and trains until training is done or another start would not help.
 worker() {
   local codes=$workdir/exit_codes code=75
   exec 9>~/mrcnn_jax.lock
-  flock -n 9 || exit 0 # trains already
+  flock -n 9 || exit 0 # already training
   echo $$ >~/mrcnn_jax.pid
   cd "$checkout"
   if [ ! -e ~/venv/installed ]; then
@@ -87,7 +87,8 @@ worker() {
     code=0
     run_process "$codes/$HOSTNAME" "${train[@]}" "${arguments[@]}" || code=$?
     [ "$code" != 0 ] || break
-    # The others end within the heartbeat and 10 seconds: then all see the same codes, and new processes no old ones.
+    # The others end within the heartbeat and 10 seconds. After that, all hosts see the same codes, and no old process
+    # is left.
     sleep "${PAUSE_SECONDS:-45}" || true
     code=$(outcome "$codes" 1)
     if [ -n "$stopping" ] || { [ "$code" = 75 ] && ! may_run_again "$workdir" ~/mrcnn_jax.restarts; }; then break; fi

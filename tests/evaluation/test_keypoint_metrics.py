@@ -90,7 +90,8 @@ def test_the_default_tolerances() -> None:
     assert found_scores(*problem) == found_scores(*problem, [value / 10 for value in own])
     assert found_scores(*problem) != found_scores(*problem, [0.05] * 17)
     for sigmas in ([0.05] * 3, [0.05] * 5):
-        with pytest.raises(ConfigError, match=f"keypoint_sigmas: expected 4 values, one a keypoint, got {len(sigmas)}"):
+        message = f"keypoint_sigmas: expected 4 values, one per keypoint, got {len(sigmas)}"
+        with pytest.raises(ConfigError, match=message):
             score_results(*make_problem(0, 4), iou_types=TYPES, keypoint_sigmas=sigmas)
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"test.keypoint_sigmas: expected a positive value"):
@@ -189,7 +190,7 @@ def test_what_is_scored_and_written_follows_the_heads() -> None:
     hand, two = Category(2, "hand", ("tip", "palm")), detections(0, 2)
     assert iou_types_of(two, (*plain, hand)) == ["bbox", "keypoints"] and iou_types_of(two, (PERSON,)) == ["bbox"]
     assert iou_types_of(detections(0, 0), plain) == ["bbox"]
-    with pytest.raises(ConfigError, match="expected 2 values, one a keypoint, got 1"):
+    with pytest.raises(ConfigError, match="expected 2 values, one per keypoint, got 1"):
         iou_types_of(replace(two, test=TestConfig(keypoint_sigmas=(0.1,))), (hand,))
     (row,) = detections(0, 17).coco_results(7)
     assert row["keypoints"] == [0.5, 0.5, 1.0] * 17 and "segmentation" not in row

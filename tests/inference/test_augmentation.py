@@ -151,9 +151,9 @@ def test_suppression_equals_the_networks_own():
 
 def test_flips_need_the_keypoints_names():
     flipped = replace(TEST, augment_flip=True)
-    with pytest.raises(ConfigError, match=r"17 keypoints, model\.keypoint_flip has 0 indices"):
+    with pytest.raises(ConfigError, match=r"17 keypoints, but model\.keypoint_flip has 0 indices"):
         augmentation.check_keypoint_flip(flipped, ModelConfig(num_keypoints=17))
-    with pytest.raises(ConfigError, match=r"3 keypoints, model\.keypoint_flip has 2 indices"):
+    with pytest.raises(ConfigError, match=r"3 keypoints, but model\.keypoint_flip has 2 indices"):
         make_prediction_program(replace(MODEL, keypoint_flip=(1, 0)), flipped, make_mesh())
 
 

@@ -109,7 +109,7 @@ def test_memory_layout_does_not_matter(traced):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 9, 3), np.float32), r"images\[1\].*float32 up to 0"),
+        (np.zeros((8, 9, 3), np.float32), r"images\[1\].*float32 with values up to 0"),
         (np.full((8, 9, 3), np.nan), "NaN or infinity"),
         (np.zeros((8, 9, 3), np.int32), "dtype int32"),
         (np.zeros((8, 9), np.uint8), r"shape \(8, 9\)"),

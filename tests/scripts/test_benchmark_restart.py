@@ -49,5 +49,5 @@ def test_cold_and_warm_starts_take_turns(tmp_path, monkeypatch, capsys):
 
 
 def test_a_training_that_ends_is_not_timed(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="ended with 3 instead of 75: error: no data"):
+    with pytest.raises(DataError, match="ended with exit code 3 instead of 75: error: no data"):
         run("import sys\nprint('\\nerror: no data\\n')\nsys.exit(3)", tmp_path, monkeypatch)

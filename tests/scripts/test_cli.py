@@ -82,7 +82,7 @@ def test_keypoint_settings_are_numbers_one_a_keypoint(form: list[str]) -> None:
     assert arguments.test.keypoint_sigmas == (0.05, 0.1, 1.0)
     assert all(type(sigma) is float for sigma in arguments.test.keypoint_sigmas)
     assert parse("--model.keypoint-flip", "0,2,1").model.keypoint_flip == (0, 2, 1)
-    assert "exchange keypoints in pairs" in refusal("--model.keypoint-flip", "1,2,0")
+    assert "swap keypoints in pairs" in refusal("--model.keypoint-flip", "1,2,0")
     assert "expected a positive value, got (0.1, 0.0)" in refusal("--test.keypoint-sigmas", "0.1,0")
 
 
@@ -178,8 +178,8 @@ def test_the_papers_preset() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("config = 3", "expected it to define `config = Config"),
-        ("", "expected it to define `config = Config"),
+        ("config = 3", "expected a file that defines `config = Config"),
+        ("", "expected a file that defines `config = Config"),
         ("config = (", "SyntaxError"),
         (
             "from mrcnn_jax.config import *\nconfig = Config(train=TrainConfig(batch_size=0))",

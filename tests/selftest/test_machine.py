@@ -35,7 +35,7 @@ def run(findings: list[Finding], monkeypatch: pytest.MonkeyPatch, *argv: str) ->
 def test_a_table_and_code_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert run([RIGHT, RIGHT], monkeypatch) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"jaxlib {installed_jaxlib()}" in lines[0] and lines[-1].startswith("All 2 checks are right")
+    assert f"jaxlib {installed_jaxlib()}" in lines[0] and lines[-1].startswith("All 2 checks passed in ")
     assert [line.split() for line in lines if line.startswith("one")] == [
         ["one", "2x2", "1.0e-07", "1.0e-06", "ok"]
     ] * 2
@@ -46,7 +46,7 @@ def test_what_is_wrong_and_what_to_do_in_one_line_and_code_6(
 ) -> None:
     assert run([RIGHT, WRONG, NOT_FINITE], monkeypatch) == 6
     printed = capsys.readouterr()
-    assert printed.err == "error: 2 of 3 checks are wrong on this machine: two, three. set a flag.\n"
+    assert printed.err == "error: 2 of 3 checks failed on this machine: two, three. Remedy: set a flag.\n"
     assert printed.out.count("WRONG") == 2
 
 
@@ -63,7 +63,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) ->
 
 def test_unknown_checks_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert run([RIGHT], monkeypatch, "--only", "all,some") == 2
-    assert "No check some: expected some of all." in capsys.readouterr().err
+    assert "--only: there is no check some; choose from all." in capsys.readouterr().err
 
 
 def test_accelerators_are_checked_at_both_precisions() -> None:

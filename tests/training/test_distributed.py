@@ -133,7 +133,7 @@ def test_one_process_needs_no_others(monkeypatch):
 def test_a_launcher_that_names_no_coordinator_is_noticed(monkeypatch):
     monkeypatch.setattr(distributed.jax.distributed, "initialize", find_nothing)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match=r"OMPI_COMM_WORLD_SIZE=4\) does not say where process 0 is"):
+    with pytest.raises(ConfigError, match=r"OMPI_COMM_WORLD_SIZE=4\) does not contain the address of process 0"):
         distributed.join_processes(DistributedConfig())
 
 

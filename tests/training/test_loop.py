@@ -193,7 +193,7 @@ def test_finished_run_is_not_evaluated_again(world, tmp_path, capsys):
 def test_signal_saves_and_the_run_continues(world, tmp_path):
     loop.train(CONFIG, tmp_path / "whole")
     world.before_batch = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 9 else None
-    with pytest.raises(Preempted, match=r"Stopped by SIGTERM at step \d+ of 20; its state is saved"):
+    with pytest.raises(Preempted, match=r"Stopped by SIGTERM at step \d+ of 20; the state is saved"):
         loop.train(CONFIG, tmp_path / "parts")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     (stopped_at,) = {max(saved_steps(tmp_path / "parts"))}
@@ -284,8 +284,8 @@ def test_too_many_unreadable_images_stop_the_run(world, tmp_path):
     [
         (replace(CONFIG, data=DataConfig()), r"--data\.train"),
         (replace(CONFIG, model=ModelConfig(num_classes=80)), r"--model\.num-classes is 80, but train has 2"),
-        (with_train(batch_size=12), r"--train\.batch-size 12 does not divide by 8 devices\. Nearest: 8 or 16\."),
-        (with_train(batch_size=2), r"Nearest: 8\."),
+        (with_train(batch_size=12), r"--train\.batch-size 12 is not divisible by 8 devices\. Use 8 or 16\."),
+        (with_train(batch_size=2), r"is not divisible by 8 devices\. Use 8\."),
     ],
 )
 def test_impossible_settings_are_refused_before_the_first_step(world, tmp_path, config, message):

@@ -160,6 +160,9 @@ def test_images_are_saved_as_rgb(tmp_path: object) -> None:
     np.testing.assert_array_equal(read, image)
     with pytest.raises(StorageError, match="Cannot write the picture"):
         save_picture(f"{path}/inside_a_file.png", image)
+    for name in ("picture.gif", "picture"):
+        with pytest.raises(ValueError, match=f"ending in .png or .jpg, got {name}"):
+            save_picture(f"{tmp_path}/{name}", image)
 
 
 def test_without_a_skeleton_there_are_points_only() -> None:

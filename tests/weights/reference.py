@@ -138,7 +138,7 @@ def _jit_stages(model: MaskRCNN, test_config: TestConfig) -> Any:
                 variables, maps, image_hw, canvas=images.shape[1:3], model=model, test_config=test_config
             ),
             "features": features,
-            "hidden": apply(variables, features, method="extract_boxes"),
+            "hidden": apply(variables, features, method=lambda model, x: model.box_head(model._to_heads(x))[0]),
             "classes": apply(variables, features, method="classify_rois"),
             "detections": predict(variables, images, image_hw, model=model, test_config=test_config),
         }

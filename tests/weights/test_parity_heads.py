@@ -16,7 +16,7 @@ from mrcnn_jax.config.conventions import DETECTRON2, TORCHVISION
 from mrcnn_jax.detection.image_anchors import LevelAnchors
 from mrcnn_jax.detection.proposals import propose
 from mrcnn_jax.detection.selection import select_detections
-from mrcnn_jax.inference.keypoint_decoding import cubic_matrix, decode_keypoints
+from mrcnn_jax.inference.keypoint_decoding import decode_keypoints
 from mrcnn_jax.inference.paste_masks import paste_masks
 from mrcnn_jax.inference.postprocessing import restore_detections
 from mrcnn_jax.models.heads import KeypointHead, Upconv, interleave
@@ -234,10 +234,11 @@ def test_28_keypoints_are_decoded_bicubically() -> None:
     np.testing.assert_allclose(found[..., 2], golden["det_keypoints"][:2, :, 2], rtol=1e-3)
     logits = decode_keypoints(golden["det_keypoint_heatmaps"], boxes, "logit")
     assert (logits[..., 2] > 1).any()
-    # PyTorch's kernel: a = -0.75, and borders are repeated.
-    weights = cubic_matrix(4, 2)
-    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(weights[1], [0.8789062 - 0.1054688, 0.2617188 - 0.0351562], rtol=1e-5)
+    # PyTorch's kernel, a = -0.75, repeats borders: the last of 4 samples takes 1 + 0.10546875 of the last of 2 cells.
+    corner = np.zeros((1, 1, 2, 2), np.float32)
+    corner[..., 0, 1] = 1
+    x, y, top = decode_keypoints(corner, np.array([[0, 0, 4, 4]]), "logit")[0, 0]
+    assert (x, y) == (3.5, 0.5) and top == pytest.approx(1.10546875**2, rel=1e-5)
 
 
 def test_29_keypoint_loss_is_the_mean_over_visible_points() -> None:

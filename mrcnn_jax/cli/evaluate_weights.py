@@ -3,7 +3,6 @@
 mrcnn evaluate --weights runs/NAME --data DIR --split val --output metrics.json
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from mrcnn_jax.cli import command_line
 from mrcnn_jax.cli.weights_option import default_test_config, show_progress
 from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.distributed import is_primary, join_processes
-from mrcnn_jax.errors import StorageError
 from mrcnn_jax.evaluation.weights_scores import evaluate_weights
+from mrcnn_jax.json_files import write_json
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,7 @@ def main() -> None:
     if evaluation.metrics["skipped"]:
         print(f"Skipped images: {evaluation.metrics['skipped']}")
     write_json(arguments.output, evaluation.metrics)
+    print(f"Wrote {arguments.output}")
     if arguments.results is not None:
-        write_json(arguments.results, evaluation.results)
-
-
-def write_json(path: Path, content: object) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2 if isinstance(content, dict) else None) + "\n")
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Choose another file.") from error
-    print(f"Wrote {path}")
+        write_json(arguments.results, evaluation.results, indent=None)
+        print(f"Wrote {arguments.results}")

@@ -1,6 +1,5 @@
 """Predicts files and folders of images; writes predictions.json and, on request, pictures with drawn detections."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.data.transforms import resize_image
-from mrcnn_jax.errors import DataError, StorageError
+from mrcnn_jax.errors import DataError
 from mrcnn_jax.inference.image_files import MAX_PIXELS, SUFFIXES, read_image
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
+from mrcnn_jax.json_files import write_json
 
 DrawFn = Callable[[Path, np.ndarray, ImageDetections], None]
 """Writes a copy of an image with its detections drawn to a path that ends in .jpg and whose folder may not exist."""
@@ -98,7 +98,7 @@ def predict_files(
         "predictions": predictions,
         "errors": [{"file_name": file.name, "error": error} for file, error in errors.items()],
     }
-    _write_json(output / "predictions.json", content)
+    write_json(output / "predictions.json", content, indent=None)
     return {str(file.path): error for file, error in errors.items()}
 
 
@@ -143,15 +143,3 @@ def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
         taken.add(target.casefold())
         targets[file] = target
     return targets
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a temporary file and renames it, so that a reader never finds a partial file."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w") as file:
-            json.dump(content, file)
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Free space or choose another folder.") from error

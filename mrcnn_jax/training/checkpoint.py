@@ -8,8 +8,6 @@ Leaves are saved whole, so that any number of devices and processes can continue
 folder: all of them have to make the same calls, and process 0 writes.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
+from mrcnn_jax.json_files import digest_json
 from mrcnn_jax.named_leaves import (
     PyTree,
     describe_differences,
@@ -121,7 +120,7 @@ class Checkpoints:
             "evaluated": None if evaluated is None else vars(evaluated),
             "leaves": record_leaves(leaves),
         }
-        description["sha256"] = _digest(description)
+        description["sha256"] = digest_json(description)
         self._remember_score(step, evaluated)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),
@@ -188,7 +187,7 @@ class Checkpoints:
     def _read_description(self, step: int) -> dict[str, Any]:
         items = ocp.args.Composite(description=ocp.args.JsonRestore())
         description = _read(self._manager, step, items)["description"]
-        if not isinstance(description, dict) or description.pop("sha256", None) != _digest(description):
+        if not isinstance(description, dict) or description.pop("sha256", None) != digest_json(description):
             raise _Refused("its description does not match its checksum")
         if description["step"] != step:
             raise _Refused(f"its description is that of step {description['step']}")
@@ -254,10 +253,6 @@ def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) 
 
 def _evaluated(description: Mapping[str, Any]) -> EvaluationRecord | None:
     return None if description["evaluated"] is None else EvaluationRecord(**description["evaluated"])
-
-
-def _digest(description: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _free_bytes(directory: Path) -> int:

@@ -23,6 +23,7 @@ from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import ConfigError, DataError, Preempted
+from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import make_mesh, place, place_batch, replicated
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.checkpoint import Checkpoints, EvaluationRecord
@@ -35,7 +36,7 @@ from mrcnn_jax.training.settings import Settings, check_agreement, complete_conf
 from mrcnn_jax.training.state import TrainState, make_train_state
 from mrcnn_jax.training.training_program import make_training_program
 from mrcnn_jax.training.validation import Validation
-from mrcnn_jax.training.workdir import claim_workdir, write_json
+from mrcnn_jax.training.workdir import claim_workdir
 from mrcnn_jax.weights.init_from import initialise
 
 PREFETCH_DEPTH = 2

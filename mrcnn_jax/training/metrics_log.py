@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from tensorboardX import SummaryWriter
 
 from mrcnn_jax.errors import StorageError
+from mrcnn_jax.json_files import replace_file
 
 MIN_LAP_SECONDS = 1.0
 """Shortest time over which a speed is measured."""
@@ -65,9 +65,7 @@ def _keep_steps_until(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(unfinished, path)
+    replace_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def _step_of(line: str) -> float:

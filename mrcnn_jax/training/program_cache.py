@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 from mrcnn_jax.config import Config
 from mrcnn_jax.distributed import gather_bytes, is_primary
 from mrcnn_jax.heap import trim_heap
+from mrcnn_jax.json_files import digest_json, replace_file
 
 LIBRARIES = ("jax", "flax", "optax", "numpy", "libtpu", "nvidia")
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
@@ -40,7 +40,7 @@ def _digest_code() -> str:
     sources = {str(path.relative_to(package)): path.read_text() for path in files}
     installed = {str(each.name).lower(): each.version for each in importlib.metadata.distributions()}
     versions = {name: version for name, version in installed.items() if name.startswith(LIBRARIES)}
-    return hashlib.sha256(json.dumps([sources, versions], sort_keys=True).encode()).hexdigest()
+    return digest_json([sources, versions])
 
 
 CODE = _digest_code()
@@ -93,7 +93,7 @@ def digest_origin(arguments: tuple[Any, ...], devices: list[jax.Device], config:
         [dataclasses.asdict(part) for part in (config.model, config.targets, config.train)],
         leaves,
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest_json(parts)
 
 
 def _read_flags(flags: str) -> str:
@@ -121,21 +121,16 @@ def _compile(function: Any, arguments: tuple[Any, ...]) -> tuple[jax.stages.Comp
 
 def _keep(file: Path, origin: str, arguments: tuple[Any, ...], program: jax.stages.Compiled) -> None:
     """Writes a line of JSON, with the program's origin, checksum and metric names, followed by the program."""
-    unfinished = file.with_suffix(".new")
     try:
         content, _, returned = serialize(program)
         _, metrics = jax.tree.unflatten(returned, range(returned.num_leaves))
         names = sorted(metrics)
         if returned != _structure_returned(arguments, names):
             raise ValueError("it does not return (state, metrics by name)")
-        file.parent.mkdir(parents=True, exist_ok=True)
         header = {"origin": origin, "sha256": hashlib.sha256(content).hexdigest(), "metrics": names}
-        unfinished.write_bytes(json.dumps(header).encode() + b"\n" + content)
-        unfinished.replace(file)
+        replace_file(file, json.dumps(header).encode() + b"\n" + content)
     except Exception as error:  # not all backends can serialize programs; a full disk must not stop the run either
         logger.warning("The compiled step could not be stored: %s", error)
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _load(file: Path, origin: str, arguments: tuple[Any, ...], devices: list[jax.Device]) -> jax.stages.Compiled | None:

@@ -19,13 +19,13 @@ from mrcnn_jax.errors import DataError, NumericalError
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.inference.augmentation import without_augmentation
 from mrcnn_jax.inference.prediction_program import make_prediction_program
+from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import local_copies, local_mesh
 from mrcnn_jax.training.averaging import averaged_params
 from mrcnn_jax.training.checkpoint import EvaluationRecord
 from mrcnn_jax.training.metrics_log import ProgressLine
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.state import TrainState
-from mrcnn_jax.training.workdir import write_json
 from mrcnn_jax.visualization.comparisons import draw_comparison
 from mrcnn_jax.visualization.overlays import save_picture
 from mrcnn_jax.weights.folder import save_weights

@@ -1,13 +1,11 @@
-"""The folder of one run: exclusive access to it, and atomic writes of its files."""
+"""Exclusive access to the folder of one run."""
 
 import fcntl
-import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mrcnn_jax.errors import ConfigError, StorageError
 
@@ -41,14 +39,3 @@ def claim_workdir(workdir: Path) -> Iterator[None]:
         lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
         lock.flush()
         yield
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes `content` to `path` so that a reader finds the old file or the new one, never a partial one."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise StorageError(f"{path} could not be written: {error.strerror}.") from error

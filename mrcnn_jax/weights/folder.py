@@ -6,7 +6,6 @@
 The folder is written under a temporary name and then renamed, so an incomplete one never appears at its path.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -25,6 +24,7 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.config.renamed_fields import with_current_names
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
+from mrcnn_jax.json_files import digest_json
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.named_leaves import (
     count_not_finite,
@@ -74,7 +74,7 @@ def save_weights(
         "leaves": record_leaves(leaves),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy", "orbax-checkpoint")},
     }
-    description["sha256"] = _digest(description)
+    description["sha256"] = digest_json(description)
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     try:
         for leftover in (new, old):
@@ -162,7 +162,7 @@ def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Cate
         raise DataError(
             f"{file} has format version {version}, but this mrcnn_jax reads {FORMAT_VERSION}. Update mrcnn_jax."
         )
-    if description.pop("sha256", None) != _digest(description):
+    if description.pop("sha256", None) != digest_json(description):
         raise DataError(f"{file} changed since it was written: the checksum differs. Copy the folder again.")
     try:
         settings = with_current_names(
@@ -217,7 +217,3 @@ def _config_from_json(section: type[ConfigSection], values: Mapping[str, Any]) -
         raise ValueError(f"{section.__name__} has no field {', '.join(unknown)}")
     hints = get_type_hints(section, include_extras=True)
     return section(**{name: coerce(hints[name], value) for name, value in values.items()})
-
-
-def _digest(description: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

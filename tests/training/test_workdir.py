@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mrcnn_jax.errors import ConfigError, StorageError
+from mrcnn_jax.json_files import write_json
 from mrcnn_jax.training.preemption import StopRequest
-from mrcnn_jax.training.workdir import claim_workdir, write_json
+from mrcnn_jax.training.workdir import claim_workdir
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -51,7 +52,20 @@ def test_write_json_replaces_the_whole_file(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(StorageError, match="could not be written"):
-        write_json(tmp_path / "missing" / "a.json", {})
+        write_json(tmp_path / "a.json" / "b.json", {})
+
+
+def test_write_json_keeps_links_and_pipes(tmp_path):
+    target, link, pipe = tmp_path / "target.json", tmp_path / "link.json", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_json(link, {"x": 1})
+    assert link.is_symlink() and json.loads(target.read_text()) == {"x": 1}
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, {"x": 2})
+    assert json.loads(os.read(reader, 100)) == {"x": 2} and pipe.is_fifo()
+    os.close(reader)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

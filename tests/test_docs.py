@@ -36,7 +36,7 @@ def links(page: Path) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """The command lines of a page's indented blocks, without their comments, as words."""
     text = re.sub(r"\\\n\s*", " ", page.read_text())
-    lines = re.findall(r"^    (?:\w+=\S+ )*((?:mrcnn |(?:taskset -c \d+ )?python scripts/).+)$", text, re.MULTILINE)
+    lines = re.findall(r"^    (?:\w+=\S+ )*((?:taskset -c \d+ )?(?:mrcnn |python scripts/).+)$", text, re.MULTILINE)
     return [shlex.split(re.sub(r"^taskset -c \d+ ", "", line), comments=True) for line in lines]
 
 
@@ -79,6 +79,17 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
         shown = {word.partition("=")[0] for word in rest if word.startswith("--")}
         known = options(name, *(first if name in TAKE_A_KIND else preset_names()[:1] * (name in TAKE_A_PRESET)))
         assert shown <= known | {"--help", "--debug"}, (words, shown - known)
+
+
+def test_scores_in_the_readme_are_those_of_the_presets() -> None:
+    rows = re.findall(
+        r"^\| .*\| .* \| \d+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert len(rows) >= 4
+    presets = [" ".join(path.read_text().split('"""')[1].split()) for path in (ROOT / "configs").glob("*.py")]
+    for box, mask, mask_50 in rows:
+        scores = f"box AP {box}, mask AP {mask} and mask AP50 {mask_50}"
+        assert any(scores in text for text in presets), scores
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from mrcnn_jax.inference.augmentation import without_augmentation
 from mrcnn_jax.inference.prediction_program import make_prediction_program
 from mrcnn_jax.mesh import batch_sharding, make_mesh, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.named_leaves import named_leaves, replace_leaves
 from mrcnn_jax.presets import load_preset
 from mrcnn_jax.profiling.gpus import GPUS
 from mrcnn_jax.profiling.traces import UNKNOWN, profile_calls
@@ -132,7 +133,7 @@ def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> TimedP
     test = dataclasses.replace(without_augmentation(config.test), canvases=(canvas,), score_threshold=0.0)
     mesh = make_mesh(jax.devices()[:1])
     command_line.note("initialising the model")
-    variables = jax.device_put(init_variables(MaskRCNN(config.model), 0), replicated(mesh))
+    variables = jax.device_put(without_deltas(init_variables(MaskRCNN(config.model), 0)), replicated(mesh))
     images, image_hw = jax.device_put(random_images(canvas, batch_size), batch_sharding(mesh))
     predict = make_prediction_program(config.model, test, mesh)
     compiled, compile_seconds, flops = compile_function(predict, variables, images, image_hw)
@@ -147,6 +148,16 @@ def prepare_inference(config: Config, canvas: Canvas, batch_size: int) -> TimedP
         return {"detections_per_image": np.asarray(found.valid).sum(1).mean().item()}
 
     return TimedProgram(compiled, compile_seconds, flops, call, facts)
+
+
+def without_deltas(variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the variables with zero kernels where deltas are computed, so that proposals and detections are anchors.
+
+    The features of an untrained deep network are large: its deltas would move every box out of the image, and nothing
+    would be left for NMS, RoIAlign and the heads to do.
+    """
+    leaves = named_leaves(variables)
+    return replace_leaves(variables, {name: leaf * ("/deltas/" not in name) for name, leaf in leaves.items()})
 
 
 def prepare_training(config: Config, canvas: Canvas, batch_size: int) -> TimedProgram:

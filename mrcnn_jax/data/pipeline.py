@@ -18,6 +18,7 @@ from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.plan import Plan, augmentation_rng
 from mrcnn_jax.data.repeats import repeat_factors, repeat_records
 from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
+from mrcnn_jax.data.skips import check_budget
 from mrcnn_jax.data.transforms import find_keypoint_flip, fit_size
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.structures import Batch
@@ -110,7 +111,7 @@ class TrainingBatches(Iterator[Batch]):
         import grain
 
         self._dataset = dataset
-        self._max_unreadable = data_config.max_skip_fraction * len(dataset)
+        self._max_skip_fraction = data_config.max_skip_fraction
         self._unreadable: set[int] = set()
 
         self.dropped_objects = 0
@@ -123,11 +124,13 @@ class TrainingBatches(Iterator[Batch]):
         batch, num_dropped = next(self._batches)
         self.dropped_objects += num_dropped
         self._unreadable.update(batch.image_id[~batch.valid].tolist())
-        if len(self._unreadable) > self._max_unreadable:
-            raise DataError(
-                f"{self._dataset.path}: {len(self._unreadable)} of {len(self._dataset)} images cannot be read, more "
-                f"than data.max_skip_fraction allows; image ids {sorted(self._unreadable)[:10]}. Prepare it again."
-            )
+        check_budget(
+            len(self._unreadable),
+            len(self._dataset),
+            self._max_skip_fraction,
+            name=str(self._dataset.path),
+            details=f" (image ids {sorted(self._unreadable)[:10]})",
+        )
         return batch
 
 

@@ -9,6 +9,15 @@ _NUM_EXAMPLES = 5  # named in messages, for each reason
 _NUM_LISTED = 1000  # named in skipped.json, for each reason
 
 
+def check_budget(count: int, total: int, max_fraction: float, *, name: str, details: str = "") -> None:
+    """Raises DataError if more than this share of the `total` images of a prepared data set cannot be read."""
+    if count > max_fraction * total:
+        raise DataError(
+            f"{name}: {count} of {total} images cannot be read{details}, more than {max_fraction:.1%} "
+            "(data.max_skip_fraction). Prepare the data set again."
+        )
+
+
 @dataclass
 class Skips:
     """Counts of the images and objects seen and skipped so far."""

@@ -12,6 +12,7 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.images import ImageError
+from mrcnn_jax.data.skips import check_budget
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.evaluation.coco_metrics import choose_sigmas
 from mrcnn_jax.inference.batches import (
@@ -169,10 +170,10 @@ class PartReader:
 
     def check_skipped(self, skipped: Mapping[str, int]) -> None:
         """Raises DataError if too many images of the data set were skipped for a meaningful score."""
-        count, total = sum(skipped.values()), len(self.dataset)
-        if count > self._max_skip_fraction * total:
-            listed = ", ".join(f"{number} x {reason}" for reason, number in skipped.items())
-            raise DataError(
-                f"{self.dataset.name}: too many of the {total} images cannot be used ({listed}; allowed: "
-                f"{self._max_skip_fraction:.1%}). Prepare the data set again."
-            )
+        check_budget(
+            sum(skipped.values()),
+            len(self.dataset),
+            self._max_skip_fraction,
+            name=self.dataset.name,
+            details=f" ({', '.join(f'{number} x {reason}' for reason, number in skipped.items())})",
+        )

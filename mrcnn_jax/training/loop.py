@@ -21,8 +21,9 @@ from mrcnn_jax import command_names
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.data.pipeline import training_batches
+from mrcnn_jax.data.skips import check_budget
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
-from mrcnn_jax.errors import ConfigError, DataError, Preempted
+from mrcnn_jax.errors import ConfigError, Preempted
 from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import make_mesh, place, place_batch, replicated
 from mrcnn_jax.structures import Batch
@@ -194,13 +195,8 @@ class TrainingRun:
 
     def check_left_out(self, num_left_out: int, step: int) -> None:
         """Raises DataError if more than data.max_skip_fraction of the images so far, or of an epoch, are unreadable."""
-        fraction = self.config.data.max_skip_fraction
         total = max(step * self.config.train.batch_size, len(self.train_data))
-        if num_left_out > fraction * total:
-            raise DataError(
-                f"{self.config.data.train}: {num_left_out} of {total} images could not be read, more than "
-                f"{fraction:.1%} (--data.max-skip-fraction). Prepare the data again."
-            )
+        check_budget(num_left_out, total, self.config.data.max_skip_fraction, name=self.config.data.train)
 
     def finish(self, step: int, num_left_out: int, *, is_complete: bool) -> None:
         """Prints what was written and left out, and the next command; raises Preempted if the run was stopped."""

@@ -275,7 +275,7 @@ def test_too_many_unreadable_images_stop_the_run(world, tmp_path):
     world.invalid_images = 1
     loop.train(with_train(num_steps=5), tmp_path / "few")
     world.invalid_images = 2
-    with pytest.raises(DataError, match=r"2 of 100 images could not be read, more than 1\.0%"):
+    with pytest.raises(DataError, match=r"2 of 100 images cannot be read, more than 1\.0%"):
         loop.train(CONFIG, tmp_path / "many")
 
 

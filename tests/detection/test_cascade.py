@@ -267,10 +267,10 @@ def test_every_parameter_learns() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ModelConfig(neck="c4", box_head_stages=3), "need the FPN, not c4"),
+        (lambda: ModelConfig(neck="c4", box_head_stages=3), "more than 1 requires model.neck fpn, got c4"),
         (lambda: ModelConfig(box_head_stages=0), "expected 1 or more, got 0"),
         (lambda: TargetsConfig(cascade_ious=(0.6, 1.7)), "cascade_ious: expected a value in"),
-        (lambda: Config(model=ModelConfig(box_head_stages=4)), "each of 3 box heads after the first"),
+        (lambda: Config(model=ModelConfig(box_head_stages=4)), "each of the 3 box heads after the first"),
     ],
 )
 def test_refused_configs(make: Any, message: str) -> None:

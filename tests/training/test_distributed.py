@@ -62,7 +62,8 @@ def test_a_stopped_run_continues_on_other_numbers_of_processes_and_devices(folde
 
 def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, data):
     options = [*data, "--train.num-steps", "100000"]
-    with Run(folder / "stopped", processes=2, devices=2, options=options) as run:
+    # The step of the first test, which need not be compiled again.
+    with Run(folder / "stopped", processes=2, devices=1, options=options) as run:
         run.wait_for_step(2)
         run.send(1, signal.SIGTERM)
         start = time.monotonic()
@@ -78,7 +79,7 @@ def test_no_process_outlives_another(folder, data):
     workdir, stopped = folder / "killed", folder / "stopped"
     if (stopped / "programs").exists():  # the same step need not be compiled again
         shutil.copytree(stopped / "programs", workdir / "programs")
-    with Run(workdir, processes=2, devices=2, options=[*data, "--train.num-steps", "100000"]) as run:
+    with Run(workdir, processes=2, devices=1, options=[*data, "--train.num-steps", "100000"]) as run:
         run.wait_for_step(2)
         run.send(1, signal.SIGKILL)
         start = time.monotonic()

@@ -68,6 +68,9 @@ class Run:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
+            # Threads of XLA on any machine: the order of a sum depends on their number.
+            "NPROC": "2",
+            "PJRT_NPROC": "2",
             "XLA_FLAGS": FAST_TO_COMPILE,
             "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -16,10 +16,10 @@ def digest_json(content: Any) -> str:
 def replace_file(path: Path, content: bytes) -> None:
     """Writes `content` beside `path` and renames it, so that a reader finds the old file or the new one.
 
-    The folder is created. Devices and pipes are written directly. Raises OSError and leaves nothing behind.
+    The folder is created. Links, such as /dev/stdout, and devices are written to directly. Raises OSError and leaves
+    nothing behind.
     """
-    path = path.resolve()  # a link stays one
-    if path.exists() and not path.is_file():
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(content)
         return
     unfinished = path.with_name(f".{path.name}.new")

@@ -27,9 +27,9 @@ def decode_keypoints(heat_maps: np.ndarray, boxes: np.ndarray, score: Literal["s
     for index, (maps, box) in enumerate(zip(heat_maps, np.asarray(boxes, np.float32), strict=True)):
         sides = np.maximum(box[2:] - box[:2], np.float32(1.0))  # width, height
         width, height = np.ceil(sides).astype(int).tolist()
-        stacked = np.ascontiguousarray(maps.transpose(1, 2, 0))  # [h, h, K]
-        resized = cv2.resize(stacked, (width, height), interpolation=cv2.INTER_CUBIC)
-        flat = resized.reshape(-1, num_keypoints).T  # [K, H * W]
+        # One by one: OpenCV takes at most 128 channels.
+        resized = [cv2.resize(each, (width, height), interpolation=cv2.INTER_CUBIC) for each in maps]
+        flat = np.stack(resized).reshape(num_keypoints, -1)  # [K, H * W]
         best = flat.argmax(axis=1)
         cells = np.stack([best % width, best // width], axis=-1).astype(np.float32)  # x, y
         keypoints[index, :, :2] = (cells + np.float32(0.5)) * (sides / np.array([width, height], np.float32)) + box[:2]

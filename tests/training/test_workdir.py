@@ -13,6 +13,7 @@ from mrcnn_jax.errors import ConfigError, StorageError
 from mrcnn_jax.json_files import write_json
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.workdir import claim_workdir
+from tests.paths import ROOT
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -66,6 +67,9 @@ def test_write_json_keeps_links_and_pipes(tmp_path):
     write_json(pipe, {"x": 2})
     assert json.loads(os.read(reader, 100)) == {"x": 2} and pipe.is_fifo()
     os.close(reader)
+    code = "from pathlib import Path; from mrcnn_jax.json_files import write_json; write_json(Path('/dev/stdout'), {})"
+    printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    assert printed.stdout == b"{}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -239,6 +239,8 @@ def test_28_keypoints_are_decoded_bicubically() -> None:
     corner[..., 0, 1] = 1
     x, y, top = decode_keypoints(corner, np.array([[0, 0, 4, 4]]), "logit")[0, 0]
     assert (x, y) == (3.5, 0.5) and top == pytest.approx(1.10546875**2, rel=1e-5)
+    many = decode_keypoints(np.tile(corner, (1, 300, 1, 1)), np.array([[0, 0, 4, 4]]), "logit")  # clothes have 294
+    np.testing.assert_allclose(many, np.tile([x, y, top], (1, 300, 1)))
 
 
 def test_29_keypoint_loss_is_the_mean_over_visible_points() -> None:

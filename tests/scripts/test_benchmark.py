@@ -12,6 +12,7 @@ import pytest
 
 from mrcnn_jax.cli import benchmark
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.named_leaves import named_leaves, replace_leaves
 from mrcnn_jax.presets import load_preset
 from tests.paths import ROOT
 
@@ -41,9 +42,15 @@ def test_inference_is_timed_with_all_slots_filled(
 ) -> None:
     options = ["--batch-size", "2", "--iterations", "2", "--profile", "1", "--test.max-detections", "10", *TINY]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "infer", PRESET, *options])
-    # Features as large as those of an untrained deep network, whose deltas would leave no box in the image.
     draw = benchmark.init_variables
-    monkeypatch.setattr(benchmark, "init_variables", lambda *given: jax.tree.map(lambda x: 4 * x, draw(*given)))
+
+    def draw_as_if_deep(*arguments: object) -> dict:
+        """The features of an untrained deep network are large, so that its deltas would leave no box in the image."""
+        leaves = named_leaves(draw(*arguments))
+        large = {name: leaf * (1e6 if "/deltas/" in name else 1) for name, leaf in leaves.items()}
+        return replace_leaves(draw(*arguments), large)
+
+    monkeypatch.setattr(benchmark, "init_variables", draw_as_if_deep)
     benchmark.main()
     report = json.loads(capsys.readouterr().out)
     assert (report["task"], report["canvas"], report["batch_size"]) == ("infer", "64x96", 2)

@@ -1,6 +1,6 @@
 """Settings of the documentation's site: python -m sphinx -W --keep-going -b html docs build/site.
 
-The build runs the notebook walkthrough.nb.py, in two to four minutes; `-D nb_execution_mode=off` leaves that out.
+The build runs the notebook walkthrough.nb.py; `-D nb_execution_mode=off` leaves that out.
 """
 
 import os

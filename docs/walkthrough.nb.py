@@ -17,9 +17,9 @@
 # # A walk through the model
 #
 # This notebook trains a small Mask R-CNN on two generated images and shows what is computed on the way: anchors,
-# proposals, sampled RoIs, mask targets, detections. `python docs/walkthrough.nb.py` runs it in about three minutes on a
-# CPU and writes its pictures to `runs/walkthrough/`. `jupytext --to ipynb docs/walkthrough.nb.py` makes a Jupyter
-# notebook of it.
+# proposals, sampled RoIs, mask targets, detections. `python docs/walkthrough.nb.py` runs it in a few minutes on a CPU
+# and writes its pictures to `runs/walkthrough/`. `jupytext --to ipynb docs/walkthrough.nb.py` makes a Jupyter notebook
+# of it.
 
 # %%
 import tempfile

@@ -15,7 +15,7 @@ from mrcnn_jax.data.shapes import shapes_source
 from mrcnn_jax.presets import preset_names
 from tests.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {command.script: name for name, command in command_names.COMMANDS.items()}
 TAKE_A_PRESET = ("train", "tpu-compile", "gpu-compile", "benchmark-data", "benchmark-restart")
 TAKE_A_KIND = ("prepare", "benchmark")

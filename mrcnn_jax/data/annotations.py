@@ -66,7 +66,8 @@ def _are_numbers(values: object, bound: float) -> bool:
     return isinstance(values, list) and all(type(v) in (int, float) and -bound <= v <= bound for v in values)
 
 
-def _check_bbox(bbox: object, image_hw: ImageHW) -> str | None:
+def check_bbox(bbox: object, image_hw: ImageHW) -> str | None:
+    """Returns why a COCO bbox cannot be used, as a short fixed text; None if it can."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not _are_numbers(bbox, COORDINATE_BOUND * max(image_hw)):
         return "bbox is not four finite numbers, or far outside"
     if bbox[2] <= 0 or bbox[3] <= 0:
@@ -104,18 +105,15 @@ def _check_segmentation(segmentation: object, image_hw: ImageHW) -> str | None:
 def find_fault(annotation: dict[str, Any], image_hw: ImageHW, num_keypoints: int | None = None) -> str | None:
     """Returns why a COCO annotation cannot be used, as a short fixed text for counting skips; None if it can.
 
-    Only crowds are accepted without a segmentation. `num_keypoints` is that of the category, if known.
+    An object without a segmentation has a box, but no mask. `num_keypoints` is that of the category, if known.
     """
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd is neither 0 nor 1"
-    if fault := _check_bbox(annotation.get("bbox"), image_hw):
+    if fault := check_bbox(annotation.get("bbox"), image_hw):
         return fault
     segmentation = annotation.get("segmentation")
-    if segmentation:
-        if fault := _check_segmentation(segmentation, image_hw):
-            return fault
-    elif not annotation.get("iscrowd"):
-        return "no segmentation"
+    if segmentation and (fault := _check_segmentation(segmentation, image_hw)):
+        return fault
     area = annotation.get("area")
     if area is not None and (not _are_numbers([area], 1e12) or area < 0):
         return "area is not a finite positive number"

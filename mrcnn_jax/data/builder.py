@@ -19,8 +19,11 @@ from mrcnn_jax.data.annotations import clip_bbox
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import StorageError
 
-FORMAT = 1
-"""Version of the format; readers refuse others."""
+FORMAT = 2
+"""Version of the format. In version 1, images without the annotated size when upright were read as stored."""
+
+READABLE_FORMATS = (1, FORMAT)
+"""Versions that can be read; others are refused."""
 
 ANNOTATION_FIELDS = ("bbox", "area", "segmentation", "keypoints")
 """Fields of an object's JSON text."""
@@ -86,6 +89,7 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
         format=FORMAT,
         source=source.name,
         fingerprint=source.fingerprint,
+        depth=source.depth,
         categories=[vars(category) for category in source.categories],
         image_ids=[],
         image_hw=[],

@@ -64,7 +64,7 @@ def cityscapes_source(root: Path, split: str) -> Source:
 
     def load(index: int) -> SourceImage:
         data = _read(images, names[index], "image")
-        height, width = decode_image(data, None).shape[:2]
+        height, width = decode_image(data).pixels.shape[:2]
         ids = _read_ids(labels, names[index], (height, width))
         return SourceImage(index + 1, names[index], data, (height, width), tuple(_annotate(ids, index)))
 

@@ -1,161 +1,71 @@
-"""COCO annotation files and their image folders: structure, ids, categories and the annotations of each image.
-
-Single annotations are checked in annotations.py.
-"""
+"""Images and annotations in COCO format as a source for preparation."""
 
 import hashlib
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mrcnn_jax.categories import Category
-from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, locate_image
+from mrcnn_jax.data.annotations import Segmentation
+from mrcnn_jax.data.box_forms import BoxSample, find_form
+from mrcnn_jax.data.coco_file import CocoFile, CocoImage, read_coco
+from mrcnn_jax.data.depth import AUTO_DEPTH, parse_depth
+from mrcnn_jax.data.findings import Findings
+from mrcnn_jax.data.image_names import ImageFolder
+from mrcnn_jax.data.images import ImageError, ImageHeader, ImageHW, decode_image, read_header
+from mrcnn_jax.data.read_object import FileForm, numbers_of_bbox, read_object
+from mrcnn_jax.data.rotation import RotatedImage, Rotation, choose_frames, turn_annotation
+from mrcnn_jax.data.segmentations import mask_bbox, read_segmentation
 from mrcnn_jax.data.source import Source, SourceImage
-from mrcnn_jax.errors import DataError
+from mrcnn_jax.errors import ConfigError, DataError
 
-_MAX_ID = 2**63
+Crowds = Literal["ignore", "objects"]
+"""What objects with iscrowd 1 are: regions that are neither learned nor scored, or ordinary objects."""
 
-
-@dataclass(frozen=True)
-class CocoImage:
-    """One image of an annotation file with its annotations, unchanged."""
-
-    image_id: int
-    file_name: str
-    image_hw: ImageHW | None  # None if the file does not give it
-    annotations: tuple[dict[str, Any], ...]
+_NUM_THREADS = 8
+_NUM_SAMPLES = 2000  # objects that are looked at to find the form of the boxes
 
 
 @dataclass(frozen=True)
-class CocoFile:
-    """A whole annotation file, with categories in ascending order of id and images in the file's order."""
+class _FoundImage:
+    """An image of the annotation file and what its file in the folder says."""
 
-    path: Path
-    sha256: str
-    categories: tuple[Category, ...]
-    images: tuple[CocoImage, ...]
-
-
-def read_coco(path: Path) -> CocoFile:
-    """Reads an annotation file and checks every id. Raises DataError if it is not a valid COCO file."""
-    data, content = _load(path)
-    categories = _read_categories(path, content)
-    annotations = _read_annotations(path, content, {category.id for category in categories})
-    images = tuple(_read_images(path, content, annotations))
-    if annotations:
-        image_id, (first, *_) = next(iter(annotations.items()))
-        raise DataError(f"{path}: annotation {first['id']} refers to image {image_id}, which is not in the file.")
-    return CocoFile(path, hashlib.sha256(data).hexdigest(), categories, images)
+    path: Path | None
+    digest: str = ""
+    header: ImageHeader | None = None
+    is_renamed: bool = False
+    fault: str = ""  # why there is no path
 
 
-def read_categories(path: Path) -> tuple[Category, ...]:
-    """Returns the categories of an annotation file by ascending id. Raises DataError if it is not a COCO file."""
-    return _read_categories(path, _load(path)[1])
+def coco_source(
+    images: str | Path,
+    annotations: str | Path,
+    *,
+    annotated_only: bool = False,
+    crowds: Crowds = "ignore",
+    rotation: Rotation = "auto",
+    depth: str = AUTO_DEPTH,
+) -> Source:
+    """Returns the images in the folder `images` that the file `annotations` lists.
 
+    Args:
+        images: folder of the images.
+        annotations: annotation file in COCO's format, also gzip.
+        annotated_only: leave out images without objects or, if categories have keypoints, images without a labelled
+            keypoint, as in the paper's training for human pose estimation (section 5).
+        crowds: "objects" takes objects with iscrowd 1 as ordinary objects.
+        rotation: frame of the annotations of images with an EXIF orientation (data/rotation.py).
+        depth: range of images with more than 8 bits: auto, full or LOW,HIGH (data/depth.py).
 
-def _load(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Returns the file's bytes and the JSON object in them."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read the annotation file {path}: {error.strerror}.") from None
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:  # ValueError: JSON, encoding, numbers with thousands of digits
-        raise DataError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}.") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is not a COCO file: expected a JSON object with images, annotations and categories.")
-    return data, content
-
-
-def _entries(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (id, entry) for one of the file's lists. Ids must be integers and unique."""
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise DataError(f"{path} is not a COCO file: it has no list {key!r}.")
-    seen = set()
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise DataError(f"{path}: entry {position} of {key!r} is not a JSON object.")
-        entry_id = _integer(path, entry.get("id"), f"the id of entry {position} of {key!r}")
-        if entry_id in seen:
-            raise DataError(f"{path}: id {entry_id} occurs twice in {key!r}; ids must be unique.")
-        seen.add(entry_id)
-        yield entry_id, entry
-
-
-def _integer(path: Path, value: object, what: str) -> int:
-    if type(value) is not int or abs(value) >= _MAX_ID:
-        raise DataError(f"{path}: {what} must be an integer, got {str(value)[:40]!r}.")
-    return value
-
-
-def _read_categories(path: Path, content: dict[str, Any]) -> tuple[Category, ...]:
-    categories = []
-    for category_id, entry in _entries(path, content, "categories"):
-        name, keypoints = entry.get("name"), entry.get("keypoints") or []
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DataError(f"{path}: category {category_id} has no printable name.")
-        if not isinstance(keypoints, list) or not all(isinstance(keypoint, str) for keypoint in keypoints):
-            raise DataError(f"{path}: the keypoints of category {category_id} are not a list of names.")
-        try:
-            skeleton = tuple((int(start), int(end)) for start, end in entry.get("skeleton") or [])
-        except (TypeError, ValueError):
-            raise DataError(f"{path}: the skeleton of category {category_id} is not a list of pairs.") from None
-        categories.append(Category(category_id, name, tuple(keypoints), skeleton))
-    if not categories:
-        raise DataError(f"{path} has no categories.")
-    names = [category.name for category in categories]
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: two categories are named {name!r}; names must be unique.")
-    return tuple(sorted(categories, key=lambda category: category.id))
-
-
-def _read_annotations(path: Path, content: dict[str, Any], category_ids: set[int]) -> dict[int, list[dict[str, Any]]]:
-    """Returns the annotations by image id."""
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for annotation_id, entry in _entries(path, content, "annotations"):
-        category_id = entry.get("category_id")
-        if type(category_id) is not int or category_id not in category_ids:
-            name = str(category_id)[:40]
-            raise DataError(f"{path}: annotation {annotation_id} refers to category {name}, which is not in the file.")
-        image_id = _integer(path, entry.get("image_id"), f"the image_id of annotation {annotation_id}")
-        by_image.setdefault(image_id, []).append(entry)
-    return by_image
-
-
-def _read_images(
-    path: Path, content: dict[str, Any], annotations: dict[int, list[dict[str, Any]]]
-) -> Iterator[CocoImage]:
-    """Yields the images with their annotations, which are removed from `annotations`."""
-    for image_id, entry in _entries(path, content, "images"):
-        file_name = entry.get("file_name")
-        if not isinstance(file_name, str) or not file_name:
-            raise DataError(f"{path}: image {image_id} has no file_name.")
-        image_hw = None
-        if entry.get("height") is not None or entry.get("width") is not None:
-            height = _integer(path, entry.get("height"), f"the height of image {image_id}")
-            width = _integer(path, entry.get("width"), f"the width of image {image_id}")
-            if height < 1 or width < 1:
-                raise DataError(f"{path}: image {image_id} has the invalid size {width}x{height}.")
-            image_hw = (height, width)
-        yield CocoImage(image_id, file_name, image_hw, tuple(annotations.pop(image_id, ())))
-
-
-def coco_source(images: str | Path, annotations: str | Path, *, annotated_only: bool = False) -> Source:
-    """Returns the images in the folder `images` that the file `annotations` lists. Raises DataError.
-
-    With `annotated_only`, images without objects are left out, or, if categories have keypoints, images without a
-    labelled keypoint, as in the paper's training for human pose estimation (section 5).
+    Raises:
+        ConfigError: an option has an unknown value.
+        DataError: the folder or the file cannot be read, or lists no images.
     """
     images, annotations = Path(images), Path(annotations)
+    _check_options(crowds, rotation, depth)
     if not images.is_dir():
         raise DataError(f"The image folder {images} does not exist.")
-    root = Path(os.path.realpath(images))
     coco = read_coco(annotations)
     num_listed = len(coco.images)
     if annotated_only:
@@ -163,23 +73,41 @@ def coco_source(images: str | Path, annotations: str | Path, *, annotated_only: 
         coco = replace(coco, images=tuple(image for image in coco.images if _is_annotated(image, of_points)))
     if not coco.images:
         raise DataError(f"{annotations} lists no images{' with annotations' * annotated_only}.")
+    found = list(_find_images(ImageFolder(images), coco.images))
+    stored = _choose_stored(coco, found, rotation)
+    form = _find_file_form(coco, found, stored, crowds)
 
     def load(index: int) -> SourceImage:
-        image = coco.images[index]
-        try:
-            data = locate_image(root, image.file_name).read_bytes()
-        except OSError:
-            raise ImageError("image cannot be opened") from None
-        height, width = decode_image(data, image.image_hw).shape[:2]
-        return SourceImage(image.image_id, image.file_name, data, (height, width), image.annotations)
+        return _load(coco.images[index], found[index], index in stored, form, depth)
 
     def describe(index: int) -> str:
         image = coco.images[index]
         return f"image {image.image_id} {image.file_name[:200]!r}"
 
-    left_out = num_listed - len(coco.images)
-    fingerprint = _fingerprint(root, coco)
-    return Source(annotations.stem, fingerprint, coco.categories, len(coco.images), load, describe, left_out)
+    return Source(
+        annotations.stem,
+        _fingerprint(coco, found, (crowds, rotation, depth)),
+        coco.categories,
+        len(coco.images),
+        load,
+        describe,
+        num_listed - len(coco.images),
+        coco.findings,
+        depth,
+    )
+
+
+def _check_options(crowds: str, rotation: str, depth: str) -> None:
+    for name, value, choices in (
+        ("crowds", crowds, ("ignore", "objects")),
+        ("rotation", rotation, ("auto", "upright", "stored")),
+    ):
+        if value not in choices:
+            raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}.")
+    try:
+        parse_depth(depth)
+    except ValueError as error:
+        raise ConfigError(f"depth: {error}.") from None
 
 
 def _is_annotated(image: CocoImage, of_points: bool) -> bool:
@@ -189,13 +117,149 @@ def _is_annotated(image: CocoImage, of_points: bool) -> bool:
     return any(isinstance(values, list) and any(values[2::3]) for values in keypoints)
 
 
-def _fingerprint(root: Path, coco: CocoFile) -> str:
-    """Returns the SHA-256 of the annotation file and of the names and sizes of its images, without their content."""
-    digest = hashlib.sha256(coco.sha256.encode())
-    for image in coco.images:
+def _find_images(folder: ImageFolder, images: Iterable[CocoImage]) -> Iterator[_FoundImage]:
+    """Yields the file of each image, with the digest of its content and its header. Several threads read."""
+
+    def find(image: CocoImage) -> _FoundImage:
         try:
-            size = (root / image.file_name).stat().st_size
-        except (OSError, ValueError):
-            size = -1
-        digest.update(f"{image.file_name!a} {size}\n".encode())
+            path, is_renamed = folder.locate(image.file_name)
+            data = path.read_bytes()
+        except ImageError as error:
+            return _FoundImage(None, fault=error.reason)
+        except OSError:
+            return _FoundImage(None, fault="image cannot be opened")
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        try:
+            return _FoundImage(path, digest, read_header(data), is_renamed)
+        except ImageError:
+            return _FoundImage(path, digest, None, is_renamed)
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        yield from pool.map(find, images)
+
+
+def _choose_stored(coco: CocoFile, found: list[_FoundImage], rotation: Rotation) -> set[int]:
+    """Returns the positions of the images whose annotations are in the frame of the stored pixels."""
+    rotated = {
+        index: RotatedImage(item.header, image.image_hw, image.annotations)
+        for index, (image, item) in enumerate(zip(coco.images, found, strict=True))
+        if item.header is not None and item.header.orientation != 1
+    }
+    frames = choose_frames(list(rotated.values()), rotation)
+    coco.findings.notes.extend(frames.notes)
+    return {index for index, is_stored in zip(rotated, frames.is_stored, strict=True) if is_stored}
+
+
+def _frame_hw(image: CocoImage, item: _FoundImage, is_stored: bool) -> ImageHW | None:
+    """Returns the size of the frame in which an image is annotated, or None if it is unknown."""
+    if item.header is None:
+        return image.image_hw
+    return item.header.stored_hw if is_stored else item.header.image_hw
+
+
+def _find_file_form(coco: CocoFile, found: list[_FoundImage], stored: set[int], crowds: Crowds) -> FileForm:
+    """Returns what the objects of the file have in common, found from a part of them."""
+    form = FileForm({c.id: len(c.keypoints) for c in coco.categories}, crowds_are_objects=crowds == "objects")
+    num_objects = sum(len(image.annotations) for image in coco.images)
+    stride = max(1, num_objects // _NUM_SAMPLES)
+    objects = [
+        (annotation, frame_hw)
+        for index, (image, item) in enumerate(zip(coco.images, found, strict=True))
+        if (frame_hw := _frame_hw(image, item, index in stored)) is not None
+        for annotation in image.annotations
+    ][::stride]
+    are_relative = _are_relative([annotation.get("segmentation") for annotation, _ in objects])
+    form = replace(form, has_relative_masks=are_relative)
+    samples = []
+    for annotation, frame_hw in objects:
+        bbox = numbers_of_bbox(annotation.get("bbox"))
+        if bbox is None or bbox[2] == bbox[3] == 0:
+            continue
+        segmentation = (
+            None
+            if are_relative
+            else read_segmentation(annotation.get("segmentation"), frame_hw, None, None).segmentation
+        )
+        samples.append(BoxSample(bbox, _bbox_of(segmentation, frame_hw), frame_hw))
+    return replace(form, box_form=find_form(samples))
+
+
+def _bbox_of(segmentation: Segmentation | None, image_hw: ImageHW) -> tuple[float, float, float, float] | None:
+    return None if segmentation is None else mask_bbox(segmentation, image_hw)
+
+
+def _are_relative(segmentations: list[object]) -> bool:
+    """Returns whether all polygons lie within 0..1, which no polygon in pixels does."""
+    limits = [limit for segmentation in segmentations if (limit := _largest(segmentation)) is not None]
+    return bool(limits) and max(limits) <= 1.0
+
+
+def _largest(value: object) -> float | None:
+    """Returns the largest absolute value in nested lists of numbers; None if there is none, or an RLE."""
+    if isinstance(value, list):
+        found = [largest for entry in value if (largest := _largest(entry)) is not None]
+        return max(found, default=None)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return abs(float(value)) if abs(value) < 1e300 else None
+    return None
+
+
+def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, depth: str) -> SourceImage:
+    if item.path is None:
+        raise ImageError(item.fault)
+    try:
+        data = item.path.read_bytes()
+    except OSError:
+        raise ImageError("image cannot be opened") from None
+    decoded = decode_image(data, depth)
+    header = item.header or read_header(data)
+    frame_hw = _frame_hw(image, replace(item, header=header), is_stored)
+    assert frame_hw is not None
+    findings = Findings()  # the objects themselves are counted with the file
+    which = f"image {image.image_id} {image.file_name[:200]!r}"
+    if item.is_renamed:
+        findings.repair("image is found under another name", which)
+    _check_size(image, header, findings, which)
+    for note in decoded.notes:
+        findings.repair(note, which)
+    kept: list[dict[str, Any]] = []
+    for given in image.annotations:
+        read = read_object(given, frame_hw, form)
+        of = f"annotation {given['id']} of image {image.image_id}"
+        if read.annotation is None:
+            findings.leave_out_object(read.left_out or "", of)
+            continue
+        for reason in dict.fromkeys(read.repairs):
+            findings.repair(reason, of)
+        annotation = read.annotation
+        if is_stored:
+            annotation = turn_annotation(annotation, header.stored_hw, header.orientation)
+            findings.repair("object of a rotated image is turned upright", of)
+        kept.append(annotation)
+    height, width = decoded.pixels.shape[:2]
+    return SourceImage(image.image_id, image.file_name, data, (height, width), tuple(kept), findings)
+
+
+def _check_size(image: CocoImage, header: ImageHeader, findings: Findings, which: str) -> None:
+    """Raises ImageError if the file gives another size than the image has in any frame."""
+    if image.image_hw in (None, header.image_hw, header.stored_hw):
+        return
+    if image.image_hw == header.image_hw[::-1] and _fit(image, header.image_hw) and not _fit(image, image.image_hw):
+        findings.repair("width and height are exchanged", which)
+        return
+    raise ImageError("size differs from the annotation file")
+
+
+def _fit(image: CocoImage, image_hw: ImageHW) -> bool:
+    boxes = [numbers_of_bbox(annotation.get("bbox")) for annotation in image.annotations]
+    return all(
+        box is None or (box[0] + box[2] <= image_hw[1] + 1 and box[1] + box[3] <= image_hw[0] + 1) for box in boxes
+    )
+
+
+def _fingerprint(coco: CocoFile, found: Iterable[_FoundImage], options: tuple[str, ...]) -> str:
+    """Returns the SHA-256 of the annotation file, the options, and the names and contents of its images."""
+    digest = hashlib.sha256(f"{coco.sha256} {options}\n".encode())
+    for image, item in zip(coco.images, found, strict=True):
+        digest.update(f"{image.file_name!a} {item.digest}\n".encode())
     return digest.hexdigest()

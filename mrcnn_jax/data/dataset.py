@@ -10,8 +10,9 @@ import numpy as np
 from mrcnn_jax import command_names
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.annotations import Segmentation
-from mrcnn_jax.data.builder import FORMAT
-from mrcnn_jax.data.images import ImageError, decode_image
+from mrcnn_jax.data.builder import READABLE_FORMATS
+from mrcnn_jax.data.depth import AUTO_DEPTH, FULL_DEPTH
+from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, read_header, turn_as_stored
 from mrcnn_jax.errors import ConfigError, DataError
 
 
@@ -53,8 +54,12 @@ class Dataset:
         self.name = ":".join(path.resolve().parts[-2:])
         try:
             metadata = json.loads((path / "metadata.json").read_text())
-            if metadata["format"] != FORMAT:
-                raise DataError(f"{path} has format {metadata['format']}, expected {FORMAT}; {_remedy()}.")
+            if metadata["format"] not in READABLE_FORMATS:
+                raise DataError(
+                    f"{path} has format {metadata['format']}, expected one of {READABLE_FORMATS}; {_remedy()}."
+                )
+            self._is_upright = metadata["format"] > 1
+            self.depth: str = metadata.get("depth", AUTO_DEPTH if self._is_upright else FULL_DEPTH)
             self.fingerprint: str = metadata["fingerprint"]
             self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
             self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
@@ -78,11 +83,22 @@ class Dataset:
         stored = self._read(index)
         image_hw = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         try:
-            image = decode_image(stored["image"], image_hw)
+            image = self._decode(stored["image"], image_hw)
         except ImageError as error:
             raise DataError(f"{self.path}, image {self.image_ids[index]}: {error.reason}.") from None
         file_name = stored["image/filename"].decode()
         return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
+
+    def _decode(self, data: bytes, image_hw: ImageHW) -> np.ndarray:
+        """Returns the pixels [H, W, 3] of an image of this size. Raises ImageError."""
+        image = decode_image(data, self.depth).pixels
+        if not self._is_upright:  # format 1 took the stored pixels if they had the annotated size
+            header = read_header(data)
+            if header.stored_hw == image_hw:
+                image = turn_as_stored(image, header.orientation)
+        if image.shape[:2] != image_hw:
+            raise ImageError("size differs from the annotation file")
+        return image
 
     def describe(self, index: int) -> str:
         """Returns the record's file name, id and data set, for messages. The image is not decoded."""
@@ -167,7 +183,7 @@ def _read_object(object_id: Any, label: Any, is_crowd: Any, annotation: bytes) -
         bbox=tuple(exact["bbox"]),
         area=exact["area"],
         is_crowd=bool(is_crowd),
-        segmentation=exact["segmentation"],
+        segmentation=exact.get("segmentation"),
         keypoints=tuple(exact.get("keypoints") or ()),
     )
 

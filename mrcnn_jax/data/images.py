@@ -1,21 +1,88 @@
-"""Encoded images: locating their files safely, and decoding them in the coordinate frame of the annotations."""
+"""Encoded images of any origin: locating their files safely, and decoding them to upright 8-bit RGB.
 
+Preparation, training, evaluation and prediction all read images here, so that all of them see the same pixels.
+"""
+
+import io
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from mrcnn_jax.data.depth import AUTO_DEPTH, DepthError, scale_depth
 
 ImageHW = tuple[int, int]
 """(height, width) in pixels."""
 
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "MPO")
+"""Pillow's decoders that may open a file, whatever its suffix; others, such as that of PostScript, run programs."""
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .avif .jp2 .j2k .ppm .pgm .pbm .pnm .mpo".split()
+)
+"""Suffixes of the files that are read from folders, in lower case."""
+
+MAX_PIXELS = 2**27
+"""Larger images are refused after reading the header, since a small file can expand to gigabytes."""
+
+_ORIENTATION_TAG = 0x0112
+_WIDE_MODES = ("I", "F")  # and I;16, I;16B, ...
+
 
 class ImageError(Exception):
-    """An image that cannot be used. Skipped images are counted by `reason`, a short fixed text."""
+    """An image that cannot be used. Skipped images are counted by `reason`, a short text."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says about its image before it is decoded."""
+
+    format: str
+    stored_hw: ImageHW
+    orientation: int  # EXIF, 1..8; 1 is upright
+    num_frames: int  # pages of a TIFF, frames of an animation
+
+    @property
+    def image_hw(self) -> ImageHW:
+        """Size of the upright image."""
+        return upright_hw(self.stored_hw, self.orientation)
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Upright pixels, and what was decided to get them."""
+
+    pixels: np.ndarray  # [H, W, 3] uint8 RGB
+    notes: tuple[str, ...]  # short texts, for counting
+
+
+def upright_hw(stored_hw: ImageHW, orientation: int) -> ImageHW:
+    """Returns the size of an image after its EXIF orientation has been applied."""
+    return stored_hw[::-1] if orientation >= 5 else stored_hw
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns the stored pixels [H, W] or [H, W, C] after their EXIF orientation has been applied."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def turn_as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns upright pixels [H, W] or [H, W, C] as they are stored: the inverse of `turn_upright`."""
+    inverse = {6: 8, 8: 6}  # the other orientations undo themselves
+    return turn_upright(pixels, inverse.get(orientation, orientation))
 
 
 def locate_image(root: Path, file_name: str) -> Path:
@@ -26,7 +93,7 @@ def locate_image(root: Path, file_name: str) -> Path:
     try:
         path = Path(os.path.realpath(root / file_name))
         mode = path.stat().st_mode if path.is_relative_to(root) else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ImageError("image is missing") from None
     except (OSError, ValueError):  # name too long, with a NUL or not encodable; no permission
         raise ImageError("image cannot be opened") from None
@@ -37,23 +104,104 @@ def locate_image(root: Path, file_name: str) -> Path:
     return path
 
 
-def decode_image(data: bytes, image_hw: ImageHW | None) -> np.ndarray:
-    """Returns the pixels [H, W, 3] uint8 RGB of an encoded image of size `image_hw`; None accepts any size.
+def read_header(data: bytes) -> ImageHeader:
+    """Returns the header of an encoded image. Raises ImageError if it is none, or too large."""
+    header, image = _open(data)
+    image.close()
+    return header
 
-    Annotations refer to the pixels as stored, without the camera's EXIF rotation (pycocotools' convention). The
-    rotation is applied only if the rotated pixels have the annotated size and the stored pixels do not. Grey images
-    are repeated to three channels, 16-bit images are scaled to 8 bits, and alpha is dropped. Raises ImageError.
+
+def decode_image(data: bytes, depth: str = AUTO_DEPTH) -> DecodedImage:
+    """Decodes an image to upright 8-bit RGB, as an image viewer shows it.
+
+    The EXIF orientation is applied. Grey images are repeated to three channels, alpha is dropped, CMYK is converted,
+    and more than 8 bits are scaled as `depth` says (see data/depth.py). Of several pages or frames the first is read.
+    Raises ImageError.
     """
+    header, image = _open(data)
+    notes = []
+    try:
+        with image:
+            if header.num_frames > 1:
+                notes.append("several pages or frames, the first is read")
+            values = _decode(data, image, header)
+        if values.dtype != np.uint8:
+            values, note = scale_depth(values, depth)
+            notes += [note] * bool(note)
+    except ImageError:
+        raise
+    except DepthError as error:
+        raise ImageError(str(error)) from None
+    except MemoryError:
+        raise
+    except Exception:  # decoders raise arbitrary exceptions on damaged files
+        raise ImageError("image cannot be decoded") from None
+    if values.ndim == 2:
+        values = np.repeat(values[:, :, None], 3, axis=2)
+    if header.format != "TIFF":  # the decoders of TIFF apply the orientation themselves
+        values = turn_upright(values, header.orientation)
+    return DecodedImage(values, tuple(notes))
+
+
+def _open(data: bytes) -> tuple[ImageHeader, Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"image has more than {MAX_PIXELS // 10**6} million pixels")
+        try:
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        except Exception:  # a damaged EXIF block does not spoil the image
+            orientation = 1
+        num_frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1  # a preview beside a photograph
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"image has more than {MAX_PIXELS // 10**6} million pixels") from None
+    except UnidentifiedImageError:
+        raise ImageError("image cannot be decoded") from None
+    except MemoryError:
+        raise
+    except Exception:  # decoders raise arbitrary exceptions on damaged files
+        raise ImageError("image cannot be decoded") from None
+    if orientation not in range(1, 9):
+        orientation = 1
+    image_hw = (height, width)
+    stored_hw = upright_hw(image_hw, orientation) if image.format == "TIFF" else image_hw  # a TIFF's size is upright
+    return ImageHeader(image.format or "", stored_hw, orientation, num_frames), image
+
+
+def _decode(data: bytes, image: Any, header: ImageHeader) -> np.ndarray:
+    """Returns pixels, uint8 [H, W, 3] or, with more than 8 bits, [H, W] or [H, W, 3]: as stored, but upright for TIFF."""
     import cv2
 
     buffer = np.frombuffer(data, np.uint8)
-    for flags in (cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR_RGB):
-        try:
-            image = cv2.imdecode(buffer, flags)
-        except cv2.error:  # empty, or more pixels than OpenCV's limit
-            image = None
-        if image is None:
-            raise ImageError("image cannot be decoded")
-        if image_hw is None or image.shape[:2] == image_hw:
-            return np.asarray(image, np.uint8)
-    raise ImageError("size differs from the annotation file")
+    if header.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):  # the same pixels as Pillow's in less time
+        return _checked(cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION))
+    if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
+        image.load()
+        return np.asarray(image)
+    if _is_deep(image):
+        values = _checked(cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))  # other flags corrupt TIFFs with 16 bits
+        if values.dtype != np.uint8 and values.ndim == 3:
+            return np.ascontiguousarray(values[:, :, 2::-1])  # BGR or BGRA
+    image.load()
+    image.info.pop("transparency", None)  # Pillow warns when it drops the transparency of a palette
+    return np.asarray(image.convert("RGB"))
+
+
+def _checked(values: np.ndarray | None) -> np.ndarray:
+    if values is None:
+        raise ImageError("image cannot be decoded")
+    return np.asarray(values)
+
+
+def _is_deep(image: Any) -> bool:
+    """Returns whether a colour image has more than 8 bits a channel, of which Pillow keeps 8."""
+    if image.format == "PNG":
+        return bool(image.tile) and ";16" in str(image.tile[0].args)
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,))) > 8
+    return False

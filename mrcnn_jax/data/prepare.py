@@ -1,5 +1,6 @@
 """Preparing a data set: checks a source of images and COCO annotations and writes it as a folder DIR/SPLIT."""
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mrcnn_jax.data.annotations import clip_bbox, find_fault
-from mrcnn_jax.data.bitmaps import mask_area
-from mrcnn_jax.data.builder import FORMAT, write_split
-from mrcnn_jax.data.images import ImageError, ImageHW
-from mrcnn_jax.data.skips import Skips
+from mrcnn_jax.data.annotations import find_fault
+from mrcnn_jax.data.builder import READABLE_FORMATS, write_split
+from mrcnn_jax.data.findings import HOPELESS_FRACTION, USUAL_FRACTION, Findings
+from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import ConfigError
 
@@ -30,7 +30,7 @@ class PreparedSplit:
     path: Path
     num_images: int
     num_objects: int  # crowds included
-    skipped: list[str]  # one line for each reason why something was skipped
+    findings: list[str]  # one line for each reason why something was repaired or left out, and other notes
     reused: bool  # whether the folder already existed, made from the same source
 
 
@@ -40,13 +40,15 @@ def prepare(
     split: str,
     *,
     overwrite: bool = False,
-    max_skip_fraction: float = 0.01,
+    max_skip_fraction: float = HOPELESS_FRACTION,
     progress: Progress | None = None,
 ) -> PreparedSplit:
     """Writes `to`/`split`, or reuses it if it was made from the same source.
 
+    What can be repaired is repaired; what cannot is left out. Both are counted in the result and in skipped.json.
+
     Raises ConfigError if the folder has other content and `overwrite` is not set, DataError if all images or more than
-    `max_skip_fraction` of the images or of the objects are unusable, and StorageError if the folder cannot be written.
+    `max_skip_fraction` of the images or of the objects are left out, and StorageError if the folder cannot be written.
     In all three cases the disk is left unchanged.
     """
     if not re.fullmatch(r"\w[\w-]*", split, re.ASCII):
@@ -54,44 +56,53 @@ def prepare(
     path = Path(to) / split
     if path.exists() and not overwrite:
         return _reuse(path, source)
-    skips = Skips()
-    images = _checked_images(source, skips, max_skip_fraction, progress)
-    write_split(path, source, images, skips.summary)
-    return _summarise(path, skips.describe(), reused=False)
+    findings = copy.deepcopy(source.findings)
+    images = _checked_images(source, findings, max_skip_fraction, progress)
+    write_split(path, source, images, findings.summary)
+    return _summarise(path, findings.describe(), reused=False)
 
 
 def _reuse(path: Path, source: Source) -> PreparedSplit:
     try:
         metadata = json.loads((path / "metadata.json").read_text())
-        if (metadata["format"], metadata["fingerprint"]) == (FORMAT, source.fingerprint):
+        if metadata["format"] in READABLE_FORMATS and metadata["fingerprint"] == source.fingerprint:
             return _summarise(path, [], reused=True)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not ours, or damaged
     raise ConfigError(f"{path} exists and was made from something else; pass --overwrite or another --to.")
 
 
-def _summarise(path: Path, skipped: list[str], *, reused: bool) -> PreparedSplit:
+def _summarise(path: Path, findings: list[str], *, reused: bool) -> PreparedSplit:
     summary = json.loads((path / "skipped.json").read_text())
-    counts = [
-        summary[f"num_{kind}"] - sum(reason["count"] for reason in summary[kind].values())
+    kept = summary.get("kept") or {  # not in format 1
+        kind: summary[f"num_{kind}"] - sum(reason["count"] for reason in summary[kind].values())
         for kind in ("images", "objects")
-    ]
-    return PreparedSplit(path, counts[0], counts[1], skipped, reused)
+    }
+    return PreparedSplit(path, kept["images"], kept["objects"], findings, reused)
 
 
 def _checked_images(
-    source: Source, skips: Skips, max_skip_fraction: float, progress: Progress | None
+    source: Source, findings: Findings, max_skip_fraction: float, progress: Progress | None
 ) -> Iterator[SourceImage]:
-    """Yields the usable images with their usable annotations, in order, and counts the others in `skips`."""
+    """Yields the usable images with their usable annotations, in order, and counts the others in `findings`."""
+    findings.num_images = max(findings.num_images, source.num_images)
     for index, image in _load_ahead(source):
-        skips.num_images += 1
         if isinstance(image, ImageError):
-            skips.skip_image(image.reason, source.describe(index))
+            findings.leave_out_image(image.reason, source.describe(index))
         else:
-            yield replace(image, annotations=_checked_annotations(image, source, skips))
+            if image.findings is not None:
+                findings.add(image.findings)
+            else:
+                findings.num_objects += len(image.annotations)
+                image = replace(image, annotations=_checked_annotations(image, source, findings))
+            findings.num_kept_images += 1
+            findings.num_kept_objects += len(image.annotations)
+            yield image
         if progress is not None:
             progress(index + 1, source.num_images)
-    skips.check(max_skip_fraction, source.name)
+    findings.check(max_skip_fraction, source.name)
+    if excess := findings.find_excess(USUAL_FRACTION):
+        findings.notes.append(f"Warning: {excess}.")
 
 
 def _load_ahead(source: Source) -> Iterator[tuple[int, SourceImage | ImageError]]:
@@ -108,25 +119,14 @@ def _load_ahead(source: Source) -> Iterator[tuple[int, SourceImage | ImageError]
             yield from pool.map(load, range(start, min(start + _CHUNK, source.num_images)))
 
 
-def _checked_annotations(image: SourceImage, source: Source, skips: Skips) -> tuple[dict[str, Any], ...]:
+def _checked_annotations(image: SourceImage, source: Source, findings: Findings) -> tuple[dict[str, Any], ...]:
+    """Returns the valid annotations of an image, and counts the others in `findings`."""
     num_keypoints = {category.id: len(category.keypoints) for category in source.categories}
     kept = []
     for annotation in image.annotations:
-        skips.num_objects += 1
         fault = find_fault(annotation, image.image_hw, num_keypoints[annotation["category_id"]])
         if fault:
-            skips.skip_object(fault, f"annotation {annotation['id']} of image {image.image_id}")
+            findings.leave_out_object(fault, f"annotation {annotation['id']} of image {image.image_id}")
         else:
-            kept.append(_complete(annotation, image.image_hw))
+            kept.append(annotation)
     return tuple(kept)
-
-
-def _complete(annotation: dict[str, Any], image_hw: ImageHW) -> dict[str, Any]:
-    """Returns the annotation with a mask and an area: a crowd without a mask covers its box."""
-    complete = dict(annotation)
-    if not complete.get("segmentation"):
-        x0, y0, x1, y1 = clip_bbox(complete["bbox"], image_hw)
-        complete["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    if complete.get("area") is None:
-        complete["area"] = mask_area(complete["segmentation"], image_hw)
-    return complete

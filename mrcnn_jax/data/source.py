@@ -1,22 +1,25 @@
 """The sources of prepared splits: encoded images with their COCO annotations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mrcnn_jax.categories import Category
+from mrcnn_jax.data.depth import AUTO_DEPTH
+from mrcnn_jax.data.findings import Findings
 from mrcnn_jax.data.images import ImageHW
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image of a source. Its annotations are COCO dicts with at least `id` and `category_id`."""
+    """One image of a source. Its annotations are COCO dicts in the frame of the upright image."""
 
     image_id: int
     file_name: str
     data: bytes  # encoded, as in the file
-    image_hw: ImageHW
+    image_hw: ImageHW  # upright
     annotations: tuple[dict[str, Any], ...]
+    findings: Findings | None = None  # objects repaired and left out while reading; None if nothing was looked for
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,5 @@ class Source:
     load: Callable[[int], SourceImage]  # takes a position, may run in any thread; raises images.ImageError
     describe: Callable[[int], str]  # the image at a position, for messages
     num_left_out: int = 0  # images that the source was told to leave out
+    findings: Findings = field(default_factory=Findings)  # what was found before any image is loaded
+    depth: str = AUTO_DEPTH  # range of images with more than 8 bits (data/depth.py)

@@ -1,0 +1,39 @@
+"""Ids of an annotation file, which exports also write as text, floats or UUIDs, leave out, or repeat."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from mrcnn_jax.data.numbers import read_integer
+
+IdKey = int | str | None
+"""What an id means: an integer, or a text that is none; None for a missing id."""
+
+
+def id_key(value: object) -> IdKey:
+    """Returns what an id means: 7, 7.0 and "7" are the same id."""
+    if isinstance(value, bool):
+        return None
+    number = read_integer(value)
+    if number is not None:
+        return number
+    return value.strip()[:200] or None if isinstance(value, str) else None
+
+
+def number_ids(keys: Iterable[IdKey]) -> list[int]:
+    """Returns unique integers for ids: those that are integers stay, at their first place; the others follow on."""
+    keys = list(keys)
+    next_free = max((key for key in keys if isinstance(key, int)), default=0) + 1
+    next_free = max(next_free, 1)
+    numbers = []
+    seen: set[int] = set()
+    for key in keys:
+        if not isinstance(key, int) or key in seen:
+            key, next_free = next_free, next_free + 1
+        seen.add(key)
+        numbers.append(key)
+    return numbers
+
+
+def as_dict(entry: object) -> dict[str, Any]:
+    """Returns the entry if it is a JSON object, else an empty one."""
+    return entry if isinstance(entry, dict) else {}

@@ -1,0 +1,63 @@
+"""Loading annotation files: JSON in UTF-8, UTF-16 or Windows-1252, with or without gzip."""
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from mrcnn_jax.errors import DataError
+
+_MAX_UNPACKED = 2**32  # bytes; a small gzip file can unpack to any size
+
+
+def load_coco_json(path: Path) -> tuple[bytes, dict[str, Any], str | None]:
+    """Returns the file's bytes (unpacked), the JSON object in them, and what was unusual about the encoding.
+
+    Raises DataError if the file cannot be read, or is not a JSON object.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read the annotation file {path}: {error.strerror}.") from None
+    if data[:2] == b"\x1f\x8b":
+        data = _unpack(path, data)
+    note = None
+    try:
+        content = json.loads(data)
+    except UnicodeDecodeError:
+        try:
+            content = json.loads(data.decode("cp1252"))
+            note = "the file is not UTF-8 and was read as Windows-1252"
+        except (ValueError, RecursionError) as error:
+            raise _not_json(path, error) from None
+    except (ValueError, RecursionError) as error:  # ValueError: JSON, numbers with thousands of digits
+        raise _not_json(path, error) from None
+    if isinstance(content, list):
+        raise DataError(f"{path} is {_describe_list(content)}; expected a COCO annotation file, a JSON object.")
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a COCO file: expected a JSON object with images, annotations and categories.")
+    return data, content, note
+
+
+def _unpack(path: Path, data: bytes) -> bytes:
+    try:
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        unpacked = unpacker.decompress(data, _MAX_UNPACKED)
+        if unpacker.unconsumed_tail:
+            raise DataError(f"{path} unpacks to more than {_MAX_UNPACKED // 2**30} GiB.")
+        if not unpacker.eof:
+            raise DataError(f"{path} is a gzip file that ends too early; copy it again.")
+    except (zlib.error, gzip.BadGzipFile):
+        raise DataError(f"{path} is a damaged gzip file; copy it again.") from None
+    return unpacked
+
+
+def _not_json(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}.")
+
+
+def _describe_list(content: list[Any]) -> str:
+    if content and all(isinstance(entry, dict) and "score" in entry for entry in content[:10]):
+        return "a list of detections"
+    return "a list of annotations without images"

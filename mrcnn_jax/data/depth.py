@@ -1,0 +1,62 @@
+"""Images with more than 8 bits a channel: the rule that scales their values to 0..255.
+
+`auto` takes the smallest usual range that contains all values of the image: 0..1 for floating-point values, and
+0..255, 0..1023, 0..4095, 0..16383 or 0..65535. Microscopes and depth cameras store 10, 12 or 14 bits in 16.
+`full` takes 0..65535 for integers and 0..1 for floating-point values. `LOW,HIGH` takes that range for all images;
+values outside are clipped.
+"""
+
+import math
+
+import numpy as np
+
+AUTO_DEPTH = "auto"
+FULL_DEPTH = "full"
+
+_BITS = (8, 10, 12, 14, 16)
+
+
+class DepthError(ValueError):
+    """Values for which the rule gives no range."""
+
+
+def parse_depth(depth: str) -> tuple[float, float] | None:
+    """Returns the range of LOW,HIGH, or None for `auto` and `full`. Raises ValueError for anything else."""
+    if depth in (AUTO_DEPTH, FULL_DEPTH):
+        return None
+    try:
+        low, high = map(float, depth.split(","))
+    except ValueError:
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"expected auto, full or LOW,HIGH with LOW below HIGH, got {depth!r}")
+    return low, high
+
+
+def scale_depth(values: np.ndarray, depth: str = AUTO_DEPTH) -> tuple[np.ndarray, str]:
+    """Returns the values, integers or floats of any shape, as uint8, and a note if their range was chosen.
+
+    Raises DepthError if the values are not finite, or if no usual range contains them.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DepthError("image has values that are not finite")
+    given = parse_depth(depth)
+    if given is not None:
+        return _scale(values, *given), ""
+    is_float = values.dtype.kind == "f"
+    limit, note = (1.0, "") if is_float else (2.0**16 - 1, "")
+    if depth == AUTO_DEPTH and low >= 0 and not (is_float and high <= 1.0):
+        limit = next((2.0**bits - 1 for bits in _BITS if high < 2**bits), limit)
+        if is_float or limit < 2**16 - 1:
+            note = f"values scaled from 0..{limit:.0f} (--depth 0,{limit:.0f} fixes this range)"
+    if low < 0 or high > limit:
+        raise DepthError(f"values outside of 0..{limit:g}; --depth LOW,HIGH states their range")
+    if limit == 2**16 - 1 and not is_float:
+        return (values.astype(np.int64) >> 8).astype(np.uint8), note
+    return _scale(values, 0.0, limit), note
+
+
+def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -1,0 +1,178 @@
+"""Reading one COCO annotation: what is wrong is repaired where its meaning is clear, and every repair is named."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mrcnn_jax.data.annotations import COORDINATE_BOUND, check_bbox, clip_bbox, find_fault
+from mrcnn_jax.data.bitmaps import mask_area
+from mrcnn_jax.data.box_forms import COCO_FORM, convert_bbox
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.data.numbers import read_flag, read_number
+from mrcnn_jax.data.segmentations import FITS, BBox, bbox_iou, mask_bbox, read_segmentation
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """What all objects of an annotation file have in common."""
+
+    num_keypoints: Mapping[int, int]  # by category id
+    box_form: str = COCO_FORM  # one of box_forms.FORMS
+    has_relative_masks: bool = False  # polygon coordinates are shares of the image's sides
+    crowds_are_objects: bool = False  # take objects with iscrowd as ordinary objects
+
+
+@dataclass
+class ReadObject:
+    """An annotation after reading: either valid, or left out for a reason."""
+
+    annotation: dict[str, Any] | None
+    left_out: str | None = None
+    repairs: list[str] = field(default_factory=list)
+
+
+def read_object(given: Mapping[str, Any], image_hw: ImageHW, form: FileForm) -> ReadObject:
+    """Returns a valid COCO annotation of an image of this size, with what was repaired, or why it is left out.
+
+    Numbers that are valid stay exactly as they are.
+    """
+    repairs: list[str] = []
+    annotation = {key: value for key, value in given.items() if key not in ("bbox", "segmentation", "keypoints")}
+    is_crowd = read_flag(given.get("iscrowd"))
+    if is_crowd is None or type(given.get("iscrowd", 0)) not in (int, bool):
+        repairs.append("iscrowd is not 0 or 1")
+    annotation["iscrowd"] = int(bool(is_crowd) and not form.crowds_are_objects)
+    bbox = _read_bbox(given.get("bbox"), image_hw, form, repairs)
+    area = read_number(given.get("area"))
+    segmentation = given.get("segmentation")
+    if form.has_relative_masks:
+        segmentation = _scale_polygons(segmentation, image_hw)
+        repairs.append("segmentation is in shares of the image")
+    mask = read_segmentation(segmentation, image_hw, bbox, area)
+    repairs += mask.repairs
+    if mask.is_empty:
+        return ReadObject(None, "mask is empty", repairs)
+    if mask.segmentation is None:
+        if bbox is None:
+            return ReadObject(None, check_bbox(given.get("bbox"), image_hw) or "bbox has no extent", repairs)
+        if form.box_form != COCO_FORM:
+            repairs.append(f"bbox is {form.box_form}")
+        is_exact = form.box_form == COCO_FORM and "bbox is text" not in repairs
+        annotation["bbox"] = given["bbox"] if is_exact else list(bbox)
+    else:
+        annotation["segmentation"] = mask.segmentation
+        of_mask = mask_bbox(mask.segmentation, image_hw)
+        annotation["bbox"] = _choose_bbox(given.get("bbox"), bbox, of_mask, form, repairs)
+    _complete_area(annotation, area, given, image_hw, form, repairs)
+    if keypoints := _read_keypoints(given, form.num_keypoints.get(given["category_id"], 0), image_hw, repairs):
+        annotation["keypoints"] = keypoints
+    fault = find_fault(annotation, image_hw)
+    return ReadObject(None if fault else annotation, fault, repairs)
+
+
+def _read_bbox(given: object, image_hw: ImageHW, form: FileForm, repairs: list[str]) -> BBox | None:
+    """Returns x, y, width, height in pixels, or None if the annotation has no usable box."""
+    bbox = numbers_of_bbox(given)
+    if bbox is None:
+        return None
+    if any(isinstance(side, str) for side in given):  # type: ignore[attr-defined]
+        repairs.append("bbox is text")
+    converted = convert_bbox(bbox, form.box_form, image_hw)
+    return None if check_bbox(list(converted), image_hw) else converted
+
+
+def numbers_of_bbox(given: object) -> BBox | None:
+    """Returns the four numbers of an annotation's `bbox`, or None if it has no four finite numbers."""
+    if not isinstance(given, list) or len(given) != 4:
+        return None
+    first, second, third, fourth = map(read_number, given)
+    if first is None or second is None or third is None or fourth is None:
+        return None
+    return first, second, third, fourth
+
+
+def _choose_bbox(given: object, bbox: BBox | None, of_mask: BBox, form: FileForm, repairs: list[str]) -> Any:
+    """Returns the box of an object with a mask: the file's if it fits the mask, otherwise the mask's."""
+    if bbox is None:
+        repairs.append("bbox is missing" if given in (None, []) else "bbox is not usable, the mask's is taken")
+        return list(of_mask)
+    if form.box_form != COCO_FORM:
+        repairs.append(f"bbox is {form.box_form}, the mask's is taken")
+        return list(of_mask)
+    if bbox_iou(bbox, of_mask) < FITS and of_mask[2] > 0 and of_mask[3] > 0:
+        repairs.append("bbox does not fit the mask, the mask's is taken")
+        return list(of_mask)
+    return list(bbox) if "bbox is text" in repairs else given
+
+
+def _complete_area(
+    annotation: dict[str, Any],
+    area: float | None,
+    given: Mapping[str, Any],
+    image_hw: ImageHW,
+    form: FileForm,
+    repairs: list[str],
+) -> None:
+    """Sets the area: the file's if it is possible, otherwise that of the mask or box."""
+    num_pixels = image_hw[0] * image_hw[1]
+    if annotation["iscrowd"] and "segmentation" not in annotation:  # a crowd without a mask covers its box
+        x0, y0, x1, y1 = clip_bbox(annotation["bbox"], image_hw)
+        annotation["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    if area is not None and 0 < area <= 4 * num_pixels and not form.has_relative_masks:
+        annotation["area"] = area if isinstance(given.get("area"), str) else given["area"]
+        if isinstance(given["area"], str):
+            repairs.append("area is text")
+        return
+    if given.get("area") is not None:
+        repairs.append("area is not a possible number of pixels")
+    if "segmentation" in annotation:
+        annotation["area"] = mask_area(annotation["segmentation"], image_hw)
+    else:
+        x0, y0, x1, y1 = clip_bbox(annotation["bbox"], image_hw)
+        annotation["area"] = (x1 - x0) * (y1 - y0)
+
+
+def _scale_polygons(value: object, image_hw: ImageHW) -> object:
+    """Returns nested lists of alternating x and y, which are shares of the image, in pixels."""
+    height, width = image_hw
+    if isinstance(value, list) and value and not any(isinstance(entry, list | dict) for entry in value):
+        numbers = [read_number(entry) for entry in value]
+        return [None if n is None else n * (height if i % 2 else width) for i, n in enumerate(numbers)]
+    return [_scale_polygons(entry, image_hw) for entry in value] if isinstance(value, list) else value
+
+
+def _read_keypoints(given: Mapping[str, Any], num_keypoints: int, image_hw: ImageHW, repairs: list[str]) -> list[float]:
+    """Returns x, y, visibility of each keypoint of the category; [] if there are none, or if they cannot be read."""
+    values = given.get("keypoints")
+    if not values or not num_keypoints:
+        return []
+    flat: list[Any] = []
+    if not isinstance(values, list):
+        repairs.append("keypoints cannot be read and are left out")
+        return []
+    if any(isinstance(entry, list) for entry in values):
+        repairs.append("keypoints are nested")
+        for entry in values:
+            flat += ([*entry, 2] if len(entry) == 2 else entry) if isinstance(entry, list) else [0, 0, 0]
+    else:
+        flat = list(values)
+    if len(flat) == 2 * num_keypoints:
+        repairs.append("keypoints have no visibility")
+        flat = [value for x, y in zip(flat[::2], flat[1::2], strict=True) for value in (x, y, 2)]
+    if len(flat) != 3 * num_keypoints:
+        repairs.append("number of keypoints differs from the category's; they are left out")
+        return []
+    bound = COORDINATE_BOUND * max(image_hw)
+    points: list[float] = []
+    for x, y, visibility in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        numbers = (
+            read_number(x),
+            read_number(y),
+            read_number(visibility * 1 if isinstance(visibility, bool) else visibility),
+        )
+        if any(number is None or abs(number) > bound for number in numbers):
+            if visibility:
+                repairs.append("keypoints without usable coordinates are taken as not annotated")
+            numbers = (0, 0, 0)
+        points += [number for number in numbers if number is not None]
+    return points

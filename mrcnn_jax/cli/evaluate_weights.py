@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.weights_option import default_test_config, show_progress
+from mrcnn_jax.cli.progress import show_progress
+from mrcnn_jax.cli.weights_option import default_test_config
 from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.distributed import is_primary, join_processes
 from mrcnn_jax.evaluation.weights_scores import evaluate_weights

@@ -12,11 +12,12 @@ import numpy as np
 import tyro
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.weights_option import default_test_config, show_progress
+from mrcnn_jax.cli.progress import show_progress
+from mrcnn_jax.cli.weights_option import default_test_config
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.postprocessing import ImageDetections
-from mrcnn_jax.inference.predict_files import find_images, predict_files
+from mrcnn_jax.inference.predict_files import count_other_files, find_images, predict_files
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.visualization.overlays import draw_detections, save_picture
 from mrcnn_jax.weights.folder import load_weights
@@ -46,6 +47,9 @@ def main() -> None:
     if not arguments.inputs:
         raise ConfigError("Name at least one image or folder of images. See --help.")
     files = find_images(arguments.inputs, arguments.output)
+    if others := count_other_files(arguments.inputs):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        command_line.note(f"Files in the folders that are no images, and are left out: {kinds}.")
     weights = load_weights(arguments.weights)
     predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories)
 
@@ -61,6 +65,7 @@ def main() -> None:
         )
         save_picture(path, picture)
 
+    notes: dict[str, list[Path]] = {}
     with show_progress("predicted") as progress:
         errors = predict_files(
             predictor,
@@ -69,7 +74,10 @@ def main() -> None:
             draw=draw if arguments.pictures else None,
             draw_score=arguments.score,
             progress=progress,
+            notes=notes,
         )
+    for text, paths in notes.items():
+        command_line.note(command_line.one_line(f"{len(paths)} x {text} (first: {paths[0]})"))
     print(
         f"Wrote {arguments.output / 'predictions.json'}"
         + (f" and {arguments.output / 'pictures'}/" * arguments.pictures)

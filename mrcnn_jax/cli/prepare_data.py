@@ -1,49 +1,58 @@
 """Converts a data set to a folder for training and evaluation: DIR/SPLIT, a TensorFlow Datasets folder."""
 
 import shlex
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from mrcnn_jax import command_names
 from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.progress import show_progress
 from mrcnn_jax.config import Config
+from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
-from mrcnn_jax.data.coco import coco_source
+from mrcnn_jax.data.coco import Crowds, coco_source
+from mrcnn_jax.data.findings import HOPELESS_FRACTION, USUAL_FRACTION
 from mrcnn_jax.data.prepare import prepare
+from mrcnn_jax.data.rotation import Rotation
 from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
 from mrcnn_jax.data.source import Source
-
-SECONDS_BETWEEN_LINES = 10.0
-"""Interval of progress lines if stderr is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Coco:
-    """Any data set in COCO format: polygons, compressed or uncompressed RLE, crowds, keypoints. One call per split."""
+    """Any data set in COCO format, as tools export it: polygons, RLE, boxes, crowds, keypoints. One call per split."""
 
     images: Path
     """Folder of the images."""
     annotations: Path
-    """Annotation file, JSON."""
+    """Annotation file: JSON, also with gzip."""
     to: Path
     """Folder to write into; the split becomes a folder in it."""
     split: str = "train"
     """Name of the split."""
     overwrite: bool = False
     """Replace a split that was made from something else."""
-    max_skip_fraction: float = 0.01
-    """Share of unusable images or objects above which the command stops."""
+    max_skip_fraction: float = HOPELESS_FRACTION
+    """Share of images or objects left out above which the command stops."""
+    strict: bool = False
+    """Stop if more than 1 % of the images or objects would be left out."""
     annotated_only: bool = False
     """Leave out images without objects or, if categories have keypoints, without any visible one."""
+    crowds: Crowds = "ignore"
+    """What objects with iscrowd 1 are: regions that are neither learned nor scored, or ordinary objects."""
+    rotation: Rotation = "auto"
+    """Frame of the annotations of images that carry a camera's rotation: that of the upright image, that of the pixels
+    as stored, or what sizes and objects in the file tell, and upright if they tell nothing."""
+    depth: str = AUTO_DEPTH
+    """Range of images with more than 8 bits a channel: the smallest usual one that contains an image's values (auto),
+    0..65535 or 0..1 (full), or LOW,HIGH."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.max_skip_fraction <= 1.0:
-            raise ValueError(f"max_skip_fraction: expected 0 to 1, got {self.max_skip_fraction}.")
+        _check_fraction(self.max_skip_fraction)
+        try:
+            parse_depth(self.depth)
+        except ValueError as error:
+            raise ValueError(f"depth: {error}.") from None
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,11 @@ class Cityscapes:
     """Names of the splits; by default train and val, if they exist."""
     overwrite: bool = False
     """Replace splits that were made from something else."""
-    max_skip_fraction: float = 0.01
+    max_skip_fraction: float = USUAL_FRACTION
     """Share of unusable images or objects above which the command stops."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.max_skip_fraction <= 1.0:
-            raise ValueError(f"max_skip_fraction: expected 0 to 1, got {self.max_skip_fraction}.")
+        _check_fraction(self.max_skip_fraction)
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,24 @@ def main() -> None:
             write(source, arguments.to, split, arguments.overwrite, arguments.max_skip_fraction)
         print(next_command(arguments.to, splits[0], "mask_rcnn_r50_fpn_cityscapes --workdir runs/cityscapes"))
     else:
-        source = coco_source(arguments.images, arguments.annotations, annotated_only=arguments.annotated_only)
-        write(source, arguments.to, arguments.split, arguments.overwrite, arguments.max_skip_fraction)
+        source = coco_source(
+            arguments.images,
+            arguments.annotations,
+            annotated_only=arguments.annotated_only,
+            crowds=arguments.crowds,
+            rotation=arguments.rotation,
+            depth=arguments.depth,
+        )
+        allowed = min(arguments.max_skip_fraction, USUAL_FRACTION if arguments.strict else 1.0)
+        write(source, arguments.to, arguments.split, arguments.overwrite, allowed)
         classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
         preset = f"mask_rcnn_r50_fpn_1x{classes} --workdir runs/r50"
         print(next_command(arguments.to, arguments.split, preset))
+
+
+def _check_fraction(value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"max_skip_fraction: expected 0 to 1, got {value}.")
 
 
 def next_command(to: Path, split: str, preset: str) -> str:
@@ -123,19 +144,11 @@ def next_command(to: Path, split: str, preset: str) -> str:
 
 def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> None:
     """Prepares one split, shows progress, and prints a summary."""
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task(f"{to / split}", total=source.num_images)
-        last_line = time.monotonic()
-
-        def show(done: int, total: int) -> None:
-            nonlocal last_line
-            bar.update(task, completed=done)
-            if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                print(f"{to / split}: {done} of {total} images", flush=True)
-                last_line = time.monotonic()
-
-        prepared = prepare(source, to, split, overwrite=overwrite, max_skip_fraction=max_skip_fraction, progress=show)
-    for line in prepared.skipped:
+    with show_progress(f"{to / split}: images") as progress:
+        prepared = prepare(
+            source, to, split, overwrite=overwrite, max_skip_fraction=max_skip_fraction, progress=progress
+        )
+    for line in prepared.findings:
         print(command_line.one_line(line))
     if source.num_left_out:
         print(f"{source.num_left_out} images without annotations left out.")

@@ -1,12 +1,6 @@
-"""Shared parts of commands that use a weights folder: its test settings as defaults of `--test.*`, and progress."""
+"""The test settings of a weights folder as defaults of `--test.*`."""
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.weights.folder import read_test_config
@@ -21,24 +15,3 @@ def default_test_config(argv: list[str] | None = None) -> TestConfig:
     except argparse.ArgumentError:  # --weights without a folder: parsing the whole command line reports it
         return TestConfig()
     return TestConfig() if known.weights is None else read_test_config(known.weights)
-
-
-@contextmanager
-def show_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of (done, total) that moves a bar on a terminal and elsewhere prints a line at every tenth."""
-    if not sys.stderr.isatty():
-        shown = -1
-
-        def print_line(done: int, total: int) -> None:
-            nonlocal shown
-            tenth = 10 * done // max(total, 1)
-            if tenth > shown:
-                print(f"{label} {done}/{total}", file=sys.stderr, flush=True)
-                shown = tenth
-
-        yield print_line
-        return
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

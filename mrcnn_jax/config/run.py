@@ -15,6 +15,7 @@ from mrcnn_jax.config.checks import (
     check_fields,
     require,
 )
+from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ class TestConfig:
     keypoint_sigmas: Annotated[tuple[float, ...], POSITIVE] = ()
     """OKS tolerance of each keypoint as a share of the object's size: the spread of careful annotators. If empty, that
     of COCO for 17 keypoints (a person's), else 0.05 each."""
+    depth: str = AUTO_DEPTH
+    """Range of images with more than 8 bits a channel: the smallest usual one that contains an image's values (auto),
+    0..65535 or 0..1 (full), or LOW,HIGH. A run takes it from its training data."""
     augment_flip: bool = False
     """Detect in flipped images, too, at every size: test-time augmentation (paper, appendix B). Evaluations during
     training use no augmentation."""
@@ -121,6 +125,10 @@ class TestConfig:
     def __post_init__(self) -> None:
         check_fields("test", self)
         check_canvases("test.canvases", self.canvases)
+        try:
+            parse_depth(self.depth)
+        except ValueError as error:
+            raise ValueError(f"test.depth: {error}.") from None
         require(
             self.max_side >= self.short_side,
             f"test.max_side: expected at least test.short_side {self.short_side}, got {self.max_side}.",

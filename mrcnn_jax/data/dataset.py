@@ -9,9 +9,9 @@ import numpy as np
 
 from mrcnn_jax import command_names
 from mrcnn_jax.categories import Category
+from mrcnn_jax.config.depth_setting import AUTO_DEPTH, FULL_DEPTH
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.builder import READABLE_FORMATS
-from mrcnn_jax.data.depth import AUTO_DEPTH, FULL_DEPTH
 from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, read_header, turn_as_stored
 from mrcnn_jax.errors import ConfigError, DataError
 

@@ -10,27 +10,13 @@ import math
 
 import numpy as np
 
-AUTO_DEPTH = "auto"
-FULL_DEPTH = "full"
+from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 
 _BITS = (8, 10, 12, 14, 16)
 
 
 class DepthError(ValueError):
     """Values for which the rule gives no range."""
-
-
-def parse_depth(depth: str) -> tuple[float, float] | None:
-    """Returns the range of LOW,HIGH, or None for `auto` and `full`. Raises ValueError for anything else."""
-    if depth in (AUTO_DEPTH, FULL_DEPTH):
-        return None
-    try:
-        low, high = map(float, depth.split(","))
-    except ValueError:
-        low, high = math.nan, math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"expected auto, full or LOW,HIGH with LOW below HIGH, got {depth!r}")
-    return low, high
 
 
 def scale_depth(values: np.ndarray, depth: str = AUTO_DEPTH) -> tuple[np.ndarray, str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.data.depth import AUTO_DEPTH, DepthError, scale_depth
+from mrcnn_jax.config.depth_setting import AUTO_DEPTH
+from mrcnn_jax.data.depth import DepthError, scale_depth
 
 ImageHW = tuple[int, int]
 """(height, width) in pixels."""
@@ -20,9 +21,8 @@ ImageHW = tuple[int, int]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "MPO")
 """Pillow's decoders that may open a file, whatever its suffix; others, such as that of PostScript, run programs."""
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .webp .tif .tiff .gif .avif .jp2 .j2k .ppm .pgm .pbm .pnm .mpo".split()
-)
+_NAMES = "jpg jpeg jpe jfif png bmp webp tif tiff gif avif jp2 j2k ppm pgm pbm pnm mpo"
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 """Suffixes of the files that are read from folders, in lower case."""
 
 MAX_PIXELS = 2**27
@@ -174,7 +174,7 @@ def _open(data: bytes) -> tuple[ImageHeader, Any]:
 
 
 def _decode(data: bytes, image: Any, header: ImageHeader) -> np.ndarray:
-    """Returns pixels, uint8 [H, W, 3] or, with more than 8 bits, [H, W] or [H, W, 3]: as stored, but upright for TIFF."""
+    """Returns the pixels as stored, but upright for TIFF: uint8 [H, W, 3] or, with more bits, [H, W] or [H, W, 3]."""
     import cv2
 
     buffer = np.frombuffer(data, np.uint8)

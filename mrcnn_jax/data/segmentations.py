@@ -43,7 +43,7 @@ def read_segmentation(value: object, image_hw: ImageHW, bbox: BBox | None, area:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return ReadMask(repairs=["segmentation cannot be read; the box is kept"])
-    if isinstance(value, list) and len(value) == 0 or value is None or value == "" or value == {}:
+    if value is None or value in ([], {}, ""):
         return ReadMask()
     try:
         codes, parts, repairs = _split(value)

@@ -1,5 +1,7 @@
 """Predicts files and folders of images; writes predictions.json and, on request, pictures with drawn detections."""
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax.data.images import MAX_PIXELS, SUFFIXES
 from mrcnn_jax.data.transforms import resize_image
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.inference.image_files import MAX_PIXELS, SUFFIXES, read_image
+from mrcnn_jax.inference.image_files import read_image
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.json_files import write_json
@@ -56,6 +59,15 @@ def find_images(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
     return list(found.values())
 
 
+def count_other_files(inputs: Sequence[str | Path]) -> dict[str, int]:
+    """Returns how many files in and below the named folders are not read, by suffix, the most frequent first."""
+    others: Counter[str] = Counter()
+    for folder in filter(Path.is_dir, map(Path, inputs)):
+        suffixes = (path.suffix.lower() for path in folder.rglob("[!.]*") if path.is_file())
+        others.update(suffix or "no suffix" for suffix in suffixes if suffix not in SUFFIXES)
+    return dict(others.most_common())
+
+
 def predict_files(
     predictor: Predictor,
     files: Sequence[InputFile],
@@ -64,12 +76,14 @@ def predict_files(
     draw: DrawFn | None = None,
     draw_score: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
+    notes: dict[str, list[Path]] | None = None,
 ) -> dict[str, str]:
     """Writes output/predictions.json and, with `draw`, a picture of each file under output/pictures.
 
     Detections with a score of at least `draw_score` are drawn; predictions.json contains all of them. If a file cannot
     be read, its error is recorded and the others are predicted. predictions.json contains "images" (id, file name,
     size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
+    What was decided to read the images, such as the range of 16-bit values, is added to `notes`, with their paths.
 
     Returns the errors by file, {} if there are none. Raises StorageError if something cannot be written, and
     NumericalError, without writing predictions.json, if the network computes NaN or infinity for a file.
@@ -80,7 +94,8 @@ def predict_files(
     images: list[dict[str, Any]] = []
     predictions: list[dict[str, Any]] = []
     errors: dict[InputFile, str] = {}
-    for group in _read_groups(files, predictor.test_config.batch_size * BATCHES_HELD, errors):
+    read = functools.partial(read_image, depth=predictor.test_config.depth, notes=notes)
+    for group in _read_groups(files, predictor.test_config.batch_size * BATCHES_HELD, read, errors):
         found_in_group = predictor([image for _, image in group], names=[str(file.path) for file, _ in group])
         for (file, image), found in zip(group, found_in_group, strict=True):
             entry = {"id": ids[file], "file_name": file.name, "height": image.shape[0], "width": image.shape[1]}
@@ -103,17 +118,20 @@ def predict_files(
 
 
 def _read_groups(
-    files: Sequence[InputFile], max_images: int, errors: dict[InputFile, str]
+    files: Sequence[InputFile],
+    max_images: int,
+    read: Callable[[Path], np.ndarray],
+    errors: dict[InputFile, str],
 ) -> Iterator[list[tuple[InputFile, np.ndarray]]]:
     """Yields decoded images in groups of bounded number and size; adds files that cannot be read to `errors`."""
     group: list[tuple[InputFile, np.ndarray]] = []
     for file in files:
         try:
-            group.append((file, read_image(file.path)))
+            group.append((file, read(file.path)))
         except DataError as error:
             errors[file] = str(error)
         pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
-        if len(group) >= max_images or pixels > 2 * MAX_PIXELS:
+        if len(group) >= max_images or pixels > MAX_PIXELS:
             yield group
             group = []
     yield group

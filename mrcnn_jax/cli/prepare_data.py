@@ -11,7 +11,7 @@ from mrcnn_jax.config import Config
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import Crowds, coco_source
-from mrcnn_jax.data.findings import HOPELESS_FRACTION, USUAL_FRACTION
+from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.rotation import Rotation
 from mrcnn_jax.data.shapes import EASY, HARD, shapes_source

@@ -8,8 +8,8 @@ from typing import Any
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids
-from mrcnn_jax.data.findings import Findings
-from mrcnn_jax.data.numbers import read_integer
+from mrcnn_jax.data.data_findings import Findings
+from mrcnn_jax.data.json_values import read_integer
 from mrcnn_jax.errors import DataError
 
 
@@ -26,7 +26,8 @@ def read_category_entries(
     ids = number_ids(keys)
     names = _unique_names(entries, ids, findings)
     numbers_of_keypoints = _count_keypoints(annotations) if any("keypoints" in as_dict(a) for a in annotations) else {}
-    categories, by_key = [], {}
+    categories: list[Category] = []
+    by_key: dict[IdKey, int] = {}
     for entry, key, category_id, name in zip(entries, keys, ids, names, strict=True):
         which = f"category {category_id} {name!r}"
         if entry.get("id") != category_id or isinstance(entry.get("id"), bool | float):

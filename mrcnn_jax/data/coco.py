@@ -11,7 +11,7 @@ from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.box_forms import BoxSample, find_form
 from mrcnn_jax.data.coco_file import CocoFile, CocoImage, read_coco
-from mrcnn_jax.data.findings import Findings
+from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.image_names import ImageFolder
 from mrcnn_jax.data.images import ImageError, ImageHeader, ImageHW, decode_image, read_header
 from mrcnn_jax.data.read_object import FileForm, numbers_of_bbox, read_object

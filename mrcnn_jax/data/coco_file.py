@@ -14,9 +14,9 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.data.category_entries import read_category_entries
 from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids
 from mrcnn_jax.data.coco_json import load_coco_json
-from mrcnn_jax.data.findings import Findings
+from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.data.numbers import read_flag, read_integer
+from mrcnn_jax.data.json_values import read_flag, read_integer
 from mrcnn_jax.errors import DataError
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from mrcnn_jax.data.numbers import read_integer
+from mrcnn_jax.data.json_values import read_integer
 
 IdKey = int | str | None
 """What an id means: an integer, or a text that is none; None for a missing id."""

@@ -29,6 +29,7 @@ MAX_PIXELS = 2**27
 """Larger images are refused after reading the header, since a small file can expand to gigabytes."""
 
 _ORIENTATION_TAG = 0x0112
+_EXIF_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _WIDE_MODES = ("I", "F")  # and I;16, I;16B, ...
 
 
@@ -152,7 +153,9 @@ def _open(data: bytes) -> tuple[ImageHeader, Any]:
         if width * height > MAX_PIXELS:
             raise ImageError(f"image has more than {MAX_PIXELS // 10**6} million pixels")
         try:
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            # Pillow decodes a whole PNG to look for EXIF.
+            may_have_exif = image.format != "PNG" or any(mark in data for mark in _EXIF_MARKS)
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1) if may_have_exif else 1
         except Exception:  # a damaged EXIF block does not spoil the image
             orientation = 1
         num_frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1  # a preview beside a photograph
@@ -183,7 +186,7 @@ def _decode(data: bytes, image: Any, header: ImageHeader) -> np.ndarray:
     if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
         image.load()
         return np.asarray(image)
-    if _is_deep(image):
+    if _is_deep(data, image):
         values = _checked(cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))  # other flags corrupt TIFFs with 16 bits
         if values.dtype != np.uint8 and values.ndim == 3:
             return np.ascontiguousarray(values[:, :, 2::-1])  # BGR or BGRA
@@ -198,10 +201,10 @@ def _checked(values: np.ndarray | None) -> np.ndarray:
     return np.asarray(values)
 
 
-def _is_deep(image: Any) -> bool:
+def _is_deep(data: bytes, image: Any) -> bool:
     """Returns whether a colour image has more than 8 bits a channel, of which Pillow keeps 8."""
     if image.format == "PNG":
-        return bool(image.tile) and ";16" in str(image.tile[0].args)
+        return data[24] > 8  # the depth in the header
     if image.format == "TIFF":
         return max(image.tag_v2.get(258, (8,))) > 8
     return False

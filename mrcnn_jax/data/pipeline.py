@@ -14,8 +14,8 @@ import numpy as np
 from mrcnn_jax.categories import keypoint_names
 from mrcnn_jax.config import DataConfig
 from mrcnn_jax.data.copy_paste import paste_from
+from mrcnn_jax.data.data_findings import check_budget
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.data.findings import check_budget
 from mrcnn_jax.data.plan import Plan, augmentation_rng
 from mrcnn_jax.data.repeats import repeat_factors, repeat_records
 from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample

@@ -11,7 +11,7 @@ from typing import Any
 
 from mrcnn_jax.data.annotations import find_fault
 from mrcnn_jax.data.builder import READABLE_FORMATS, write_split
-from mrcnn_jax.data.findings import HOPELESS_FRACTION, USUAL_FRACTION, Findings
+from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION, Findings
 from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import ConfigError

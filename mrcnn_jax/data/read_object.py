@@ -8,7 +8,7 @@ from mrcnn_jax.data.annotations import COORDINATE_BOUND, check_bbox, clip_bbox, 
 from mrcnn_jax.data.bitmaps import mask_area
 from mrcnn_jax.data.box_forms import COCO_FORM, convert_bbox
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.data.numbers import read_flag, read_number
+from mrcnn_jax.data.json_values import read_flag, read_number
 from mrcnn_jax.data.segmentations import FITS, BBox, bbox_iou, mask_bbox, read_segmentation
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mrcnn_jax.data.bitmaps import decode_mask, encode_mask
 from mrcnn_jax.data.images import ImageHeader, ImageHW, turn_upright, upright_hw
-from mrcnn_jax.data.numbers import read_integer
+from mrcnn_jax.data.json_values import read_integer
 from mrcnn_jax.data.read_object import numbers_of_bbox
 
 Rotation = Literal["auto", "upright", "stored"]

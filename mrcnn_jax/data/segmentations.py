@@ -15,7 +15,7 @@ import numpy as np
 from mrcnn_jax.data.annotations import COORDINATE_BOUND, Segmentation, decode_counts
 from mrcnn_jax.data.bitmaps import decode_columns, decode_mask, encode_mask, mask_area
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.data.numbers import read_integer, read_number
+from mrcnn_jax.data.json_values import read_integer, read_number
 
 BBox = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
@@ -24,6 +24,7 @@ FITS = 0.5
 """IoU from which a mask and the box of the file are taken to be of one object."""
 _PROVES = 0.9  # IoU from which a box decides between two readings of an RLE
 _MAX_DEPTH = 6
+_NO_EXTENT = "a part without extent is dropped"
 _THIN = 2.0  # pixels; polygons that are wider and higher, and larger, cover a pixel for certain
 
 
@@ -61,7 +62,9 @@ def read_segmentation(value: object, image_hw: ImageHW, bbox: BBox | None, area:
     if polygons:
         masks.append(polygons)
     if not masks:
-        return ReadMask(None, _are_flat(parts), repairs or ["segmentation cannot be read; the box is kept"])
+        if dropped and all(reason == _NO_EXTENT for reason in dropped) and any(len(part) >= 6 for part in parts):
+            return ReadMask(is_empty=True)
+        return ReadMask(repairs=["segmentation cannot be read; the box is kept"])
     if len(masks) > 1:
         union = np.bitwise_or.reduce([decode_mask(mask, image_hw) for mask in masks])
         return _checked(encode_mask(union), image_hw, [*repairs, "several segmentations of one object are joined"])
@@ -158,7 +161,7 @@ def _read_polygons(parts: list[list[float | None]], image_hw: ImageHW) -> tuple[
             repairs.append("a part far outside the image is dropped")
             continue
         if len(points) < 3 or _shoelace(points) == 0.0:
-            repairs.append("a part without extent is dropped")
+            repairs.append(_NO_EXTENT)
             continue
         polygons.append([side for point in points for side in point])
     return polygons, repairs
@@ -174,11 +177,6 @@ def _shoelace(points: list[tuple[float, float]]) -> float:
     # A figure of eight has no signed area, but extent.
     singular = np.linalg.svd(np.stack([x, y]), compute_uv=False)
     return float(singular[-1]) if singular[-1] > 1e-9 * max(1.0, float(singular[0])) else 0.0
-
-
-def _are_flat(parts: list[list[float | None]]) -> bool:
-    """Returns whether there are polygons of three or more points, all without extent: well-formed, but empty."""
-    return bool(parts) and all(len(part) >= 6 and len(part) % 2 == 0 and None not in part for part in parts)
 
 
 def _cut_holes(polygons: list[list[float]], image_hw: ImageHW, area: float) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH
-from mrcnn_jax.data.findings import Findings
+from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.images import ImageHW
 
 

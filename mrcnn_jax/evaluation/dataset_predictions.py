@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
+from mrcnn_jax.data.data_findings import check_budget
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.data.findings import check_budget
 from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.evaluation.coco_metrics import choose_sigmas

@@ -19,8 +19,8 @@ import numpy as np
 
 from mrcnn_jax import command_names
 from mrcnn_jax.config import Config
+from mrcnn_jax.data.data_findings import check_budget
 from mrcnn_jax.data.dataset import Dataset, open_dataset
-from mrcnn_jax.data.findings import check_budget
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import ConfigError, Preempted

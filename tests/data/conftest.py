@@ -79,9 +79,11 @@ def small_coco(empty_coco: CocoFolder) -> CocoFolder:
     for image_id, image_hw, suffix in ((42, (24, 32), "png"), (5, (40, 30), "jpg"), (6, (24, 32), "png")):
         empty_coco.add_image(image_id, image_hw, suffix)
     empty_coco.add_object(1, 42, bbox=[4.25, 6.0, 10.0, 10.1])
-    empty_coco.add_object(2, 42, category_id=90, area=12, segmentation={"size": [24, 32], "counts": [700, 12, 56]})
+    code = {"size": [24, 32], "counts": [700, 12, 56]}
+    empty_coco.add_object(2, 42, category_id=90, bbox=[29.0, 4.0, 1.0, 12.0], area=12, segmentation=code)
     empty_coco.add_object(3, 5, segmentation={"size": [40, 30], "counts": "V5:n000000000000000000jc0"})
-    empty_coco.add_object(4, 5, iscrowd=1, segmentation={"size": [40, 30], "counts": [0, 1200]})
+    whole = {"size": [40, 30], "counts": [0, 1200]}
+    empty_coco.add_object(4, 5, iscrowd=1, bbox=[0, 0, 30, 40], segmentation=whole)
     return empty_coco
 
 

@@ -46,7 +46,7 @@ def test_other_formats_and_damaged_folders_are_refused(small_coco: Any) -> None:
     metadata, info = path / "metadata.json", path / "dataset_info.json"
     content = json.loads(metadata.read_text())
     for file, text, message in (
-        (metadata, json.dumps(content | {"format": 2}), "has format 2"),
+        (metadata, json.dumps(content | {"format": 3}), "has format 3"),
         (metadata, json.dumps(content | {"image_ids": [1], "image_hw": [[2, 3]]}), "incomplete"),
         (metadata, "{", "cannot be read"),
         (info, "{}", "cannot be read"),

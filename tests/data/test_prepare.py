@@ -70,7 +70,7 @@ def test_missing_area_and_crowd_mask_are_filled_in(small_coco: Any) -> None:
     assert crowd.segmentation == [[28, 20, 32, 20, 32, 24, 28, 24]] and crowd.area == 16
 
 
-def test_bad_parts_are_skipped_and_counted(small_coco: Any) -> None:
+def test_bad_parts_are_repaired_or_left_out_and_counted(small_coco: Any) -> None:
     (small_coco.images / "5.jpg").unlink()
     small_coco.add_image(11, (24, 32))
     (small_coco.images / "11.png").write_text("text")
@@ -78,38 +78,46 @@ def test_bad_parts_are_skipped_and_counted(small_coco: Any) -> None:
     small_coco.add_object(13, 6, bbox=[0, 0, 0, 0])
     small_coco.add_object(14, 6, segmentation=[[0, 0, 1, 1e10, 2, 2]])
     small_coco.add_object(15, 42, segmentation=[[0, 0, 1, 1]])
-    small_coco.add_object(16, 42, segmentation={"size": [24, 32], "counts": [0, 1]})
-    dataset = small_coco.prepare(max_skip_fraction=0.9)
+    small_coco.add_object(16, 42, segmentation={"size": [24, 32], "counts": [0, 1]}, bbox=[40, 0, 3, 3])
+    small_coco.add_object(17, 6, segmentation={"size": [24, 32], "counts": [768]})
+    dataset = small_coco.prepare()
     assert dataset.image_ids.tolist() == [42, 6]
-    assert [a["id"] for a in dataset.coco_dict()["annotations"]] == [1, 2]
-    skipped = json.loads((dataset.path / "skipped.json").read_text())
-    assert skipped["num_images"] == 4 and skipped["num_objects"] == 6
-    assert skipped["images"] == {
+    kept = {a["id"]: a for a in dataset.coco_dict()["annotations"]}
+    assert sorted(kept) == [1, 2, 13, 14, 15]
+    assert kept[13]["bbox"] == [4, 6, 10, 10] and kept[13]["segmentation"] == kept[1]["segmentation"]
+    assert not kept[14].get("segmentation") and not kept[15].get("segmentation")
+    summary = json.loads((dataset.path / "skipped.json").read_text())
+    assert summary["num_images"] == 4 and summary["num_objects"] == 10
+    assert summary["kept"] == {"images": 2, "objects": 5}
+    assert summary["images"] == {
         "image is missing": {"count": 1, "which": ["image 5 '5.jpg'"]},
         "image cannot be decoded": {"count": 1, "which": ["image 11 '11.png'"]},
     }
-    assert {reason: row["count"] for reason, row in skipped["objects"].items()} == {
-        "bbox has no extent": 1,
-        "polygon coordinate is not finite or far outside": 1,
-        "polygon has an odd number of coordinates or fewer than 3 points": 1,
-        "RLE counts do not sum to its size": 1,
+    assert {reason: row["count"] for reason, row in summary["objects"].items()} == {
+        "bbox is outside the image": 1,
+        "mask is empty": 1,
+    }
+    assert {reason: row["count"] for reason, row in summary["repaired"].items()} == {
+        "bbox is not usable, the mask's is taken": 1,
+        "segmentation cannot be read; the box is kept": 2,
     }
 
 
-def test_too_much_skipped_is_an_error_that_leaves_nothing(small_coco: Any) -> None:
-    small_coco.add_object(13, 6, bbox=[0, 0, 0, 0])
-    with pytest.raises(
-        DataError, match=r"3 images and 5 objects: 1 objects skipped: bbox has no extent \(annotation 13"
-    ):
-        small_coco.prepare()
+def test_too_much_left_out_is_a_warning_and_with_a_limit_an_error_that_leaves_nothing(small_coco: Any) -> None:
+    small_coco.add_object(13, 6, segmentation={"size": [24, 32], "counts": [768]})
+    with pytest.raises(DataError, match=r"1 of 5 objects are left out.* 1 x mask is empty \(annotation 13 of image 6"):
+        small_coco.prepare(max_skip_fraction=0.01)
     assert list((small_coco.root / "prepared").iterdir()) == []
-    assert len(small_coco.prepare(max_skip_fraction=0.2)) == 3
+    source = coco_source(small_coco.images, small_coco.annotations)
+    prepared = prepare(source, small_coco.root / "prepared", "train")
+    assert prepared.findings[-1] == "Warning: 1 of 5 objects are left out, more than 1.0%."
+    assert (prepared.num_images, prepared.num_objects) == (3, 4)
 
 
 def test_no_usable_image_is_an_error(small_coco: Any) -> None:
     for path in small_coco.images.iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="3 images skipped: image is missing"):
+    with pytest.raises(DataError, match="all 3 images are left out. 3 x image is missing"):
         small_coco.prepare(max_skip_fraction=1.0)
 
 
@@ -166,8 +174,12 @@ def test_the_script_ends_with_the_documented_exit_codes(small_coco: Any, tmp_pat
     assert f"Wrote {tmp_path / 'a' / 'val'}: 3 images, 4 objects, 2 classes" in done.stdout
     assert "Next: python scripts/train.py" in done.stdout
     (small_coco.images / "6.png").write_bytes(b"")
-    done = run_script(*inputs, "--to", tmp_path / "b")
-    assert done.returncode == 3 and done.stderr.startswith("error: ") and "image cannot be decoded" in done.stderr
+    done = run_script(*inputs, "--to", tmp_path / "b", "--strict")
+    assert (
+        done.returncode == 3
+        and "\nerror: small: 1 of 3 images" in done.stderr
+        and "image cannot be decoded" in done.stderr
+    )
     done = run_script(*inputs, "--to", tmp_path / "a", "--split", "val")
     assert done.returncode == 2 and "--overwrite" in done.stderr
 

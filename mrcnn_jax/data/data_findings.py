@@ -93,7 +93,9 @@ class Findings:
             (self.num_objects, "objects", self.objects),
         ):
             count = sum(map(len, reasons.values()))
-            if count > max_fraction * total or (kind == "images" and count == total):
+            if kind == "images" and count == total:
+                return f"all {total} images are left out"
+            if count > max_fraction * total:
                 return f"{count} of {total} {kind} are left out, more than {max_fraction:.1%}"
         return None
 

@@ -66,7 +66,7 @@ def test_integer_and_float_images_are_scaled_or_refused(tmp_path):
     pixels = read(tmp_path, Image.fromarray(fractions), "b.tif")
     np.testing.assert_allclose(pixels[..., 2], fractions * 255, atol=0.51)
     for bad in (values * 300, fractions - 1, np.where(fractions > 0.5, np.float32(np.nan), fractions)):
-        with pytest.raises(DataError, match="--test.depth LOW,HIGH"):
+        with pytest.raises(DataError, match=r"--test\.depth LOW,HIGH"):
             read(tmp_path, Image.fromarray(bad), "c.tif")
 
 

@@ -60,7 +60,7 @@ def find_form(samples: Iterable[BoxSample]) -> str:
     if possible[forms[0]] >= _SHARE * len(samples):
         return forms[0]
     complete = [form for form in forms if possible[form] == len(samples)]
-    return complete[0] if len(complete) == 1 else forms[0]
+    return complete[0] if complete else forms[0]  # FORMS begins with the most usual ones
 
 
 def _agrees(sample: BoxSample, form: str) -> bool:

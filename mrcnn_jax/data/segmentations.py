@@ -24,6 +24,7 @@ FITS = 0.5
 """IoU from which a mask and the box of the file are taken to be of one object."""
 _PROVES = 0.9  # IoU from which a box decides between two readings of an RLE
 _MAX_DEPTH = 6
+_BYTES = ("b'", 'b"')
 _NO_EXTENT = "a part without extent is dropped"
 _THIN = 2.0  # pixels; polygons that are wider and higher, and larger, cover a pixel for certain
 
@@ -221,7 +222,10 @@ def _read_code(code: dict[str, Any], image_hw: ImageHW, bbox: BBox | None) -> tu
     counts = _read_counts(code.get("counts"))
     if counts is None or len(counts) == 0:
         return None
-    if not isinstance(code["counts"], str) and any(type(count) is not int for count in code["counts"]):
+    if isinstance(code["counts"], str):
+        if code["counts"][:2] in _BYTES:
+            repairs.append("run lengths are the text of Python bytes")
+    elif any(type(count) is not int for count in code["counts"]):
         repairs.append("run lengths are not integers")
     num_pixels = image_hw[0] * image_hw[1]
     given = code.get("size")
@@ -273,7 +277,7 @@ def _choose_reading(counts: np.ndarray, image_hw: ImageHW, bbox: BBox | None) ->
 
 
 def _read_counts(counts: object) -> np.ndarray | None:
-    if isinstance(counts, str) and counts[:2] in ("b'", 'b"'):
+    if isinstance(counts, str) and counts[:2] in _BYTES:
         counts = counts[2:-1].replace("\\\\", "\\")
     if isinstance(counts, list):
         numbers = [read_integer(count) for count in counts]

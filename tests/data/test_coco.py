@@ -1,5 +1,6 @@
-"""COCO files: ids, categories and structure; everything that is no COCO file is one clear error."""
+"""COCO files: ids, categories and structure are repaired or counted; what is no COCO file is one clear error."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from mrcnn_jax.categories import Category
-from mrcnn_jax.data.coco import coco_source, read_coco
+from mrcnn_jax.data.coco import coco_source
+from mrcnn_jax.data.coco_file import read_coco
 from mrcnn_jax.errors import DataError
 
 
@@ -56,8 +58,9 @@ def test_images_without_annotations_can_be_left_out(small_coco: Any) -> None:
         b"[]",
         b'"text"',
         b"{}",
-        b'{"images": {}, "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
-        b'{"images": [3], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
+        b'{"images": 3, "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
+        b"\x1f\x8b\x08damaged",
+        gzip.compress(b"{}" * 99)[:-9],
         b'{"images": [], "annotations": [], "categories": []}',
         b"[" * 200_000,
         b'{"images": ' + b"9" * 5000 + b"}",
@@ -71,36 +74,97 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
         read_coco(path)
 
 
-CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("unknown category", lambda c: c["annotations"][1].update(category_id=8), "annotation 2 refers to category 8"),
-    ("no category", lambda c: c["annotations"][1].pop("category_id"), "annotation 2 refers to category None"),
-    ("category as list", lambda c: c["annotations"][1].update(category_id=[7]), "annotation 2 refers to category"),
-    ("unknown image", lambda c: c["annotations"][2].update(image_id=9), "annotation 3 refers to image 9"),
-    ("image id as text", lambda c: c["annotations"][2].update(image_id="5"), "image_id of annotation 3"),
-    ("annotation id twice", lambda c: c["annotations"][2].update(id=1), "id 1 occurs twice in 'annotations'"),
-    ("no annotation id", lambda c: c["annotations"][2].pop("id"), "id of entry 2 of 'annotations'"),
-    ("image id twice", lambda c: c["images"][2].update(id=42), "id 42 occurs twice in 'images'"),
-    ("image id as float", lambda c: c["images"][2].update(id=6.0), "id of entry 2 of 'images'"),
-    ("image id as bool", lambda c: c["images"][2].update(id=True), "id of entry 2 of 'images'"),
-    ("image id too large", lambda c: c["images"][2].update(id=2**63), "id of entry 2 of 'images'"),
-    ("no file name", lambda c: c["images"][2].update(file_name=""), "image 6 has no file_name"),
-    ("no height", lambda c: c["images"][2].update(height=None), "height of image 6"),
-    ("zero width", lambda c: c["images"][2].update(width=0), "image 6 has the invalid size 0x24"),
-    ("category id twice", lambda c: c["categories"][1].update(id=90), "id 90 occurs twice in 'categories'"),
-    ("category name twice", lambda c: c["categories"][1].update(name="ant"), "two categories are named 'ant'"),
-    ("category without name", lambda c: c["categories"][1].pop("name"), "category 7 has no printable name"),
-    ("control characters", lambda c: c["categories"][1].update(name="\x1b[2J"), "category 7 has no printable name"),
-    ("keypoints", lambda c: c["categories"][1].update(keypoints="nose"), "keypoints of category 7"),
-    ("skeleton", lambda c: c["categories"][1].update(skeleton=[1]), "skeleton of category 7"),
+Change = Callable[[dict[str, Any]], Any]
+REPAIRS: list[tuple[str, Change, str]] = [
+    ("image id as text", lambda c: c["annotations"][2].update(image_id="5"), "3: id, image_id or category_id"),
+    ("annotation id twice", lambda c: c["annotations"][2].update(id=1), "id, image_id or category_id is not a unique"),
+    ("no annotation id", lambda c: c["annotations"][2].pop("id"), "id, image_id or category_id is not a unique"),
+    ("category by name", lambda c: c["annotations"][0].update(category_id="zebra"), "id, image_id or category_id"),
+    ("image id as float", lambda c: c["images"][2].update(id=6.0), "id is not a unique integer (image 6"),
+    ("image id as bool", lambda c: c["images"][2].update(id=True), "id is not a unique integer (image 43"),
+    ("image id too large", lambda c: c["images"][2].update(id=2**63), "id is not a unique integer (image 43"),
+    ("image twice", lambda c: c["images"].append(dict(c["images"][0])), "image is listed twice (image 42 '42.png')"),
+    ("no height", lambda c: c["images"][2].update(height=None), "size is missing and taken from the file (image 6)"),
+    ("zero width", lambda c: c["images"][2].update(width=0), "size is missing and taken from the file (image 6)"),
+    ("size as text", lambda c: c["images"][2].update(width="32"), "size is not of integers (image 6)"),
+    ("category id twice", lambda c: c["categories"][1].update(id=90), "id is not a unique integer (category 91"),
+    ("category name twice", lambda c: c["categories"][1].update(name="ant"), "category 90, now 'ant 90'"),
+    ("no category name", lambda c: c["categories"][1].pop("name"), "name is missing (category 7)"),
+    ("control characters", lambda c: c["categories"][1].update(name="\x1b[2J"), "cannot be printed (category 7 '[2J')"),
+    ("no-break space", lambda c: c["categories"][1].update(name="a\u00a0b"), "cannot be printed (category 7 'a b')"),
+    ("number as name", lambda c: c["categories"][1].update(name=7), "name is a number"),
+    ("keypoints", lambda c: c["categories"][1].update(keypoints="nose"), "neither names nor the same number"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), [row[1:] for row in CHANGES], ids=[row[0] for row in CHANGES])
-def test_broken_entries_are_named(small_coco: Any, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+@pytest.mark.parametrize(("change", "message"), [row[1:] for row in REPAIRS], ids=[row[0] for row in REPAIRS])
+def test_odd_entries_are_repaired_and_named(small_coco: Any, change: Change, message: str) -> None:
     change(small_coco.content)
     small_coco.write()
-    with pytest.raises(DataError, match=message):
-        read_coco(small_coco.annotations)
+    coco = read_coco(small_coco.annotations)
+    (line,) = (line for line in coco.findings.describe() if line.startswith("Repaired: "))
+    assert message.split(": ")[-1] in line
+    assert len(coco.images) == 3 and len(coco.categories) == 2
+    ids = [image.image_id for image in coco.images]
+    assert len(set(ids)) == 3 and all(type(image_id) is int for image_id in ids)
+    assert sum(len(image.annotations) for image in coco.images) == (1 if "category 91" in message else 4)
+
+
+LEFT_OUT: list[tuple[str, Change, str]] = [
+    ("unknown category", lambda c: c["annotations"][1].update(category_id=8), "its category is not in the file"),
+    ("no category", lambda c: c["annotations"][1].pop("category_id"), "its category is not in the file"),
+    ("category as list", lambda c: c["annotations"][1].update(category_id=[7]), "its category is not in the file"),
+    ("unknown image", lambda c: c["annotations"][2].update(image_id=9), "its image is not in the file (annotation 3)"),
+    ("no object", lambda c: c["annotations"].append("text"), "annotation is not a JSON object (annotation 5)"),
+    ("no file name", lambda c: c["images"][2].update(file_name=""), "image has no file_name (entry 2)"),
+    ("image id twice", lambda c: c["images"][2].update(id=42), "several images have this id, to which objects refer"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), [row[1:] for row in LEFT_OUT], ids=[row[0] for row in LEFT_OUT])
+def test_what_cannot_be_repaired_is_left_out_and_named(small_coco: Any, change: Change, message: str) -> None:
+    change(small_coco.content)
+    small_coco.write()
+    findings = read_coco(small_coco.annotations).findings
+    assert message in findings.describe()[0] and findings.repaired == {}
+
+
+def test_ids_of_text_join_objects_and_images(small_coco: Any) -> None:
+    for entry in small_coco.content["images"]:
+        entry["id"] = f"frame {entry['id']}"
+    for entry in small_coco.content["annotations"]:
+        entry["image_id"] = f"frame {entry['image_id']}"
+    small_coco.write()
+    coco = read_coco(small_coco.annotations)
+    assert [(image.image_id, image.file_name, len(image.annotations)) for image in coco.images] == [
+        (1, "42.png", 2),
+        (2, "5.jpg", 2),
+        (3, "6.png", 0),
+    ]
+
+
+def test_missing_categories_are_named_after_their_ids(small_coco: Any) -> None:
+    del small_coco.content["categories"]
+    small_coco.write()
+    assert read_coco(small_coco.annotations).categories == (Category(7, "7"), Category(90, "90"))
+
+
+def test_a_list_of_images_alone_is_a_split_without_ground_truth(small_coco: Any) -> None:
+    del small_coco.content["annotations"]
+    small_coco.write()
+    coco = read_coco(small_coco.annotations)
+    assert not coco.has_annotations and "can be predicted" in coco.findings.notes[0]
+
+
+def test_numbers_and_names_of_keypoints(small_coco: Any) -> None:
+    for annotation in small_coco.content["annotations"]:
+        annotation["keypoints"] = [1, 1, 2, 3, 3, 1]
+    category = small_coco.content["categories"][0]
+    category |= {"keypoints": ["a", "b"], "skeleton": [["a", "b"], [1, 9]]}
+    small_coco.write()
+    zebra, ant = read_coco(small_coco.annotations).categories
+    assert zebra.keypoints == ("keypoint_1", "keypoint_2")
+    assert ant == Category(90, "ant", ("a", "b"), ((1, 2),))
 
 
 def test_byte_order_mark_and_utf_16_are_read(small_coco: Any) -> None:
@@ -108,6 +172,16 @@ def test_byte_order_mark_and_utf_16_are_read(small_coco: Any) -> None:
     for encoding in ("utf-8-sig", "utf-16"):
         small_coco.annotations.write_bytes(text.encode(encoding))
         assert len(read_coco(small_coco.annotations).images) == 3
+
+
+def test_gzip_and_windows_1252_are_read(small_coco: Any) -> None:
+    small_coco.content["categories"][0]["name"] = "fourmi ailée"
+    text = json.dumps(small_coco.content, ensure_ascii=False)
+    small_coco.annotations.write_bytes(gzip.compress(text.encode()))
+    assert read_coco(small_coco.annotations).categories[1].name == "fourmi ailée"
+    small_coco.annotations.write_bytes(text.encode("cp1252"))
+    coco = read_coco(small_coco.annotations)
+    assert coco.categories[1].name == "fourmi ailée" and "Windows-1252" in coco.findings.notes[0]
 
 
 def test_missing_inputs_are_named(small_coco: Any) -> None:
@@ -128,8 +202,9 @@ def test_fingerprint_follows_the_source(small_coco: Any) -> None:
     small_coco.write()
     first = fingerprint()
     assert fingerprint() == first
-    with (small_coco.images / "42.png").open("ab") as file:
-        file.write(b"more")
+    path = small_coco.images / "42.png"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # the same size
     second = fingerprint()
     small_coco.content["annotations"][0]["area"] = 99
     small_coco.write()

@@ -39,6 +39,7 @@ def _features() -> Any:
             "image/filename": tfds.features.Text(),
             "image/height": np.int32,
             "image/width": np.int32,
+            "image/void": tfds.features.Text(doc="Pixels that are not evaluated, as an RLE in JSON; or empty."),
             "objects": tfds.features.Sequence(
                 {
                     "id": np.int64,
@@ -76,6 +77,7 @@ def _encode(image: SourceImage, labels: dict[int, int]) -> dict[str, Any]:
         "image/filename": image.file_name,
         "image/height": height,
         "image/width": width,
+        "image/void": json.dumps(image.void, separators=(",", ":")) if image.void else "",
         "objects": objects,
     }
 

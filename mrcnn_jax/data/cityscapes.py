@@ -22,7 +22,7 @@ from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, locate_imag
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Part of the fingerprint; incremented when the same files yield different annotations."""
 
 INSTANCE_FACTOR = 1000
@@ -39,6 +39,13 @@ _LABEL_IDS = {name: index for index, name in enumerate(_LABELS.split(", "))} | {
 _CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CATEGORIES = tuple(Category(_LABEL_IDS[name], name) for name in _CLASSES)
 _CLASS_IDS = frozenset(category.id for category in CATEGORIES)
+_NUMBERED_IDS = _CLASS_IDS | {_LABEL_IDS["caravan"], _LABEL_IDS["trailer"]}  # labels whose objects are numbered
+
+_NOT_EVALUATED = (
+    "unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, parking, rail track, "
+    "guard rail, bridge, tunnel, polegroup, caravan, trailer"
+)
+_VOID = tuple(_LABEL_IDS[name] for name in _NOT_EVALUATED.split(", "))
 
 _IMAGE_END, _IDS_END, _POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png", "_gtFine_polygons.json"
 
@@ -66,7 +73,9 @@ def cityscapes_source(root: Path, split: str) -> Source:
         data = _read(images, names[index], "image")
         height, width = decode_image(data).pixels.shape[:2]
         ids = _read_ids(labels, names[index], (height, width))
-        return SourceImage(index + 1, names[index], data, (height, width), tuple(_annotate(ids, index)))
+        return SourceImage(
+            index + 1, names[index], data, (height, width), tuple(_annotate(ids, index)), _find_void(ids)
+        )
 
     def describe(index: int) -> str:
         return f"image {index + 1} {names[index][:200]!r}"
@@ -180,7 +189,7 @@ def _draw_ids(entries: list[dict[str, Any]], image_hw: ImageHW) -> np.ndarray:
         if label_id == _NOT_DRAWN:
             continue
         value = label_id
-        if label_id in _CLASS_IDS and not is_group:
+        if label_id in _NUMBERED_IDS and not is_group:
             value = label_id * INSTANCE_FACTOR + counts[label_id]
             counts[label_id] += 1
             if counts[label_id] > INSTANCE_FACTOR:
@@ -217,6 +226,20 @@ def _regions(ids: np.ndarray) -> Iterator[tuple[int, int, bool]]:
         label_id = value if is_crowd else value // INSTANCE_FACTOR
         if label_id in _CLASS_IDS:
             yield value, label_id, is_crowd
+
+
+def _find_void(ids: np.ndarray) -> dict[str, Any] | None:
+    """Returns the RLE of the pixels whose label is not evaluated, of ids [H, W]; None if there are none.
+
+    As in the official evaluation, numbered objects of such classes (a caravan's 29000) do not belong to them.
+    """
+    from pycocotools import mask as coco_mask
+
+    void = np.isin(ids, _VOID)
+    if not void.any():
+        return None
+    code = coco_mask.encode(np.asfortranarray(void.view(np.uint8)))
+    return {"size": list(ids.shape), "counts": code["counts"].decode()}
 
 
 def _annotate(ids: np.ndarray, index: int) -> Iterator[dict[str, Any]]:

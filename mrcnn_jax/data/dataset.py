@@ -105,13 +105,18 @@ class Dataset:
         return f"{self._read(index)['image/filename'].decode()} (id {self.image_ids[index]} of {self.name})"
 
     def coco_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Returns the whole split as a COCO annotation dict with the data set's own ids. No image is decoded."""
+        """Returns the whole split as a COCO annotation dict with the data set's own ids. No image is decoded.
+
+        An image with pixels that are not evaluated has them as a compressed run-length code under "void".
+        """
         images, annotations = [], []
         for index, (height, width) in enumerate(self.sizes.tolist()):
             stored = self._read(index)
             image_id = int(stored["image/id"])
             file_name = stored["image/filename"].decode()
-            images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+            image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+            void = stored.get("image/void")
+            images.append(image | ({"void": json.loads(void)} if void else {}))
             annotations += [self._coco_annotation(record, image_id) for record in self._objects(stored)]
         categories = [_coco_category(category) for category in self.categories]
         return {"images": images, "annotations": annotations, "categories": categories}

@@ -19,6 +19,7 @@ class SourceImage:
     data: bytes  # encoded, as in the file
     image_hw: ImageHW  # upright
     annotations: tuple[dict[str, Any], ...]
+    void: dict[str, Any] | None = None  # RLE of the pixels that are not evaluated, whatever is detected there
     findings: Findings | None = None  # objects repaired and left out while reading; None if nothing was looked for
 
 

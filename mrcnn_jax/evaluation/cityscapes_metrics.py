@@ -4,8 +4,8 @@ It differs from COCO's. Every prediction is compared with every object, without 
 one object, the one with the best score is correct and the others are false. Recall is not interpolated, and objects
 below 100 pixels do not count. A prediction that matches nothing is ignored if a share of it above the IoU threshold
 lies on group regions of its class (the crowds of the ground truth), on objects that do not count, or on void: pixels of
-labels that are not evaluated, such as the car that carries the camera. Prepared data sets do not contain void. Without
-it, a prediction there is false, so scores are equal to the server's or a little lower.
+labels that are not evaluated, such as the car that carries the camera. Data that was prepared in format 1 does not
+contain void. Without it, a prediction there is false, so scores are equal to the server's or a little lower.
 
 Shapes: P predictions, R regions (objects and the group region) of one class in one image.
 """

@@ -4,16 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.helpers.labels import labels as official_labels
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 
 from mrcnn_jax.data.bitmaps import decode_mask
 from mrcnn_jax.data.cityscapes import CATEGORIES, cityscapes_source, find_splits
@@ -21,63 +18,9 @@ from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import DataError
+from tests.data.cityscapes_folder import EXPECTED, IMAGE_HW, NAMES, SCENE, Folder, box
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE_HW = (60, 90)
-NAMES = ("bonn/bonn_000000_000019", "bonn/bonn_000001_000019", "aachen/aachen_000003_000019")
-"""As they are written; aachen comes first."""
-
-
-def box(label: str, y: int, x: int, height: int, width: int, **more: Any) -> dict[str, Any]:
-    """An object; the outline belongs to it, so that it has height x width pixels."""
-    y1, x1 = y + height - 1, x + width - 1
-    return {"label": label, "polygon": [[x, y], [x1, y], [x1, y1], [x, y1]], **more}
-
-
-SCENE = [
-    box("sky", 0, 0, 60, 90),
-    box("car", 10, 10, 20, 30),
-    box("person", 5, 35, 30, 10),  # hides a part of the car
-    box("car", 40, 0, 10, 10, deleted=1),
-    box("car", 40, 20, 10, 10),
-    box("cargroup", 40, 40, 10, 20),
-    box("cargroup", 40, 70, 10, 10),
-    box("license plate", 12, 12, 4, 4),  # is not drawn
-    box("traffic sign", 20, 10, 5, 5),
-]
-EXPECTED = [(26, 1, 300), (24, 0, 300), (26, 0, 600 - 100 - 25), (26, 0, 100)]
-"""(label id, crowd, area) of what is left of it, in the order of the annotations."""
-
-
-@dataclass
-class Folder:
-    """A data set in the official layout."""
-
-    root: Path
-
-    def path(self, kind: str, name: str, end: str, split: str = "train") -> Path:
-        path = self.root / kind / split / (name + end)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def add(self, name: str, objects: Any, *, split: str = "train", form: str = "polygons") -> None:
-        """An image of noise and its label in one of the two forms, the image as the official code draws it."""
-        noise = np.random.default_rng(len(name)).integers(0, 256, (*IMAGE_HW, 3), np.uint8)
-        assert cv2.imwrite(str(self.path("leftImg8bit", name, "_leftImg8bit.png", split)), noise)
-        text = json.dumps({"imgHeight": IMAGE_HW[0], "imgWidth": IMAGE_HW[1], "objects": objects})
-        if form == "polygons":
-            self.polygons(name, split).write_text(text)
-        else:
-            annotation = Annotation()
-            annotation.fromJsonText(text)
-            ids = np.asarray(createInstanceImage(annotation, "ids"))
-            assert cv2.imwrite(str(self.ids(name, split)), ids.astype(np.uint16))
-
-    def polygons(self, name: str, split: str = "train") -> Path:
-        return self.path("gtFine", name, "_gtFine_polygons.json", split)
-
-    def ids(self, name: str, split: str = "train") -> Path:
-        return self.path("gtFine", name, "_gtFine_instanceIds.png", split)
 
 
 @pytest.fixture
@@ -108,6 +51,17 @@ def load_all(folder: Folder, split: str = "train") -> list[Any]:
 def test_labels_are_the_official_ones() -> None:
     evaluated = [(label.id, label.name) for label in official_labels if label.hasInstances and not label.ignoreInEval]
     assert [(category.id, category.name) for category in CATEGORIES] == evaluated
+
+
+def test_void_is_what_the_official_evaluation_does_not_count(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.add(NAMES[0], [*SCENE, box("caravan", 50, 70, 8, 15), box("parking", 55, 0, 5, 20)], form="ids")
+    ids = cv2.imread(str(folder.path("gtFine", NAMES[0], "_gtFine_instanceIds.png")), cv2.IMREAD_UNCHANGED)
+    prepare(cityscapes_source(folder.root, "train"), tmp_path / "prepared", "train")
+    (image,) = open_dataset(f"{tmp_path / 'prepared'}:train").coco_dict()["images"]
+    expected = np.isin(ids, [label.id for label in official_labels if label.ignoreInEval])
+    assert expected.any() and (ids == 29000).any()
+    np.testing.assert_array_equal(decode_mask(image["void"], IMAGE_HW), expected)
 
 
 def test_polygons_give_the_official_instances(tmp_path: Path) -> None:

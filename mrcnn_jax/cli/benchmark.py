@@ -204,6 +204,7 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
         labels=(rng.integers(1, config.model.num_classes + 1, slots) * valid).astype(np.int32),
         masks=masks.astype(np.uint8),
         valid=valid,
+        has_mask=valid,
     )
     index = np.arange(batch_size, dtype=np.int32)
     return Batch(images, image_hw, ground_truth, valid=np.ones(batch_size, bool), image_id=index, sample_index=index)

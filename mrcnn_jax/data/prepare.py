@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mrcnn_jax.data.annotations import clip_bbox, find_fault
+from mrcnn_jax.data.annotations import clip_bbox, find_fault, has_mask
 from mrcnn_jax.data.bitmaps import mask_area
 from mrcnn_jax.data.builder import FORMAT, write_split
 from mrcnn_jax.data.images import ImageError, ImageHW
@@ -122,10 +122,13 @@ def _checked_annotations(image: SourceImage, source: Source, skips: Skips) -> tu
 
 
 def _complete(annotation: dict[str, Any], image_hw: ImageHW) -> dict[str, Any]:
-    """Returns the annotation with a mask and an area: a crowd without a mask covers its box."""
+    """Returns the annotation with an area. A crowd without a mask covers its box; other objects stay without."""
     complete = dict(annotation)
-    if not complete.get("segmentation"):
+    if not has_mask(complete):
         x0, y0, x1, y1 = clip_bbox(complete["bbox"], image_hw)
+        if not complete.get("iscrowd"):
+            complete.pop("segmentation", None)
+            return complete | {"area": complete.get("area") or (x1 - x0) * (y1 - y0)}
         complete["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
     if complete.get("area") is None:
         complete["area"] = mask_area(complete["segmentation"], image_hw)

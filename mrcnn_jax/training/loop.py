@@ -33,7 +33,7 @@ from mrcnn_jax.training.monitor import Resumed, StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.program_cache import load_or_compile, programs_folder
-from mrcnn_jax.training.settings import Settings, check_agreement, complete_config, run_settings
+from mrcnn_jax.training.settings import Settings, check_agreement, check_masks, complete_config, run_settings
 from mrcnn_jax.training.state import TrainState, make_train_state
 from mrcnn_jax.training.training_program import make_training_program
 from mrcnn_jax.training.validation import Validation
@@ -63,11 +63,15 @@ def train(config: Config, workdir: str | Path) -> None:
             mesh = make_mesh()
             val_categories = None if val_data is None else val_data.categories
             config = complete_config(config, train_data.categories, val_categories, num_devices=mesh.size)
+            notes = check_masks(config, train_data, val_data)
             settings = run_settings(config, fingerprint=train_data.fingerprint, num_records=len(train_data))
         check_agreement([json.loads(each) for each in gather_bytes(json.dumps(settings).encode())])
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
         stack.enter_context(closing(checkpoints))
-        TrainingRun(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop).train()
+        run = TrainingRun(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop)
+        for note in notes:
+            run.line.say(note)
+        run.train()
 
 
 @dataclasses.dataclass

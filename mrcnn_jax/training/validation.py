@@ -81,8 +81,9 @@ class Validation:
                 raise NumericalError(f"Evaluation of step {step}: {error}") from error
             self.line.say(evaluation.table)
             metrics = {"step": step} | evaluation.metrics
-            # None without any ground truth
-            score = evaluation.metrics["segm" if self.config.model.masks else "bbox"]["AP"]
+            # Of boxes if no object has a mask; None without any ground truth.
+            scores = [evaluation.metrics[kind]["AP"] for kind in ("segm", "bbox") if kind in evaluation.metrics]
+            score = next((score for score in scores if score is not None), None)
         with shared_errors():
             if is_primary():
                 if self.data is not None:

@@ -33,7 +33,7 @@ from mrcnn_jax.training.monitor import Resumed, StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.program_cache import load_or_compile, programs_folder
-from mrcnn_jax.training.settings import Settings, check_agreement, check_masks, complete_config, run_settings
+from mrcnn_jax.training.settings import Settings, check_agreement, complete_config, run_settings
 from mrcnn_jax.training.state import TrainState, make_train_state
 from mrcnn_jax.training.training_program import make_training_program
 from mrcnn_jax.training.validation import Validation
@@ -228,3 +228,34 @@ def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
         prepare = command_names.typed("prepare")
         raise ConfigError(f"No training data is named. Pass a folder made by {prepare}: --data.train DIR.")
     return open_dataset(config.data.train), open_dataset(config.data.val) if config.data.val else None
+
+
+def check_masks(config: Config, train_data: Dataset, val_data: Dataset | None) -> list[str]:
+    """Returns one line for each data set that has objects without a mask; none for a model without a mask head.
+
+    Raises ConfigError if no object of the training data has a mask, since the mask head would stay untrained.
+    """
+    if not config.model.masks:
+        return []
+    if train_data.has_no_masks:
+        raise ConfigError(
+            f"{config.data.train}: none of its {train_data.num_without_mask} objects has a mask, so a mask head cannot "
+            "be trained. Pass --model.no-masks for a model without one."
+        )
+    lines = []
+    if train_data.num_without_mask:
+        lines.append(
+            f"{config.data.train}: {_count_without_mask(train_data)}. They train boxes and classes, not masks."
+        )
+    if val_data is not None and val_data.has_no_masks:
+        lines.append(
+            f"{config.data.val}: {_count_without_mask(val_data)}. Masks are not scored; box AP decides which step is best."
+        )
+    elif val_data is not None and val_data.num_without_mask:
+        lines.append(f"{config.data.val}: {_count_without_mask(val_data)}. They are ignored in the scores of masks.")
+    return lines
+
+
+def _count_without_mask(dataset: Dataset) -> str:
+    total = dataset.num_without_mask + (dataset.num_with_mask or 0)
+    return f"{dataset.num_without_mask} of {total} objects have no mask"

@@ -8,7 +8,6 @@ from typing import Any
 from mrcnn_jax.categories import Category, keypoint_names
 from mrcnn_jax.config import Config
 from mrcnn_jax.config.renamed_fields import with_current_names
-from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.errors import ConfigError
 
 Settings = dict[str, Any]
@@ -78,39 +77,6 @@ def complete_config(
         valid = f"{below} or {below + num_devices}" if below else f"{num_devices}"
         raise ConfigError(f"--train.batch-size {batch_size} is not divisible by {num_devices} devices. Use {valid}.")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(categories)))
-
-
-def check_masks(config: Config, train_data: Dataset, val_data: Dataset | None) -> list[str]:
-    """Returns one line for each data set with objects without a mask, for a model with a mask head.
-
-    Raises ConfigError if no object of the training data has a mask: the head would be left untrained.
-    """
-    if not config.model.masks:
-        return []
-    if train_data.has_no_masks:
-        raise ConfigError(
-            f"None of the {train_data.num_without_mask} objects in {config.data.train} has a mask, so a mask head "
-            "cannot be trained. Pass --model.no-masks to train without one."
-        )
-    lines = []
-    if train_data.num_without_mask:
-        total = (train_data.num_with_mask or 0) + train_data.num_without_mask
-        lines.append(
-            f"{train_data.num_without_mask} of {total} objects in {config.data.train} have no mask: they train boxes "
-            "and classes, but not masks."
-        )
-    if val_data is not None and val_data.has_no_masks:
-        lines.append(
-            f"None of the {val_data.num_without_mask} objects in {config.data.val} has a mask: masks will not be "
-            "scored, and the best checkpoint is the one with the best box AP."
-        )
-    elif val_data is not None and val_data.num_without_mask:
-        total = (val_data.num_with_mask or 0) + val_data.num_without_mask
-        lines.append(
-            f"{val_data.num_without_mask} of {total} objects in {config.data.val} have no mask: they count for boxes "
-            "and are ignored for masks."
-        )
-    return lines
 
 
 def _count_keypoints(name: str, categories: Sequence[Category]) -> int:

@@ -242,20 +242,14 @@ def check_masks(config: Config, train_data: Dataset, val_data: Dataset | None) -
             f"{config.data.train}: none of its {train_data.num_without_mask} objects has a mask, so a mask head cannot "
             "be trained. Pass --model.no-masks for a model without one."
         )
+    not_scored = val_data is not None and val_data.has_no_masks
+    in_val = "Masks are not scored, and box AP decides which step is best" if not_scored else "Mask AP ignores them"
     lines = []
-    if train_data.num_without_mask:
-        lines.append(
-            f"{config.data.train}: {_count_without_mask(train_data)}. They train boxes and classes, not masks."
-        )
-    if val_data is not None and val_data.has_no_masks:
-        lines.append(
-            f"{config.data.val}: {_count_without_mask(val_data)}. Masks are not scored; box AP decides which step is best."
-        )
-    elif val_data is not None and val_data.num_without_mask:
-        lines.append(f"{config.data.val}: {_count_without_mask(val_data)}. They are ignored in the scores of masks.")
+    for name, data, effect in (
+        (config.data.train, train_data, "They train boxes and classes, but not masks"),
+        (config.data.val, val_data, in_val),
+    ):
+        if data is not None and data.num_without_mask:
+            total = data.num_without_mask + (data.num_with_mask or 0)
+            lines.append(f"{name}: {data.num_without_mask} of {total} objects have no mask. {effect}.")
     return lines
-
-
-def _count_without_mask(dataset: Dataset) -> str:
-    total = dataset.num_without_mask + (dataset.num_with_mask or 0)
-    return f"{dataset.num_without_mask} of {total} objects have no mask"

@@ -37,16 +37,10 @@ class FakeData:
     name: str
     fingerprint: str = "abc"
     categories: tuple[Category, ...] = (Category(3, "cat"), Category(7, "dog"))
-    num_records: int = 100
-    num_with_mask: int = 30
-    num_without_mask: int = 0
-
-    @property
-    def has_no_masks(self) -> bool:
-        return self.num_with_mask == 0
+    num_with_mask, num_without_mask, has_no_masks = 30, 0, False
 
     def __len__(self) -> int:
-        return self.num_records
+        return 100
 
 
 @dataclass
@@ -304,32 +298,3 @@ def test_validation_data_with_other_categories_is_refused(world, tmp_path, monke
     monkeypatch.setattr(loop, "open_dataset", lambda spec: FakeData(spec, categories=(Category(1, spec),)))
     with pytest.raises(ConfigError, match=r"--data\.val val has other categories"):
         loop.train(CONFIG, tmp_path)
-
-
-def test_data_without_any_mask_is_refused_for_a_mask_head_only(world, tmp_path, monkeypatch):
-    boxes_only = FakeData("train", num_with_mask=0, num_without_mask=7)
-    monkeypatch.setattr(loop, "open_dataset", lambda spec: boxes_only)
-    with pytest.raises(ConfigError, match=r"^train: none of its 7 objects has a mask, .* Pass --model\.no-masks "):
-        loop.train(CONFIG, tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists()
-    without_head = replace(CONFIG, model=replace(CONFIG.model, masks=False))
-    assert loop.check_masks(without_head, boxes_only, boxes_only) == []
-
-
-def test_objects_without_mask_are_counted_before_the_first_step(world, tmp_path, monkeypatch, capsys):
-    some, none = {"num_without_mask": 7}, {"num_with_mask": 0, "num_without_mask": 4}
-    data = {"train": FakeData("train", **some), "val": FakeData("val", **none)}
-    monkeypatch.setattr(loop, "open_dataset", data.__getitem__)
-    loop.train(with_train(num_steps=2), tmp_path)
-    printed = capsys.readouterr().out
-    assert printed.count("have no mask") == 2 and printed.index("have no mask") < printed.index("step")
-    assert "train: 7 of 37 objects have no mask. They train boxes and classes, but not masks.\n" in printed
-    assert "val: 4 of 4 objects have no mask. Masks are not scored, and box AP decides which step is best.\n" in printed
-    (line,) = loop.check_masks(CONFIG, FakeData("train"), FakeData("val", **some))
-    assert line == "val: 7 of 37 objects have no mask. Mask AP ignores them."
-
-
-@pytest.mark.parametrize(("masks", "boxes", "chosen"), [(0.2, 0.3, 0.2), (None, 0.3, 0.3), (0.0, 0.3, 0.0)])
-def test_box_ap_decides_if_there_is_no_mask_ap(masks, boxes, chosen):
-    assert validation.choose_score({"segm": {"AP": masks}, "bbox": {"AP": boxes}}) == chosen
-    assert validation.choose_score({"bbox": {"AP": boxes}}) == boxes and validation.choose_score({}) is None

@@ -14,6 +14,7 @@ from mrcnn_jax.cli import command_line
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import coco_source
+from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
 from mrcnn_jax.data.source import Source
@@ -107,7 +108,8 @@ def main() -> None:
         source = coco_source(arguments.images, arguments.annotations, annotated_only=arguments.annotated_only)
         write(source, arguments.to, arguments.split, arguments.overwrite, arguments.max_skip_fraction)
         classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
-        preset = f"mask_rcnn_r50_fpn_1x{classes} --workdir runs/r50"
+        masks = " --model.no-masks" if open_dataset(f"{arguments.to}:{arguments.split}").has_no_masks else ""
+        preset = f"mask_rcnn_r50_fpn_1x{classes}{masks} --workdir runs/r50"
         print(next_command(arguments.to, arguments.split, preset))
 
 

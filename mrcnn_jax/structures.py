@@ -24,6 +24,7 @@ class GroundTruth:
     masks: Array  # [G, M, M] uint8 0 or 1, relative to the box
     valid: Array  # [G] bool
     keypoints: Array | None = None  # [G, K, 3] float32: x, y, COCO's visibility (0: not annotated); None: no such data
+    has_mask: Array | None = None  # [G] bool; False: `masks` is zeros and trains nothing; None: all objects have a mask
 
 
 @flax.struct.dataclass

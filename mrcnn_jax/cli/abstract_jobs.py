@@ -56,6 +56,7 @@ def batch_shapes(config: Config, canvas: Canvas, batch_size: int) -> Batch:
         masks=of(jnp.uint8, slots, side, side),
         valid=of(jnp.bool_, slots),
         keypoints=of(jnp.float32, slots, num_keypoints, 3) if num_keypoints else None,
+        has_mask=of(jnp.bool_, slots),
     )
     return Batch(
         images=of(jnp.uint8, *canvas, 3),

@@ -192,8 +192,7 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
     images, image_hw = random_images(canvas, batch_size)
     slots, side = (batch_size, config.data.max_objects), config.data.mask_size
     rng = np.random.default_rng(1)
-    corners = rng.uniform(0, 0.7, (*slots, 2))
-    sizes = rng.uniform(0.05, 0.3, (*slots, 2))
+    corners, sizes = rng.uniform(0, 0.7, (*slots, 2)), rng.uniform(0.05, 0.3, (*slots, 2))
     valid = np.broadcast_to(np.arange(slots[1]) < NUM_OBJECTS, slots)
     scale = np.array(canvas[::-1])
     boxes = np.concatenate([corners * scale, (corners + sizes) * scale], -1) * valid[..., None]
@@ -204,6 +203,7 @@ def random_batch(config: Config, canvas: Canvas, batch_size: int) -> Batch:
         labels=(rng.integers(1, config.model.num_classes + 1, slots) * valid).astype(np.int32),
         masks=masks.astype(np.uint8),
         valid=valid,
+        has_mask=valid,
     )
     index = np.arange(batch_size, dtype=np.int32)
     return Batch(images, image_hw, ground_truth, valid=np.ones(batch_size, bool), image_id=index, sample_index=index)

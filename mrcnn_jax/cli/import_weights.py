@@ -15,7 +15,7 @@ from mrcnn_jax import command_names
 from mrcnn_jax.categories import Category
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.config import ModelConfig, TestConfig
-from mrcnn_jax.data.coco import read_categories
+from mrcnn_jax.data.coco_file import read_categories
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.weights.coco_categories import default_categories
 from mrcnn_jax.weights.folder import save_weights

@@ -12,6 +12,7 @@ from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import Crowds, coco_source
 from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION
+from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.data.rotation import Rotation
 from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
@@ -123,7 +124,8 @@ def main() -> None:
         allowed = min(arguments.max_skip_fraction, USUAL_FRACTION if arguments.strict else 1.0)
         write(source, arguments.to, arguments.split, arguments.overwrite, allowed)
         classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
-        preset = f"mask_rcnn_r50_fpn_1x{classes} --workdir runs/r50"
+        masks = " --model.no-masks" if open_dataset(f"{arguments.to}:{arguments.split}").has_no_masks else ""
+        preset = f"mask_rcnn_r50_fpn_1x{classes}{masks} --workdir runs/r50"
         print(next_command(arguments.to, arguments.split, preset))
 
 

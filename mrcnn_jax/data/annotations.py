@@ -4,7 +4,7 @@ pycocotools crashes the interpreter on far-away polygon coordinates and returns 
 that do not sum to the image size. A COCO RLE lists run lengths in column-major order, zeros first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,17 +102,22 @@ def _check_segmentation(segmentation: object, image_hw: ImageHW) -> str | None:
     return None
 
 
+def has_mask(annotation: Mapping[str, Any]) -> bool:
+    """Returns whether a COCO annotation has a segmentation that is not empty."""
+    segmentation = annotation.get("segmentation")
+    return bool(segmentation) and segmentation != [[]]
+
+
 def find_fault(annotation: dict[str, Any], image_hw: ImageHW, num_keypoints: int | None = None) -> str | None:
     """Returns why a COCO annotation cannot be used, as a short fixed text for counting skips; None if it can.
 
-    An object without a segmentation has a box, but no mask. `num_keypoints` is that of the category, if known.
+    A missing or empty segmentation is no fault. `num_keypoints` is that of the category, if known.
     """
     if annotation.get("iscrowd", 0) not in (0, 1):
         return "iscrowd is neither 0 nor 1"
     if fault := check_bbox(annotation.get("bbox"), image_hw):
         return fault
-    segmentation = annotation.get("segmentation")
-    if segmentation and (fault := _check_segmentation(segmentation, image_hw)):
+    if has_mask(annotation) and (fault := _check_segmentation(annotation["segmentation"], image_hw)):
         return fault
     area = annotation.get("area")
     if area is not None and (not _are_numbers([area], 1e12) or area < 0):

@@ -2,7 +2,8 @@
 
 `tfds.builder_from_directory(DIR/SPLIT)` reads a split without this package. Images keep their encoded bytes, and each
 object keeps its exact COCO annotation as JSON text beside the usual TFDS columns. The TFDS metadata contains the
-categories, the ids and sizes of the images, and the fingerprint of the source.
+categories, the ids and sizes of the images, the numbers of objects with and without a mask (crowds are not counted),
+and the fingerprint of the source.
 """
 
 import io
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.data.annotations import clip_bbox
+from mrcnn_jax.data.annotations import clip_bbox, has_mask
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import StorageError
 
@@ -95,6 +96,8 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
         categories=[vars(category) for category in source.categories],
         image_ids=[],
         image_hw=[],
+        num_with_mask=0,
+        num_without_mask=0,
     )
 
     class Instances(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -124,6 +127,9 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
             for index, image in enumerate(images):
                 metadata["image_ids"].append(image.image_id)
                 metadata["image_hw"].append(list(image.image_hw))
+                for annotation in image.annotations:
+                    if not annotation.get("iscrowd"):
+                        metadata["num_with_mask" if has_mask(annotation) else "num_without_mask"] += 1
                 yield index, _encode(image, labels)
 
     return Instances(data_dir=folder, file_format="array_record")

@@ -237,7 +237,7 @@ def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, 
             findings.repair("object of a rotated image is turned upright", of)
         kept.append(annotation)
     height, width = decoded.pixels.shape[:2]
-    return SourceImage(image.image_id, image.file_name, data, (height, width), tuple(kept), findings)
+    return SourceImage(image.image_id, image.file_name, data, (height, width), tuple(kept), findings=findings)
 
 
 def _check_size(image: CocoImage, header: ImageHeader, findings: Findings, which: str) -> None:

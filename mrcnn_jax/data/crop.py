@@ -62,7 +62,8 @@ def crop_objects(
     """Returns the objects inside the window of an image that was resized from `old_hw` to `new_hw`.
 
     Boxes are clipped, areas are those of the visible parts, and keypoints outside become invisible. An object is
-    dropped if a visible side is shorter than MIN_SIDE or if its bitmap is empty.
+    dropped if a visible side is shorter than MIN_SIDE or if its bitmap is empty. The visible part of an object without
+    a mask is that of its box.
     """
     scale_y, scale_x = new_hw[0] / old_hw[0], new_hw[1] / old_hw[1]
     # Multiplying first gives exactly the image's border where the window ends there.
@@ -76,11 +77,13 @@ def crop_objects(
             continue
         item = replace(item, keypoints=_hide_outside(item.keypoints, (left, top, right, bottom)))
         if (x0, y0, x1, y1) != whole:
-            bitmap = make_bitmap(item.segmentation, np.array([x0, y0, x1, y1]), old_hw, mask_size)
-            if not bitmap.any():
-                continue
-            area = float(bitmap.mean()) * (x1 - x0) * (y1 - y0)
-            item = replace(item, bbox=(x0, y0, x1 - x0, y1 - y0), area=area)
+            share = 1.0  # of the box
+            if item.segmentation is not None:
+                bitmap = make_bitmap(item.segmentation, np.array([x0, y0, x1, y1]), old_hw, mask_size)
+                if not bitmap.any():
+                    continue
+                share = float(bitmap.mean())
+            item = replace(item, bbox=(x0, y0, x1 - x0, y1 - y0), area=share * (x1 - x0) * (y1 - y0))
         kept.append(item)
     return kept
 

@@ -29,7 +29,7 @@ class ObjectRecord:
     bbox: tuple[float, float, float, float]  # x, y, width, height in pixels; may extend beyond the image
     area: float
     is_crowd: bool
-    segmentation: Segmentation
+    segmentation: Segmentation | None  # None: only the box, and possibly keypoints, are annotated
     keypoints: tuple[float, ...] = ()  # x, y, visibility of each keypoint; empty if none are annotated
 
 
@@ -64,6 +64,9 @@ class Dataset:
             self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
             self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
             self.sizes = np.asarray(metadata["image_hw"], np.int64).reshape(-1, 2)  # [N, 2] height, width
+            # Folders that do not contain these numbers are older than objects without a mask.
+            self.num_with_mask: int | None = metadata.get("num_with_mask")
+            self.num_without_mask: int = metadata.get("num_without_mask", 0)
             builder = tfds.builder_from_directory(path)
             (split,) = builder.info.splits
             decoders = {"image": tfds.decode.SkipDecoding()}
@@ -77,6 +80,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def has_no_masks(self) -> bool:
+        """Whether there are objects, and none of them has a mask. Crowds do not count."""
+        return self.num_with_mask == 0 and self.num_without_mask > 0
 
     def __getitem__(self, index: int) -> Record:
         """Returns the record with its image decoded. Raises DataError if it cannot be read or decoded."""
@@ -108,6 +116,7 @@ class Dataset:
         """Returns the whole split as a COCO annotation dict with the data set's own ids. No image is decoded.
 
         An image with pixels that are not evaluated has them as a compressed run-length code under "void".
+        Annotations of objects without a mask have no "segmentation".
         """
         images, annotations = [], []
         for index, (height, width) in enumerate(self.sizes.tolist()):
@@ -158,8 +167,9 @@ class Dataset:
             "bbox": list(record.bbox),
             "area": record.area,
             "iscrowd": int(record.is_crowd),
-            "segmentation": record.segmentation,
         }
+        if record.segmentation is not None:
+            annotation["segmentation"] = record.segmentation
         num_keypoints = len(self.categories[record.label - 1].keypoints)
         if num_keypoints:
             keypoints = list(record.keypoints) or [0.0] * (3 * num_keypoints)
@@ -188,7 +198,7 @@ def _read_object(object_id: Any, label: Any, is_crowd: Any, annotation: bytes) -
         bbox=tuple(exact["bbox"]),
         area=exact["area"],
         is_crowd=bool(is_crowd),
-        segmentation=exact.get("segmentation"),
+        segmentation=exact.get("segmentation") or None,
         keypoints=tuple(exact.get("keypoints") or ()),
     )
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mrcnn_jax.data.annotations import find_fault
+from mrcnn_jax.data.annotations import clip_bbox, find_fault, has_mask
+from mrcnn_jax.data.bitmaps import mask_area
 from mrcnn_jax.data.builder import READABLE_FORMATS, write_split
 from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION, Findings
-from mrcnn_jax.data.images import ImageError
+from mrcnn_jax.data.images import ImageError, ImageHW
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import ConfigError
 
@@ -128,5 +129,19 @@ def _checked_annotations(image: SourceImage, source: Source, findings: Findings)
         if fault:
             findings.leave_out_object(fault, f"annotation {annotation['id']} of image {image.image_id}")
         else:
-            kept.append(annotation)
+            kept.append(_complete(annotation, image.image_hw))
     return tuple(kept)
+
+
+def _complete(annotation: dict[str, Any], image_hw: ImageHW) -> dict[str, Any]:
+    """Returns the annotation with an area. A crowd without a mask covers its box; other objects stay without."""
+    complete = dict(annotation)
+    if not has_mask(complete):
+        x0, y0, x1, y1 = clip_bbox(complete["bbox"], image_hw)
+        if not complete.get("iscrowd"):
+            complete.pop("segmentation", None)
+            return complete | {"area": complete.get("area") or (x1 - x0) * (y1 - y0)}
+        complete["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    if complete.get("area") is None:
+        complete["area"] = mask_area(complete["segmentation"], image_hw)
+    return complete

@@ -88,6 +88,7 @@ def _empty_ground_truth(data_config: DataConfig, num_keypoints: int) -> GroundTr
         masks=np.zeros((data_config.max_objects, data_config.mask_size, data_config.mask_size), np.uint8),
         valid=np.zeros(data_config.max_objects, np.bool_),
         keypoints=np.zeros((data_config.max_objects, num_keypoints, 3), np.float32) if num_keypoints else None,
+        has_mask=np.zeros(data_config.max_objects, np.bool_),
     )
 
 
@@ -105,12 +106,15 @@ def _make_ground_truth(
         return ground_truth
     boxes = np.array([clip_bbox(item.bbox, old_hw) for item in objects])
     for slot, (item, box) in enumerate(zip(objects, boxes, strict=True)):
-        bitmap = make_bitmap(item.segmentation, box, old_hw, data_config.mask_size)
-        ground_truth.masks[slot] = bitmap[:, ::-1] if is_flipped else bitmap
+        if item.segmentation is not None:
+            bitmap = make_bitmap(item.segmentation, box, old_hw, data_config.mask_size)
+            ground_truth.masks[slot] = bitmap[:, ::-1] if is_flipped else bitmap
     boxes = move_boxes(resize_boxes(boxes, old_hw, new_hw), window)
     ground_truth.boxes[: len(objects)] = flip_boxes(boxes, window.hw[1]) if is_flipped else boxes
     ground_truth.labels[: len(objects)] = [item.label for item in objects]
     ground_truth.valid[: len(objects)] = True
+    if ground_truth.has_mask is not None:
+        ground_truth.has_mask[: len(objects)] = [item.segmentation is not None for item in objects]
     if ground_truth.keypoints is not None:
         for slot, item in enumerate(objects):
             if len(item.keypoints) == 3 * len(keypoint_flip):

@@ -111,6 +111,7 @@ def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
         masks=ground_truth.masks,  # only rows that are matched to a foreground RoI are read
         valid=valid,
         keypoints=ground_truth.keypoints,  # likewise
+        has_mask=ground_truth.has_mask,  # likewise
     )
 
 
@@ -211,7 +212,7 @@ def mask_head_loss(
     *,
     model: nn.Module,
 ) -> dict[str, Float[Array, "b"]]:
-    """Returns L_mask of each image over its foreground RoIs.
+    """Returns L_mask of each image over its foreground RoIs whose object has a mask; 0 if there are none.
 
     The loss uses a sigmoid on the logits of each RoI's own class (paper section 3, "Mask Representation") or, if
     `mask_activation` is "softmax", a softmax over all classes (table 2b).
@@ -223,9 +224,12 @@ def mask_head_loss(
         mask_targets = sample_mask_targets(
             ground_truth.masks, ground_truth.boxes, rois.rois, rois.matched_gt, output_size=model_config.mask_size
         )
+        is_counted = rois.labels > 0
+        if ground_truth.has_mask is not None:
+            is_counted &= ground_truth.has_mask[rois.matched_gt]
         if model_config.mask_activation == "softmax":
-            return softmax_mask_loss(logits, mask_targets, rois.labels > 0, rois.labels)
-        return mask_loss(logits, mask_targets, rois.labels > 0)
+            return softmax_mask_loss(logits, mask_targets, is_counted, rois.labels)
+        return mask_loss(logits, mask_targets, is_counted)
 
     logits = logits.reshape(*foreground.labels.shape, *logits.shape[1:])
     return {"mask": jax.vmap(one)(logits, foreground, ground_truth)}

@@ -5,7 +5,8 @@ one object, the one with the best score is correct and the others are false. Rec
 below 100 pixels do not count. A prediction that matches nothing is ignored if a share of it above the IoU threshold
 lies on group regions of its class (the crowds of the ground truth), on objects that do not count, or on void: pixels of
 labels that are not evaluated, such as the car that carries the camera. Data that was prepared in format 1 does not
-contain void. Without it, a prediction there is false, so scores are equal to the server's or a little lower.
+contain void. Without it, a prediction there is false, so scores are equal to the server's or a little lower. Objects
+without a mask, which Cityscapes does not have, are ignored as `boxes_only` describes.
 
 Shapes: P predictions, R regions (objects and the group region) of one class in one image.
 """
@@ -18,6 +19,7 @@ import numpy as np
 
 from mrcnn_jax.data.annotations import decode_counts
 from mrcnn_jax.errors import DataError
+from mrcnn_jax.evaluation.boxes_only import WITHOUT_MASK, find_matches
 from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)
@@ -99,6 +101,8 @@ def _compare(
     from pycocotools import mask as coco_mask
 
     image_hw = (image["height"], image["width"])
+    boxes_only = [row["bbox"] for row in objects if row.get(WITHOUT_MASK)]
+    objects = [row for row in objects if not row.get(WITHOUT_MASK)]
     regions = [_encode(row["segmentation"], image_hw) for row in objects if not row["iscrowd"]]
     groups = [_encode(row["segmentation"], image_hw) for row in objects if row["iscrowd"]]
     if groups:
@@ -114,6 +118,8 @@ def _compare(
     if image.get("void") is not None:
         ignorable += _intersect(codes, [image["void"]], areas)[:, 0]
     scores = np.array([row["score"] for row in predictions], np.float64)
+    is_unjudged = find_matches([row["bbox"] for row in predictions], boxes_only).any(axis=1)  # [P]
+    ignorable = np.where(is_unjudged, areas, ignorable)
     keep = areas > 0
     return _Overlaps(scores[keep], ious[keep], ~is_group & ~is_small, ignorable[keep] / areas[keep])
 

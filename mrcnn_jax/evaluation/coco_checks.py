@@ -4,15 +4,17 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mrcnn_jax.data.annotations import decode_counts, find_fault
+from mrcnn_jax.data.annotations import decode_counts, find_fault, has_mask
 from mrcnn_jax.errors import DataError
+from mrcnn_jax.evaluation.boxes_only import WITHOUT_MASK
 
 
 def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a copy in COCO annotation format with objects that are valid and numbered from 1.
 
-    The objects' own ids are replaced, because the libraries treat the id 0 as "not matched". A crowd without a
-    segmentation gets its box as one. Raises DataError, which names the first malformed object.
+    The objects' own ids are replaced, because the libraries treat the id 0 as "not matched". An object without a mask
+    gets its box as one; unless it is a crowd, it is marked as `boxes_only.WITHOUT_MASK`. Raises DataError, which names
+    the first malformed object.
     """
     sizes, category_ids = _known(ground_truth)
     keypoint_counts = count_keypoints(ground_truth)
@@ -30,9 +32,10 @@ def checked_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
             raise DataError(f"{where}: {fault}. Prepare the data set again.")
         if num_keypoints:
             annotation["num_keypoints"] = sum(visibility > 0 for visibility in annotation["keypoints"][2::3])
-        if not annotation.get("segmentation"):
+        if not has_mask(annotation):
             x, y, width, height = annotation["bbox"]
             annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+            annotation[WITHOUT_MASK] = not annotation["iscrowd"]
         annotations.append(annotation)
     return {
         "images": [dict(image) for image in ground_truth["images"]],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.boxes_only import WITHOUT_MASK, as_ignored, with_ignored
 from mrcnn_jax.evaluation.coco_checks import check_results, checked_ground_truth, count_keypoints
 
 IOU_TYPES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
@@ -40,7 +41,8 @@ def score_results(
     """Returns COCO scores {"bbox": Scores, "segm": Scores, "categories": [{"id", "name", "bbox": AP, "segm": AP}]}.
 
     AP and the recalls by size count up to max(100, max_detections) detections per image and category, like the
-    last of the AR numbers (AR1, AR10, AR100 and, above 100, AR<max_detections>).
+    last of the AR numbers (AR1, AR10, AR100 and, above 100, AR<max_detections>). Objects without a segmentation are
+    ignored for masks, as `boxes_only` describes.
 
     Args:
         ground_truth: data set in COCO annotation format, without the objects of images that were not evaluated,
@@ -118,8 +120,11 @@ def _accumulate(
         for result in results
         if result["category_id"] in counted
     ]
-    annotations = COCO(ground_truth, use_deepcopy=True)
+    annotations = COCO(as_ignored(ground_truth) if iou_type == "segm" else ground_truth, use_deepcopy=True)
     evaluator = COCOeval_faster(annotations, annotations.loadRes(rows), iouType=iou_type)
+    if iou_type == "segm" and any(row.get(WITHOUT_MASK) for row in ground_truth["annotations"]):
+        boxes = [result["bbox"] for result in results if result["category_id"] in counted]
+        evaluator.computeIoU = with_ignored(evaluator.computeIoU, evaluator, boxes)
     evaluator.params.maxDets = limits
     evaluator.params.catIds = category_ids  # for keypoints, the default is only the categories of objects
     if sigmas:

@@ -11,6 +11,7 @@ from mrcnn_jax.config import DataConfig, TestConfig
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.distributed import gather_bytes, shared_errors
 from mrcnn_jax.errors import DataError
+from mrcnn_jax.evaluation.boxes_only import describe_boxes_only
 from mrcnn_jax.evaluation.cityscapes_metrics import format_scores, score_cityscapes
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
 from mrcnn_jax.evaluation.dataset_predictions import PartReader, Predicted, predict_part
@@ -83,6 +84,8 @@ def evaluate(
         keypoint_sigmas=test_config.keypoint_sigmas,
     )
     table = format_table(scores)
+    if "segm" in predicted.iou_types and (note := describe_boxes_only(ground_truth["annotations"])):
+        table += "\n" + note
     if cityscapes:
         scores["cityscapes"] = score_cityscapes(ground_truth, rows)
         table += "\n" + format_scores(scores["cityscapes"])

@@ -63,11 +63,15 @@ def train(config: Config, workdir: str | Path) -> None:
             mesh = make_mesh()
             val_categories = None if val_data is None else val_data.categories
             config = complete_config(config, train_data.categories, val_categories, num_devices=mesh.size)
+            notes = check_masks(config, train_data, val_data)
             settings = run_settings(config, fingerprint=train_data.fingerprint, num_records=len(train_data))
         check_agreement([json.loads(each) for each in gather_bytes(json.dumps(settings).encode())])
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
         stack.enter_context(closing(checkpoints))
-        TrainingRun(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop).train()
+        run = TrainingRun(config, settings, workdir, train_data, val_data, mesh, checkpoints, stop)
+        for note in notes:
+            run.line.say(note)
+        run.train()
 
 
 @dataclasses.dataclass
@@ -224,3 +228,28 @@ def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
         prepare = command_names.typed("prepare")
         raise ConfigError(f"No training data is named. Pass a folder made by {prepare}: --data.train DIR.")
     return open_dataset(config.data.train), open_dataset(config.data.val) if config.data.val else None
+
+
+def check_masks(config: Config, train_data: Dataset, val_data: Dataset | None) -> list[str]:
+    """Returns one line for each data set that has objects without a mask; none for a model without a mask head.
+
+    Raises ConfigError if no object of the training data has a mask, since the mask head would stay untrained.
+    """
+    if not config.model.masks:
+        return []
+    if train_data.has_no_masks:
+        raise ConfigError(
+            f"{config.data.train}: none of its {train_data.num_without_mask} objects has a mask, so a mask head cannot "
+            "be trained. Pass --model.no-masks for a model without one."
+        )
+    not_scored = val_data is not None and val_data.has_no_masks
+    in_val = "Masks are not scored, and box AP decides which step is best" if not_scored else "Mask AP ignores them"
+    lines = []
+    for name, data, effect in (
+        (config.data.train, train_data, "They train boxes and classes, but not masks"),
+        (config.data.val, val_data, in_val),
+    ):
+        if data is not None and data.num_without_mask:
+            total = data.num_without_mask + (data.num_with_mask or 0)
+            lines.append(f"{name}: {data.num_without_mask} of {total} objects have no mask. {effect}.")
+    return lines

@@ -5,6 +5,7 @@ workdir/pictures/         predictions beside ground truth
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,7 @@ class Validation:
                 raise NumericalError(f"Evaluation of step {step}: {error}") from error
             self.line.say(evaluation.table)
             metrics = {"step": step} | evaluation.metrics
-            # None without any ground truth
-            score = evaluation.metrics["segm" if self.config.model.masks else "bbox"]["AP"]
+            score = choose_score(evaluation.metrics)
         with shared_errors():
             if is_primary():
                 if self.data is not None:
@@ -116,3 +116,9 @@ class Validation:
             predictions = [item for item in evaluation.results if item["image_id"] == record.image_id]
             picture = draw_comparison(record.image, objects, predictions, dataset.categories)
             save_picture(self.workdir / "pictures" / f"{record.image_id}.png", picture)
+
+
+def choose_score(metrics: Mapping[str, Any]) -> float | None:
+    """Returns the AP of masks or, if the model or the data has none, of boxes; None without any ground truth."""
+    scores = [metrics[kind]["AP"] for kind in ("segm", "bbox") if kind in metrics]
+    return next((score for score in scores if score is not None), None)

@@ -72,7 +72,6 @@ def test_malformed_results_are_refused_by_number(changes, message):
     [
         ({"segmentation": [[4.0, 3.0, 20.0, 3.0]]}, "3 points"),
         ({"segmentation": [[*POLYGON[:-1], 1e9]]}, "far outside"),
-        ({"segmentation": None}, "segmentation"),
         ({"segmentation": {"size": [20, 30], "counts": [599]}}, "sum to"),
         ({"area": float("inf")}, "area"),
         ({"area": None}, "no area"),

@@ -37,10 +37,10 @@ class FakeData:
     name: str
     fingerprint: str = "abc"
     categories: tuple[Category, ...] = (Category(3, "cat"), Category(7, "dog"))
-    num_records: int = 100
+    num_with_mask, num_without_mask, has_no_masks = 30, 0, False
 
     def __len__(self) -> int:
-        return self.num_records
+        return 100
 
 
 @dataclass

@@ -100,7 +100,7 @@ def peek() -> WeightsFile | None:
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}. See --help.") from None
     source = "" if known.source == "auto" else known.source
-    input_format = "" if known.input_format == "auto" else known.input_format
+    input_format: Literal["", "rgb", "bgr"] = known.input_format if known.input_format != "auto" else ""
     return open_weights_file(Path(paths[0]), source, take=known.take, input_format=input_format)
 
 

@@ -100,9 +100,10 @@ def find_stated(arrays: Arrays, hints: Hints) -> Stated:
             model[field] = tuple(_floats(values)[:: 1 if input_format == "rgb" else -1])
     notes = [f"Settings taken from {FILE} beside the file: {len(model) + len(test)}."] if settings else []
     if input_format == "rgb" and not settings:
+        options = "" if "pixel_std" in model else "--model.pixel-std 58.395,57.12,57.375 "
         notes.append(
-            "Detectron2's configurations with RGB input usually have torchvision's backbone: if yours has, add "
-            "--model.pixel-std 58.395,57.12,57.375 --model.no-stride-in-1x1."
+            "Models of Detectron2 with RGB input usually start from torchvision's backbone: if yours does, add "
+            f"{options}--model.no-stride-in-1x1."
         )
     return Stated(model, test, input_format, (*note, *notes))
 
@@ -120,7 +121,7 @@ def _find_format(arrays: Arrays, hints: Hints) -> tuple[Literal["rgb", "bgr"], t
         return found, (f"Channels in {found.upper()} order: INPUT.FORMAT of {FILE} beside the file.",)
     if of_mean:
         return "rgb" if of_mean == "rgb" else "bgr", (f"Channels in {of_mean.upper()} order: the file's pixel_mean.",)
-    problem = "channels in BGR order, Detectron2's default, since the file does not state INPUT.FORMAT."
+    problem = f"Detectron2's BGR input, pixel scale and stride for this backbone, since no {FILE} states them."
     return "bgr", (stated(problem, "--input-format rgb"),)
 
 

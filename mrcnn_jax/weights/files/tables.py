@@ -71,7 +71,8 @@ def choose_table(value: Mapping[Any, Any], take: str = "auto") -> tuple[dict[str
         notes.append(f"Took the {chosen.label}; there are no others.")
     if chosen.outside:
         shown = ", ".join(chosen.outside[:MAX_SHOWN]) + ", ..." * (len(chosen.outside) > MAX_SHOWN)
-        notes.append(f"Left out: {len(chosen.outside)} arrays outside `{chosen.place}` ({shown}).")
+        counted = f"{len(chosen.outside)} array{'s' * (len(chosen.outside) > 1)}"
+        notes.append(f"Left out: {counted} outside `{chosen.place}` ({shown}).")
     return chosen.items, tuple(notes)
 
 

@@ -52,6 +52,8 @@ def main() -> None:
     if not is_primary():
         return
     print(evaluation.table)
+    if evaluation.note:
+        print(evaluation.note)
     if evaluation.metrics["skipped"]:
         print(f"Skipped images: {evaluation.metrics['skipped']}")
     write_json(arguments.output, evaluation.metrics)

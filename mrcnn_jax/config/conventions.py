@@ -1,7 +1,8 @@
 """Conventions in which Mask R-CNNs differ without a trace in their parameters, as values of config fields.
 
 A wrong convention can silently cost points of AP, so every weights folder contains its own. Sources: torchvision's
-`models/detection/*.py` and Detectron2's `config/defaults.py` and layers, as of 2026.
+`models/detection/*.py`, Detectron2's `config/defaults.py` and layers, and MMDetection's
+`configs/_base_/models/mask-rcnn_r50_fpn.py`, `mmdet/models` and `mmcv/image/geometric.py`, as of 2026.
 """
 
 from typing import Any, NamedTuple
@@ -69,6 +70,17 @@ DETECTRON2 = Conventions(
         "keypoint_score": "softmax",
         "keypoint_offset": 0.5,
     },
+)
+
+MMDETECTION = Conventions(
+    model=DETECTRON2.model
+    | {
+        "stride_in_1x1": False,  # style='pytorch'; style='caffe': True, see `weights.mmdetection_settings`
+        "pixel_std": (58.395, 57.12, 57.375),  # likewise
+        "proposal_score": "probability",
+        "level_eps_in_log": 2.5e-7,  # floor(log2(side / 56 + 1e-6))
+    },
+    test=DETECTRON2.test | {"resize": "opencv"},
 )
 
 OURS = Conventions(

@@ -70,7 +70,9 @@ def predict_part(
     Label k of the model is categories[k - 1]; detections of categories that the data set does not have are left out.
     """
     dataset, test = reader.dataset, reader.test
-    known_ids = {category.id for category in dataset.categories}
+    of_model = {category.id for category in categories}
+    known = [category for category in dataset.categories if category.id in of_model]
+    known_ids = {category.id for category in known}
     predicted = Predicted({}, reader.skipped, ["bbox"])
     for index, resized_hw, detections in predict_images(predict_fn, reader.batches()):
         height, width = dataset.sizes[index].tolist()
@@ -84,7 +86,7 @@ def predict_part(
         )
         found = restored.coco_results(int(dataset.image_ids[index]))
         predicted.results[index] = [row for row in found if row["category_id"] in known_ids]
-        predicted.iou_types[:] = iou_types_of(restored, dataset.categories)
+        predicted.iou_types[:] = iou_types_of(restored, known)
         if progress is not None:
             progress(len(predicted.results) + sum(reader.skipped.values()), reader.num_images)
     return predicted

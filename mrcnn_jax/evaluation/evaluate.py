@@ -28,6 +28,8 @@ class Evaluation:
     """COCO results in the order of the data set, best first in each image."""
     table: str
     """The scores as a printable table in COCO's form."""
+    note: str = ""
+    """A sentence about categories that were not scored; "" if there are none."""
 
 
 def evaluate(
@@ -54,7 +56,7 @@ def evaluate(
         progress: called after each image with the number of images done and their total, of this process.
         max_skip_fraction: share of undecodable images above which DataError is raised; fewer are counted, not scored.
         categories: categories of the model, by default those of the data set. Detections of categories that the data
-            set does not have are not scored.
+            set does not have are not scored, and neither are objects of categories that the model does not have.
         cityscapes: also score masks with Cityscapes' metric, under "cityscapes"; the model needs a mask head.
         before_batch: called before each batch is read, equally often in all processes; may raise to end the evaluation.
     """
@@ -75,7 +77,11 @@ def evaluate(
     reader.check_skipped(predicted.skipped)
     ground_truth, rows = dataset.coco_dict(), predicted.rows()
     evaluated = {int(dataset.image_ids[index]) for index in predicted.results}
-    ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in evaluated]
+    known = {category.id for category in labels}
+    ground_truth["categories"] = [category for category in ground_truth["categories"] if category["id"] in known]
+    ground_truth["annotations"] = [
+        row for row in ground_truth["annotations"] if row["image_id"] in evaluated and row["category_id"] in known
+    ]
     scores = score_results(
         ground_truth,
         rows,

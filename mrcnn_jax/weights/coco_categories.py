@@ -1,5 +1,7 @@
 """COCO's categories, which are not stored in published weights. Their ids have gaps (cocodataset.org)."""
 
+from collections.abc import Sequence
+
 from mrcnn_jax.categories import Category
 
 _NAMES = """
@@ -42,8 +44,13 @@ PERSON = Category(
 """COCO's person with 17 keypoints; the skeleton counts from 1."""
 
 
-def default_categories(num_classes: int, num_keypoints: int) -> tuple[Category, ...]:
-    """Returns COCO's categories if the numbers match COCO's, and numbered categories otherwise."""
+def default_categories(num_classes: int, num_keypoints: int, names: Sequence[str] = ()) -> tuple[Category, ...]:
+    """Returns categories with these names; without, COCO's if the numbers match COCO's, else numbered categories.
+
+    Names that are COCO's, in its order, have COCO's ids; others count from 1.
+    """
+    if names and tuple(names) != tuple(category.name for category in COCO):
+        return tuple(Category(id_, name) for id_, name in enumerate(names, start=1))
     if (num_classes, num_keypoints) == (1, len(PERSON.keypoints)):
         return (PERSON,)
     known = {len(COCO): COCO, len(COCO_WITH_GAPS): COCO_WITH_GAPS}

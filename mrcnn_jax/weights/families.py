@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,45 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Hints:
+    """What is known about a checkpoint apart from its arrays."""
+
+    input_format: Literal["", "rgb", "bgr"] = ""
+    """Order of the channels that the network was trained with; "" if the user did not name it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The `config.yaml` beside the file, which Detectron2 writes."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """The file's `meta`, which MMDetection writes."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """The options of torchvision's training script, which it saves in its checkpoints."""
+
+
+NO_HINTS = Hints()
+
+
+@dataclass(frozen=True)
 class Recognised:
-    """The configuration that the names and shapes of a checkpoint imply."""
+    """The configuration that the names and shapes of a checkpoint, and hints, imply."""
 
     name: str
     """A readable description."""
     model: ModelConfig
     test: TestConfig
+    input_format: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels of the first kernel."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was assumed, or read from elsewhere than the arrays."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes without background, if the file has them."""
+
+
+class Stated(NamedTuple):
+    """What a foreign configuration states: fields of ModelConfig and TestConfig, the order of channels, and notes."""
+
+    model: dict[str, Any]
+    test: dict[str, Any]
+    input_format: Literal["rgb", "bgr"]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,15 +66,26 @@ class Family:
     """Prefixes of names that occur only in this family's detectors."""
     rename: Callable[[Arrays], Arrays]
     """Renames arrays from older names to current ones."""
-    recognise: Callable[[Arrays], Recognised]
-    table: Callable[[ModelConfig, Arrays], Sequence[Row]]
-    """Returns a row for each array of a model."""
+    recognise: Callable[[Arrays, Hints], Recognised]
+    table: Callable[[ModelConfig, Arrays, bool], Sequence[Row]]
+    """Returns a row for each array of a model; the bool is whether the first kernel takes BGR."""
     is_surplus: Callable[[str], bool]
     """Returns whether an array of this name may be left unused."""
 
     def matches(self, names: Arrays) -> bool:
         """Returns whether the names are those of a detector of this family."""
         return any(name.startswith(self.prefixes) for name in names)
+
+
+def stated(problem: str, option: str) -> str:
+    """Returns a note about an assumption and the option that changes it."""
+    return f"Assumed: {problem} If this is wrong, add {option}."
+
+
+def canvases_for(short_side: int, max_side: int) -> tuple[tuple[int, int], ...]:
+    """Returns landscape and portrait canvases, in multiples of 32, that hold images of these sides."""
+    short, long = (-(-side // 32) * 32 for side in (short_side, max_side))
+    return ((short, long),) if short == long else ((short, long), (long, short))
 
 
 def need(arrays: Arrays, name: str) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""ImageNet backbones for our ResNet: torchvision's, MSRA's and FAIR's with Caffe2's names, and folded ones.
+"""ImageNet backbones for our ResNet: torchvision's and timm's, which share names, Hugging Face's, and Caffe2's.
 
+Hugging Face's ResNets stride in the 3x3 convolution, like torchvision's. Caffe2's names are those of MSRA and FAIR.
 Folded files use torchvision's names without batch norm: y = conv(x, weight) + bias replaces convolution and norm.
 Caffe2's backbones take BGR and, except for FAIR's 32x8d, pixels that are not divided by their standard deviation; the
 first kernel absorbs both. Stages may be missing.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DIVIDES = "resnext101_32x8d"
 """The only backbone with Caffe2's names that was trained on pixels divided by their standard deviation."""
 
-SURPLUS = ("fc.", "fc1000", "pred_", "num_batches_tracked", "momentum", "lr", "weight_order")
+SURPLUS = ("fc.", "fc1000", "pred_", "classifier.", "num_batches_tracked", "momentum", "lr", "weight_order")
 """Parts of the names of arrays that do not belong to the backbone: the classifier, and the state of training."""
 
-CAFFE2_NAMES = (
+Patterns = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+CAFFE2_NAMES: Patterns = (
     (r"_", "."),
     (r"\.b$", ".bias"),
     (r"\.w$", ".weight"),
@@ -43,6 +46,21 @@ CAFFE2_NAMES = (
 """Patterns that turn Caffe2's names into Detectron2's, applied in order."""
 
 
+HUGGING_FACE_NAMES: Patterns = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d)\.layers\.(\d+)\.", lambda match: f"layer{int(match[1]) + 1}.{match[2]}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"\.layer\.(\d)\.convolution\.", lambda match: f".conv{int(match[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda match: f".bn{int(match[1]) + 1}."),
+)
+"""Patterns that turn Hugging Face's names into torchvision's, applied in order."""
+
+PREFIXES = ("backbone.", "resnet.")
+"""Names of the backbone in classifiers; the other arrays of these belong to the classifier."""
+
+
 def read_backbone(path: Path, model_config: ModelConfig) -> dict[str, np.ndarray]:
     """Returns leaves of our tree by name, from a backbone in one of the known naming schemes.
 
@@ -50,11 +68,17 @@ def read_backbone(path: Path, model_config: ModelConfig) -> dict[str, np.ndarray
     is not such a backbone, and ConfigError if the model would use it differently than it was trained.
     """
     arrays = read_state_dict(path).arrays
+    for prefix in PREFIXES:
+        if any(name.startswith((f"{prefix}conv1.", f"{prefix}embedder.")) for name in arrays):
+            inside = {name: array for name, array in arrays.items() if name.startswith(prefix)}
+            arrays = {name.removeprefix(prefix): array for name, array in inside.items()}
+    if any(name.startswith("embedder.embedder.") for name in arrays):
+        arrays = {_renamed(name, HUGGING_FACE_NAMES): array for name, array in arrays.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise DataError(f"{path}: {name} is not finite in {count_not_finite(array)}. Download the file again.")
     if any(re.match(r"(conv1|res\d_\d+_branch\w+)_w$", name) for name in arrays):
-        arrays = {_caffe2_name(name): array for name, array in arrays.items() if not _is_surplus(name)}
+        arrays = {_renamed(name, CAFFE2_NAMES): array for name, array in arrays.items() if not _is_surplus(name)}
         arrays = _with_statistics(arrays, model_config.norm_eps)
         _check_caffe2(path, model_config)
         rows: Sequence[Row] = detectron2.backbone_rows(model_config, "", "backbone", is_bgr=True)
@@ -117,8 +141,8 @@ def _with_statistics(arrays: Mapping[str, np.ndarray], eps: float) -> dict[str, 
     return full
 
 
-def _caffe2_name(name: str) -> str:
-    for pattern, new in CAFFE2_NAMES:
+def _renamed(name: str, patterns: Patterns) -> str:
+    for pattern, new in patterns:
         name = re.sub(pattern, new, name)
     return name
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.config import ModelConfig
+from mrcnn_jax.config.option_text import as_options
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.named_leaves import host_copies, named_leaves, replace_leaves
 from mrcnn_jax.weights.class_rows import adopt_rows, shared_classes
@@ -35,6 +36,8 @@ class InitReport:
     """Leaves with per-class outputs, of which only those of classes with the same name were taken."""
     new_classes: tuple[str, ...] = ()
     """Classes of the model that the source does not have."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was assumed about the source, or left out of it."""
 
     def describe(self, source: str) -> str:
         """Returns a summary in one paragraph."""
@@ -48,7 +51,7 @@ class InitReport:
             text += f"; re-initialised: {', '.join(_modules(self.fresh, (*self.taken, *self.by_class)))}"
         if self.unused:
             text += f"; not used: {', '.join(_modules(self.unused, (*self.taken, *self.by_class)))}"
-        return f"{text}."
+        return " ".join((f"{text}.", *self.notes))
 
 
 def initialise(
@@ -61,7 +64,7 @@ def initialise(
     shapes fit. Raises DataError if the source cannot be read or no array fits, and ConfigError if it was trained with
     other conventions.
     """
-    given, their_classes = _read(Path(source), model_config)
+    given, their_classes, notes = _read(Path(source), model_config)
     ours = named_leaves(dict(variables))
     differ = bool(classes) and bool(their_classes) and tuple(classes) != their_classes
     adopted = adopt_rows(host_copies(dict(variables)), given, classes, their_classes) if differ else {}
@@ -78,27 +81,32 @@ def initialise(
         tuple(name for name in given if name not in taken and name not in by_class),
         by_class,
         tuple(name for name in classes if name not in their_classes) if by_class else (),
+        notes,
     )
     chosen = {name: given[name] if name in taken else adopted.get(name, ours[name]) for name in ours}
     return replace_leaves(dict(variables), chosen), report
 
 
-def _read(path: Path, model_config: ModelConfig) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
-    """Returns the leaves of the source, and the names of its classes if they are known."""
+def _read(path: Path, model_config: ModelConfig) -> tuple[Mapping[str, np.ndarray], tuple[str, ...], tuple[str, ...]]:
+    """Returns the leaves of the source, the names of its classes if they are known, and notes."""
     if not path.is_file():
         weights = load_weights(path)
         _check_conventions(path, weights.model, model_config)
-        return host_copies(dict(weights.variables)), tuple(category.name for category in weights.categories)
+        return host_copies(dict(weights.variables)), tuple(category.name for category in weights.categories), ()
     try:
         found = open_weights_file(path)
     except UnknownNames:
-        return read_backbone(path, model_config), ()
+        return read_backbone(path, model_config), (), ()
     theirs = found.recognised.model
     _check_conventions(path, theirs, model_config)
-    categories = default_categories(theirs.num_classes, theirs.num_keypoints)
+    categories = default_categories(theirs.num_classes, theirs.num_keypoints, found.recognised.class_names)
     names = tuple(category.name for category in categories if not category.name.startswith("class "))
+    notes = [note for note in found.recognised.notes if "norm-eps" not in note]
+    if any("--input-format" in note for note in notes):
+        notes.append("To set these options, import the file first and start from the weights folder.")
     # The variances are used by our norms, so our eps decides whether they are valid.
-    return named_leaves(import_variables(found, replace(theirs, norm_eps=model_config.norm_eps))[0]), names
+    variables = import_variables(found, replace(theirs, norm_eps=model_config.norm_eps))[0]
+    return named_leaves(variables), names, (*found.notes, *notes)
 
 
 def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
@@ -106,7 +114,8 @@ def _check_conventions(path: Path, theirs: ModelConfig, ours: ModelConfig) -> No
     different = [name for name in CONVENTIONS if getattr(theirs, name) != getattr(ours, name)]
     if different:
         stated = "; ".join(f"model.{name} is {getattr(ours, name)}, not {getattr(theirs, name)}" for name in different)
-        raise ConfigError(f"{path} was trained with other conventions: {stated}. Set them to start from it.")
+        options = as_options("model", theirs, different)
+        raise ConfigError(f"{path} was trained with other conventions: {stated}. To start from it, add {options}.")
 
 
 def _modules(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,17 @@ import numpy as np
 
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.conventions import TORCHVISION
-from mrcnn_jax.weights.families import Arrays, Family, Recognised, count_blocks, find_backbone, need
+from mrcnn_jax.weights.families import (
+    NO_HINTS,
+    Arrays,
+    Family,
+    Hints,
+    Recognised,
+    count_blocks,
+    find_backbone,
+    need,
+    stated,
+)
 from mrcnn_jax.weights.mapping import (
     Row,
     conv_kernel,
@@ -29,6 +39,7 @@ from mrcnn_jax.weights.mapping import (
     upconv_kernel,
 )
 
+BODY = "backbone.body."
 OLD_NAMES = (
     (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
@@ -56,21 +67,37 @@ def rename(arrays: Arrays) -> dict[str, np.ndarray]:
     return renamed
 
 
-def recognise(arrays: Arrays) -> Recognised:
-    """Returns the configuration that these (current) names and shapes imply."""
-    prefix = "backbone.body."
+def find_norm_eps(arrays: Arrays, backbone: str, hints: Hints) -> tuple[float, tuple[str, ...]]:
+    """Returns the eps of the backbone's norms, and a note if it was assumed.
+
+    Frozen norms do not count batches. Only the first COCO weights, which have a ResNet-50, are used with eps 0, and so
+    are models that were fine-tuned from them; models trained from an ImageNet backbone have 1e-5.
+    """
+    if f"{BODY}bn1.num_batches_tracked" in arrays:
+        return 1e-5, ()
+    if {"weights", "weights_backbone", "pretrained"} & set(hints.args):
+        return (0.0 if hints.args.get("weights") or hints.args.get("pretrained") else 1e-5), ()
+    if backbone != "resnet50":
+        return 1e-5, ()
+    problem = "model.norm_eps 0, as in torchvision's COCO weights of this model and in models fine-tuned from them."
+    return 0.0, (stated(problem, "--model.norm-eps 1e-5 (training started from an ImageNet backbone)"),)
+
+
+def recognise(arrays: Arrays, hints: Hints = NO_HINTS) -> Recognised:
+    """Returns the configuration that these (current) names and shapes, and the training script's options, imply."""
+    prefix = BODY
     blocks = tuple(count_blocks(arrays, rf"{re.escape(prefix)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     backbone = find_backbone(
         blocks, need(arrays, f"{prefix}layer1.0.conv1.weight"), need(arrays, f"{prefix}layer1.0.conv2.weight")
     )
     keypoints = arrays.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")
     masks = "roi_heads.mask_predictor.conv5_mask.weight" in arrays
-    counts_batches = f"{prefix}bn1.num_batches_tracked" in arrays
+    norm_eps, notes = find_norm_eps(arrays, backbone, hints)
     convs = count_blocks(arrays, r"roi_heads\.box_head\.(\d)\.1\.weight")
     fields: dict[str, Any] = TORCHVISION.model | {
         "backbone": backbone,
         "num_classes": need(arrays, "roi_heads.box_predictor.cls_score.weight").shape[0] - 1,
-        "norm_eps": 1e-5 if counts_batches else 0.0,
+        "norm_eps": norm_eps,
         "head_norm": "frozen_bn" if "backbone.fpn.inner_blocks.0.1.running_mean" in arrays else "none",
         "rpn_convs": count_blocks(arrays, r"rpn\.head\.conv\.(\d)\.0\.weight"),
         "box_head_convs": convs,
@@ -82,7 +109,7 @@ def recognise(arrays: Arrays) -> Recognised:
     kind = "Keypoint R-CNN" if model.num_keypoints else "Mask R-CNN" if masks else "Faster R-CNN"
     version = " v2" if convs else ""
     name = f"torchvision {kind}{version}, {backbone} FPN, {model.num_classes + 1} classes with background"
-    return Recognised(name, model, TestConfig(**TORCHVISION.test))
+    return Recognised(name, model, TestConfig(**TORCHVISION.test), hints.input_format or "rgb", notes)
 
 
 def backbone_rows(model_config: ModelConfig, prefix: str, target: str, *, is_bgr: bool = False) -> list[Row]:
@@ -111,9 +138,9 @@ def head_conv(model_config: ModelConfig, source: str, target: str) -> list[Row]:
     return module(f"{source}.0", f"{target}/conv", conv_kernel, bias=False) + norm(f"{source}.1", f"{target}/norm")
 
 
-def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
+def table(model_config: ModelConfig, arrays: Arrays, is_bgr: bool = False) -> list[Row]:
     """Returns all rows of a model."""
-    rows = backbone_rows(model_config, "backbone.body.", "backbone")
+    rows = backbone_rows(model_config, BODY, "backbone", is_bgr=is_bgr)
     for index in range(4):
         rows += head_conv(model_config, f"backbone.fpn.inner_blocks.{index}", f"fpn/lateral{index + 2}")
         rows += head_conv(model_config, f"backbone.fpn.layer_blocks.{index}", f"fpn/output{index + 2}")
@@ -148,7 +175,7 @@ def table(model_config: ModelConfig, arrays: Arrays) -> list[Row]:
 
 FAMILY = Family(
     name="torchvision",
-    prefixes=("backbone.body.", "backbone.fpn.", "rpn."),
+    prefixes=(BODY, "backbone.fpn.", "rpn."),
     rename=rename,
     recognise=recognise,
     table=table,

@@ -12,7 +12,7 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.evaluate import evaluate
-from mrcnn_jax.evaluation.weights_scores import check_categories
+from mrcnn_jax.evaluation.weights_scores import match_categories
 from mrcnn_jax.inference import prediction_program
 from mrcnn_jax.inference.prediction_program import make_predict_fn
 from mrcnn_jax.mesh import make_mesh
@@ -160,12 +160,31 @@ def test_no_images_are_an_error():
         evaluate(Images(0), RectangleFinder(), test_config=TEST)
 
 
-def test_categories_of_weights_and_data_must_be_the_same():
-    check_categories(CATEGORIES, CATEGORIES[::-1])
-    with pytest.raises(ConfigError, match="id 8: green and blue"):
-        check_categories(CATEGORIES, (Category(3, "red"), Category(8, "blue")))
-    with pytest.raises(ConfigError, match="id 8: green and none"):
-        check_categories(CATEGORIES, CATEGORIES[:1])
+def test_categories_of_weights_and_data_are_matched_by_name():
+    same = match_categories(CATEGORIES, CATEGORIES[::-1])
+    assert same.categories == CATEGORIES and same.note == ""
+    other_ids = match_categories(CATEGORIES, (Category(1, "green"), Category(2, "red")))
+    assert [category.id for category in other_ids.categories] == [2, 1] and other_ids.note == ""
+    part = match_categories(CATEGORIES, (Category(-1, "green"), Category(2, "blue")))
+    assert [category.id for category in part.categories] == [-2, -1]  # red has no id of the data
+    assert part.note == (
+        "Scored on the 1 categories that weights and data share by name. Only in the weights: 1 (red). "
+        "Only in the data: 1 (blue)."
+    )
+    with pytest.raises(ConfigError, match=r"share no category name \(weights: green, red; data: blue\).*--categories"):
+        match_categories(CATEGORIES, (Category(3, "blue"),))
+    with pytest.raises(ConfigError, match="Two categories of the data are named red"):
+        match_categories(CATEGORIES, (Category(3, "red"), Category(4, "red")))
+
+
+def test_only_shared_categories_are_scored():
+    """A model of blue and green on images of red and green: red objects are not missed, blue ones not wrong."""
+    matched = match_categories((Category(1, "blue"), Category(2, "green")), CATEGORIES)
+    found = evaluate(Images(), RectangleFinder(), test_config=TEST, categories=matched.categories)
+    whole = evaluate(Images(), RectangleFinder(), test_config=TEST)
+    assert [row["name"] for row in found.metrics["categories"]] == ["green"]
+    assert {row["category_id"] for row in found.results} == {8}
+    assert found.metrics["bbox"]["AP"] == whole.metrics["categories"][1]["bbox"] > 0.8
 
 
 def test_devices_share_a_batch_and_each_canvas_is_compiled_once(monkeypatch):

@@ -16,7 +16,7 @@ from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
 from mrcnn_jax.evaluation.dataset_predictions import iou_types_of
-from mrcnn_jax.evaluation.weights_scores import check_categories
+from mrcnn_jax.evaluation.weights_scores import match_categories
 from mrcnn_jax.inference.postprocessing import ImageDetections
 
 PERSON = Category(1, "person", tuple(f"k{index}" for index in range(17)))
@@ -201,8 +201,9 @@ def test_what_is_scored_and_written_follows_the_heads() -> None:
 
 def test_unused_classes_of_the_weights_are_no_difference() -> None:
     data = (Category(1, "person"), Category(3, "car"))
-    check_categories((Category(1, "person"), Category(2, "N/A"), Category(3, "car")), data)
-    with pytest.raises(ConfigError, match="id 2: bicycle and none"):
-        check_categories((Category(1, "person"), Category(2, "bicycle"), Category(3, "car")), data)
-    with pytest.raises(ConfigError, match="id 3: none and car"):
-        check_categories((Category(1, "person"), Category(2, "N/A")), data)
+    matched = match_categories((Category(1, "person"), Category(2, "N/A"), Category(3, "car")), data)
+    assert matched.note == "" and [category.id for category in matched.categories] == [1, -2, 3]
+    matched = match_categories((Category(1, "person"), Category(2, "bicycle"), Category(3, "car")), data)
+    assert matched.only_weights == ("bicycle",) and matched.only_data == ()
+    matched = match_categories((Category(1, "person"), Category(2, "N/A")), data)
+    assert matched.only_weights == () and matched.only_data == ("car",)

@@ -17,7 +17,7 @@ from mrcnn_jax.named_leaves import named_leaves
 from mrcnn_jax.weights import imagenet_backbone
 from mrcnn_jax.weights.coco_categories import COCO, COCO_WITH_GAPS, PERSON, default_categories
 from mrcnn_jax.weights.folder import load_weights
-from mrcnn_jax.weights.imagenet_backbone import read_backbone
+from mrcnn_jax.weights.imagenet_backbone import CAFFE2_NAMES, read_backbone
 from mrcnn_jax.weights.importing import check_sha256, import_variables, open_weights_file
 from mrcnn_jax.weights.init_from import initialise
 from tests.weights.reference import load_golden, load_image, make_arrays, make_source, pairwise_iou
@@ -89,10 +89,10 @@ def test_variances_that_half_precision_made_0_need_an_eps(tmp_path: Path, arrays
 
 def test_names_of_no_family_and_of_a_missing_backbone_are_refused(tmp_path: Path, arrays: dict) -> None:
     np.savez(tmp_path / "odd.npz", weight=np.zeros(3))
-    with pytest.raises(DataError, match="neither torchvision's nor Detectron2's"):
+    with pytest.raises(DataError, match="no detector of torchvision, Detectron2 or MMDetection"):
         open_weights_file(tmp_path / "odd.npz")
-    with pytest.raises(ConfigError, match="expected one of torchvision, detectron2"):
-        open_weights_file(tmp_path / "odd.npz", "mmdetection")
+    with pytest.raises(ConfigError, match="expected one of torchvision, detectron2, mmdetection"):
+        open_weights_file(tmp_path / "odd.npz", "paddle")
     with pytest.raises(DataError, match=r"layer1\.0\.conv1\.weight is missing"):
         open_weights_file(tmp_path / "odd.npz", "torchvision")
 
@@ -227,6 +227,6 @@ def test_a_detector_is_a_start_unless_its_conventions_differ(tmp_path: Path, arr
 
 
 def test_caffe2_names_become_detectron2s() -> None:
-    assert imagenet_backbone._caffe2_name("res2_0_branch2a_bn_s") == "res2.0.conv1.norm.weight"
-    assert imagenet_backbone._caffe2_name("res_conv1_bn_beta") == "stem.conv1.norm.bias"
-    assert imagenet_backbone._caffe2_name("res5_2_branch2c_w") == "res5.2.conv3.weight"
+    assert imagenet_backbone._renamed("res2_0_branch2a_bn_s", CAFFE2_NAMES) == "res2.0.conv1.norm.weight"
+    assert imagenet_backbone._renamed("res_conv1_bn_beta", CAFFE2_NAMES) == "stem.conv1.norm.bias"
+    assert imagenet_backbone._renamed("res5_2_branch2c_w", CAFFE2_NAMES) == "res5.2.conv3.weight"

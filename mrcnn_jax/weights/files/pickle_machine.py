@@ -1,8 +1,9 @@
 """Reader of pickles that never unpickles: a small stack machine with an allow-list of opcodes and names.
 
-A name in a pickle is never imported. It is looked up in a table of our own functions, which build arrays, tensors and
-containers; names outside the table, and opcodes that could call anything else, are refused. Reading a file therefore
-cannot execute its code. `pickletools.genops`, which only splits the bytes, reads the opcodes.
+A name in a pickle is never imported. It is looked up in a table of our own functions, which build arrays, tensors,
+containers and, for other objects of training checkpoints, empty shells (`inert`). Names outside the table, and opcodes
+that could call anything else, are refused. Reading a file therefore cannot execute its code. `pickletools.genops`,
+which only splits the bytes, reads the opcodes.
 """
 
 import pickletools
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrcnn_jax.weights.files.cursor import Cursor
+from mrcnn_jax.weights.files.inert import DICTS, SHELLS, Inert
 from mrcnn_jax.weights.files.reductions import REDUCTIONS, STORAGE_NAMES, Buildable, Global
 from mrcnn_jax.weights.files.tensors import FileError, is_key, require
 
@@ -111,8 +113,9 @@ class Machine:
         """Pushes an allowed name, which is not imported."""
         require(isinstance(module, str) and isinstance(name, str), "it refers to a name that is not a string")
         found = Global(module, name)
-        allowed = found in REDUCTIONS or (found.module == "torch" and found.name in STORAGE_NAMES)
-        require(allowed or found.is_inert, f"it refers to {found.module}.{found.name}, which is not allowed")
+        is_storage = found.module == "torch" and found.name in STORAGE_NAMES
+        allowed = found in REDUCTIONS or is_storage or found.is_inert or found in SHELLS or found in DICTS
+        require(allowed, f"it refers to {found.module}.{found.name}, which is not allowed")
         self.stack.append(found)
 
     def hand_over(self, values: tuple[Any, ...]) -> None:
@@ -129,14 +132,24 @@ class Machine:
         """Calls our function in place of the one that the pickle names."""
         arguments, function = self.pop(), self.pop()
         require(isinstance(function, Global) and isinstance(arguments, tuple), "it calls something that is not a name")
+        if function in SHELLS:
+            self.stack.append(Inert(function.name))
+            return
         require(function in REDUCTIONS, f"it calls {function.module}.{function.name}, which is not allowed")
         self.hand_over(arguments)
         self.stack.append(REDUCTIONS[function](*arguments))
 
+    def new(self) -> None:
+        """Pushes an empty shell or dict in place of an object of the class that the pickle names."""
+        arguments, kind = self.pop(), self.pop()
+        require(isinstance(kind, Global) and isinstance(arguments, tuple), "it makes something that is not a name")
+        require(kind in SHELLS or kind in DICTS, f"it makes a {kind.module}.{kind.name}, which is not allowed")
+        self.stack.append(Inert(kind.name) if kind in SHELLS else {})
+
     def build(self) -> None:
         """Sets the state of the object on top, if it is one of ours that has a state."""
         state, target = self.pop(), self.pop()
-        if isinstance(target, Buildable):
+        if isinstance(target, (Buildable, Inert)):
             self.hand_over(state if isinstance(state, tuple) else ())
             target.build(state)
         else:  # an OrderedDict's attributes, such as torch's _metadata, are not needed
@@ -179,6 +192,7 @@ _STEPS: dict[str, Callable[[Machine, Any], Any]] = {
     "GLOBAL": lambda machine, names: machine.find_global(*names.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.find_global(*[machine.pop(), machine.pop()][::-1]),
     "REDUCE": lambda machine, _: machine.reduce(),
+    "NEWOBJ": lambda machine, _: machine.new(),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.load_persistent(),
 }

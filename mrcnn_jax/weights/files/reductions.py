@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrcnn_jax.weights.files import inert
 from mrcnn_jax.weights.files.tensors import (
     STORAGE_DTYPES,
     Storage,
@@ -19,7 +20,16 @@ from mrcnn_jax.weights.files.tensors import (
 )
 
 STORAGE_NAMES = frozenset(STORAGE_DTYPES)
-INERT = frozenset({("numpy", "ndarray"), ("torch", "device"), ("torch", "Size")})
+TORCH_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+TENSOR_TYPES = frozenset({("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer")})
+INERT = frozenset(
+    {
+        *(("numpy", "ndarray"), ("torch", "device"), ("torch", "Size")),
+        *TENSOR_TYPES,
+        *(("torch", name) for name in TORCH_DTYPES),
+        *((module, name) for module in ("builtins", "__builtin__") for name in ("list", "dict", "int", "float", "str")),
+    }
+)
 """Names that may be passed as arguments but not called."""
 
 
@@ -128,22 +138,42 @@ def _make_set(items: Any = ()) -> set[Any]:
     return set(items)
 
 
+def _make_defaultdict(factory: Any = None, *_: Any) -> dict[Any, Any]:
+    require(factory is None or isinstance(factory, Global), "a defaultdict is not in Python's format")
+    return {}
+
+
+def _rebuild_typed(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    """Replaces the function that restores a tensor with Python attributes, which are dropped."""
+    is_known = isinstance(function, Global) and function in REBUILDS and isinstance(kind, Global)
+    require(is_known and kind in TENSOR_TYPES and isinstance(arguments, tuple), "a tensor is not in torch's format")
+    return REBUILDS[function](*arguments)
+
+
 def _ignore(*_: Any) -> None:
     """Replaces torch.device: the device of a tensor is not needed."""
 
 
+REBUILDS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+}
+"""The functions that restore a tensor."""
+
 REDUCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _make_dict,
-    ("builtins", "set"): _make_set,
-    ("__builtin__", "set"): _make_set,
+    ("collections", "defaultdict"): _make_defaultdict,
+    **inert.PLAIN,
+    **{(module, kind): _make_set for module in ("builtins", "__builtin__") for kind in ("set", "frozenset")},
     ("builtins", "bytes"): _no_bytes,
     ("__builtin__", "bytes"): _no_bytes,
     ("_codecs", "encode"): _encode,
     ("torch", "Size"): lambda sides=(): tuple(sides) if isinstance(sides, (list, tuple)) else (),
     ("torch", "device"): _ignore,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_typed,
+    **REBUILDS,
     ("numpy", "dtype"): lambda code, *_: Dtype(code),
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},

@@ -1,12 +1,11 @@
 """Reader of checkpoint files of several frameworks. The format is recognised by the first bytes.
 
 The formats are torch's zip and older files, Detectron2's and Caffe2's pickles, safetensors, and NumPy's .npz. In files
-with more than weights (an optimizer, a step count), the weights are found under one of the keys in `NESTED`.
+with more than weights (an optimizer, a step count), `tables` finds the weights.
 """
 
 import mmap
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,16 +13,15 @@ import numpy as np
 
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.weights.files.cursor import Cursor
+from mrcnn_jax.weights.files.inert import Inert
 from mrcnn_jax.weights.files.npz import read_npz
 from mrcnn_jax.weights.files.pickle_machine import read_pickle
 from mrcnn_jax.weights.files.reductions import PendingArray
 from mrcnn_jax.weights.files.safetensors import read_safetensors
+from mrcnn_jax.weights.files.tables import choose_table
 from mrcnn_jax.weights.files.tensors import Budget, FileError, Tensor, as_plain, check_dtype, plausible_size, require
 from mrcnn_jax.weights.files.torch import LEGACY_START, is_torch_zip, read_torch_legacy, read_torch_zip
 from mrcnn_jax.weights.files.zips import open_archive
-
-NESTED = ("model", "state_dict", "model_state_dict", "blobs")
-"""Keys of the weights in files that also have other content."""
 
 PICKLE_STARTS = (b"\x80", b"(", b"}", b"]", b"c")
 """First bytes of pickles of protocol 2 and later, and of older ones with a container."""
@@ -41,18 +39,25 @@ class Checkpoint:
     """Arrays by their names in the file. Floats are float32, other types are unchanged."""
     format: str
     """A readable name of the format."""
+    notes: tuple[str, ...] = ()
+    """Sentences about which weights of the file were taken and what was left out."""
+    beside: dict[str, Any] = field(default_factory=dict)
+    """What the file says about itself: `meta` and the attributes of `args`, if it has them."""
 
 
-def read_state_dict(path: Path) -> Checkpoint:
+def read_state_dict(path: Path, take: str = "auto") -> Checkpoint:
     """Reads a checkpoint without executing any of its code. Declared sizes are checked against the file's size.
 
-    Raises DataError if the file cannot be read, is damaged, or refers to anything but arrays.
+    `take` chooses between a model and its averaged copy, see `tables.TAKE`. Raises DataError if the file cannot be
+    read, is damaged, refers to anything but arrays and harmless objects, or lacks the weights that `take` asks for.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             kind, value = _read(file, data)
-            arrays = _find_arrays(value, Budget(plausible_size(len(data), is_packed=kind == "npz")))
-            return Checkpoint(arrays, kind)
+            require(isinstance(value, dict), f"it has a value of type {_kind(value)} instead of a table of arrays")
+            chosen, notes = choose_table(value, take)
+            arrays = _as_arrays(chosen, Budget(plausible_size(len(data), is_packed=kind == "npz")))
+            return Checkpoint(arrays, kind, notes, _beside(value))
     except (FileError, ValueError) as error:  # ValueError: mmap for an empty file, NumPy for an impossible shape
         reason = _one_line(str(error)[:MAX_REASON]).rstrip(".")
         raise DataError(f"{path}: {reason}. {ADVICE}") from error
@@ -83,21 +88,25 @@ def _read(file: BinaryIO, data: mmap.mmap) -> tuple[str, Any]:
     return "pickle (Caffe2)" if caffe2 else "pickle (Detectron2)", value
 
 
-def _find_arrays(value: Any, budget: Budget) -> dict[str, np.ndarray]:
-    require(isinstance(value, dict), f"it has a value of type {type(value).__name__} instead of a table of arrays")
-    for key in NESTED:
-        if isinstance(value.get(key), dict):
-            value = value[key]
-            break
+def _kind(value: Any) -> str:
+    return value.name if isinstance(value, Inert) else type(value).__name__
+
+
+def _beside(value: dict[Any, Any]) -> dict[str, Any]:
+    """Returns the plain dicts that describe the training."""
+    found = {key: value.get(key) for key in ("meta", "args")}
+    fields = {key: item.fields if isinstance(item, Inert) else item for key, item in found.items()}
+    return {key: item for key, item in fields.items() if type(item) is dict}
+
+
+def _as_arrays(chosen: dict[str, Any], budget: Budget) -> dict[str, np.ndarray]:
     arrays = {}
-    for name, item in value.items():
-        if isinstance(name, str) and isinstance(item, (Tensor, PendingArray, np.ndarray)):
-            require(name.isprintable(), "the name of an array is not printable")
-            array = _as_array(item, name)
-            budget.spend(array.nbytes)
-            arrays[name] = as_plain(array)
-    require(bool(arrays), "it has no named arrays")
-    return _without_prefix(arrays)
+    for name, item in chosen.items():
+        require(name.isprintable(), "the name of an array is not printable")
+        array = _as_array(item, name)
+        budget.spend(array.nbytes)
+        arrays[name] = as_plain(array)
+    return arrays
 
 
 def _as_array(item: Tensor | PendingArray | np.ndarray, name: str) -> np.ndarray:
@@ -106,9 +115,3 @@ def _as_array(item: Tensor | PendingArray | np.ndarray, name: str) -> np.ndarray
         raise FileError(f"{name} has no content")
     check_dtype(array.dtype, name)
     return array
-
-
-def _without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays without the prefix `module.`, which torch's data-parallel wrapper adds to all names."""
-    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
-    return {name.removeprefix(prefix): array for name, array in arrays.items()}

@@ -51,7 +51,6 @@ def _calls() -> Iterator[Case]:
     for opcode, content in {
         "INST": p.MARK + command + p.INST + b"os\nsystem\n",
         "OBJ": p.MARK + name(ORDERED) + p.OBJ,
-        "NEWOBJ": start() + name(ORDERED) + p.EMPTY_TUPLE + p.NEWOBJ,
         "NEWOBJ_EX": start(4) + name(ORDERED) + p.EMPTY_TUPLE + p.EMPTY_DICT + p.NEWOBJ_EX,
         "EXT1": start() + p.EXT1 + b"\x01",
         "EXT2": start() + p.EXT2 + b"\x01\x00",
@@ -72,6 +71,7 @@ def _calls() -> Iterator[Case]:
     yield Case(
         "with_list", start() + name(ORDERED) + p.EMPTY_LIST + p.REDUCE + end, "calls something that is not a name"
     )
+    yield Case("new_dict", start() + name(ORDERED) + p.EMPTY_TUPLE + p.NEWOBJ + end, "makes a .*, which is not allowed")
     yield Case("of_a_storage_type", start() + call(name("torch.FloatStorage"), command) + end, "which is not allowed")
     yield Case("of_an_inert_name", start() + call(name("numpy.ndarray"), command) + end, "which is not allowed")
     for label, target in {"list": p.EMPTY_LIST, "text": command, "set": p.EMPTY_SET, "name": name(ORDERED)}.items():

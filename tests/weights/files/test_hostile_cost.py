@@ -10,6 +10,7 @@ import pytest
 
 from tests.weights.files.archive_cases import all_archives
 from tests.weights.files.array_cases import all_arrays
+from tests.weights.files.inert_cases import inert_cases
 from tests.weights.files.pickle_cases import all_pickles
 
 MAX_SECONDS = 1.0
@@ -42,7 +43,7 @@ def test_hostile_files_cost_little(tmp_path: Path) -> None:
     files, work = tmp_path / "files", tmp_path / "work"
     files.mkdir()
     work.mkdir()
-    cases = [*all_pickles(), *all_archives(), *all_arrays()]
+    cases = [*all_pickles(), *inert_cases(), *all_archives(), *all_arrays()]
     for case in cases:
         (files / case.name.replace("/", "_")).write_bytes(case.content)
     claims = {"length": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little"), "line": b"(S"}

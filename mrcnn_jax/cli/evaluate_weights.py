@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.weights_option import default_test_config, show_progress
+from mrcnn_jax.cli.weights_option import default_test_config, note_source, show_progress
 from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.distributed import is_primary, join_processes
 from mrcnn_jax.evaluation.weights_scores import evaluate_weights
@@ -40,6 +40,8 @@ def main() -> None:
         "Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP.",
     )
     join_processes(arguments.distributed)
+    if is_primary():
+        note_source(arguments.weights)
     with show_progress("evaluated") as progress:
         evaluation = evaluate_weights(
             arguments.weights,

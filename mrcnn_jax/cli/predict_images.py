@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from mrcnn_jax.cli import command_line
-from mrcnn_jax.cli.weights_option import default_test_config, show_progress
+from mrcnn_jax.cli.weights_option import default_test_config, note_source, show_progress
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.postprocessing import ImageDetections
@@ -47,6 +47,7 @@ def main() -> None:
         raise ConfigError("Name at least one image or folder of images. See --help.")
     files = find_images(arguments.inputs, arguments.output)
     weights = load_weights(arguments.weights)
+    note_source(arguments.weights)
     predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories)
 
     def draw(path: Path, image: np.ndarray, detections: ImageDetections) -> None:

@@ -1,10 +1,11 @@
 """Evaluations during a run: scores, pictures and weights of the newest state.
 
 workdir/evaluation.json   newest scores                      workdir/weights/   newest evaluated weights
-workdir/pictures/         predictions beside ground truth
+workdir/pictures/         predictions beside ground truth    Scores and weights contain their step.
 """
 
 import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from jax.sharding import Mesh
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.distributed import is_primary, shared_errors
+from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors
 from mrcnn_jax.errors import DataError, NumericalError
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.inference.augmentation import without_augmentation
 from mrcnn_jax.inference.prediction_program import make_prediction_program
 from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import local_copies, local_mesh
+from mrcnn_jax.run_folder import read_run_folder
 from mrcnn_jax.training.averaging import averaged_params
-from mrcnn_jax.training.checkpoint import EvaluationRecord
+from mrcnn_jax.training.checkpoint_reader import EvaluationRecord
 from mrcnn_jax.training.metrics_log import ProgressLine
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.state import TrainState
@@ -57,6 +59,14 @@ class Validation:
         config = self.config.train
         due = step >= config.num_steps or (config.eval_every > 0 and step > 0 and step % config.eval_every == 0)
         return due and (evaluated is None or evaluated.step != step)
+
+    def find_stale(self, step: int | None) -> list[str]:
+        """Returns a phrase for each file of the evaluation at this step that is missing or of another step.
+
+        All processes return the same, that is, what process 0 finds.
+        """
+        stale = read_run_folder(self.workdir).find_stale(step, is_scored=self.data is not None)
+        return json.loads(gather_bytes(json.dumps(stale).encode())[0])
 
     def evaluate(self, state: TrainState, step: int) -> EvaluationRecord | None:
         """Scores a state that is replicated on all devices and writes its weights; None if stopped meanwhile."""
@@ -96,6 +106,7 @@ class Validation:
                     model_config=config.model,
                     test_config=config.test,
                     categories=self.categories,
+                    step=step,
                 )
         return EvaluationRecord(step, metrics, score)
 

@@ -16,6 +16,7 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from mrcnn_jax.errors import ConfigError, DataError, NumericalError, Preempted
 from mrcnn_jax.inference import prediction_program
+from mrcnn_jax.json_files import write_json
 from mrcnn_jax.structures import Batch, GroundTruth
 from mrcnn_jax.training import loop, training_program, validation
 from mrcnn_jax.training.state import TrainState
@@ -124,9 +125,9 @@ class World:
         predict_fn(np.zeros((NUM_DEVICES, 32, 32, 3), np.uint8), np.zeros((NUM_DEVICES, 2), np.int32))
         return SimpleNamespace(metrics={"segm": {"AP": next(self.scores)}}, table="TABLE", results=[])
 
-    def save_weights(self, path, variables, *, model_config, test_config, categories):
+    def save_weights(self, path, variables, *, model_config, test_config, categories, step):
         assert model_config.num_classes == 2
-        Path(path).mkdir(exist_ok=True)
+        write_json(Path(path) / "description.json", {"step": step})
 
 
 @pytest.fixture
@@ -255,8 +256,7 @@ def test_not_finite_loss_names_step_term_and_images_and_is_not_saved(world, tmp_
 def test_without_validation_data_the_weights_are_written(world, tmp_path, capsys):
     config = replace(with_train(eval_every=0), data=DataConfig(train="train"))
     loop.train(config, tmp_path)
-    assert (tmp_path / "weights").is_dir()
-    assert not (tmp_path / "evaluation.json").exists()
+    assert (tmp_path / "weights").is_dir() and not (tmp_path / "evaluation.json").exists()
     assert saved_steps(tmp_path) == [15, 20]
     loop.train(config, tmp_path)
     assert "Trained to step 20" in capsys.readouterr().out

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "prepare": Command("prepare_data", "prepare_data.py", "Convert a data set (COCO, Cityscapes, generated shapes)."),
     "train": Command("train_model", "train.py", "Train the model of a preset, or continue a run.", in_processes=True),
+    "weights": Command("write_weights", "weights.py", "Write a kept checkpoint of a run as a weights folder."),
     "evaluate": Command("evaluate_weights", "evaluate.py", "Score weights on a prepared data set.", in_processes=True),
     "predict": Command("predict_images", "predict.py", "Detect objects in images."),
     "import": Command("import_weights", "import_weights.py", "Convert a torchvision or Detectron2 checkpoint."),

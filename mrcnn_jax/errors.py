@@ -42,6 +42,6 @@ class DeviceError(UserError):
 
 
 class Preempted(UserError):
-    """The process was told to stop; its state is saved, and the same command continues the run (exit code 75)."""
+    """The process was told to stop; the message states what is saved, and the same command goes on (exit code 75)."""
 
     exit_code = 75

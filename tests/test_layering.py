@@ -22,6 +22,7 @@ ALLOWED = {
     "errors": set(),
     "known_faults": set(),
     "command_names": set(),
+    "run_folder": {"command_names"},
     "presets": {"config", "errors"},
     "main": {"command_names", "known_faults", "__version__"},
     "__main__": {"main"},
@@ -39,7 +40,7 @@ ALLOWED = {
     "models": {"ops", "config", "errors", "platforms", "integers"},
     "detection": {"ops", "known_faults", *BASE},
     "data": {"command_names", *BASE},
-    "weights": {"models", "named_leaves", "json_files", *BASE},
+    "weights": {"models", "named_leaves", "json_files", "run_folder", *BASE},
     "training": {
         "command_names",
         "detection",
@@ -49,6 +50,7 @@ ALLOWED = {
         "distributed",
         "heap",
         "json_files",
+        "run_folder",
         *BASE,
     },
     "inference": {"detection", "models", "data", "weights", "mesh", "json_files", *BASE},
@@ -58,8 +60,8 @@ ALLOWED = {
     "selftest": {"known_faults", "ops", "models", "detection", "mesh", *BASE},
 }
 ALLOWED["cli"] = set(ALLOWED) - {"main", "__main__"}
-# The training loop and its evaluations join the upper layers.
-LOOP = {"training.loop", "training.validation"}
+# The training loop, its evaluations and its weights join the upper layers.
+LOOP = {"training.loop", "training.validation", "training.kept_weights", "training.data_checks"}
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "inference", "evaluation", "weights", "visualization"}
 
 CORE = (

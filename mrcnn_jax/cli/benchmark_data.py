@@ -18,7 +18,7 @@ from mrcnn_jax.cli import command_line
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.training.loop import open_data
+from mrcnn_jax.training.data_checks import open_data
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def as_user_error(exception: BaseException) -> UserError | None:
     if isinstance(exception, UserError):
         return exception
     if isinstance(exception, KeyboardInterrupt):
-        return Preempted("Interrupted. Run the same command again to continue.")
+        return Preempted("Interrupted before it was finished. Run the same command again.")
     if isinstance(exception, MemoryError) or (is_jax_error and "RESOURCE_EXHAUSTED" in text):
         reason = text.splitlines()[0] if text else "no memory left on the host"
         return DeviceError(f"Out of memory: {reason}. Lower the batch size, the canvases or the number of proposals.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.cli.progress import show_progress
-from mrcnn_jax.cli.weights_option import default_test_config
+from mrcnn_jax.cli.weights_option import default_test_config, note_source
 from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.distributed import is_primary, join_processes
 from mrcnn_jax.evaluation.weights_scores import evaluate_weights
@@ -41,6 +41,8 @@ def main() -> None:
         "Scores a weights folder on a prepared data set: COCO box, mask and keypoint AP.",
     )
     join_processes(arguments.distributed)
+    if is_primary():
+        note_source(arguments.weights)
     with show_progress("evaluated") as progress:
         evaluation = evaluate_weights(
             arguments.weights,

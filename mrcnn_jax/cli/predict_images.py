@@ -13,7 +13,7 @@ import tyro
 
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.cli.progress import show_progress
-from mrcnn_jax.cli.weights_option import default_test_config
+from mrcnn_jax.cli.weights_option import default_test_config, note_source
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.postprocessing import ImageDetections
@@ -51,6 +51,7 @@ def main() -> None:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
         command_line.note(f"Files in the folders that are no images, and are left out: {kinds}.")
     weights = load_weights(arguments.weights)
+    note_source(arguments.weights)
     predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories)
 
     def draw(path: Path, image: np.ndarray, detections: ImageDetections) -> None:

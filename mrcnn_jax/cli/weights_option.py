@@ -1,8 +1,11 @@
 """The test settings of a weights folder as defaults of `--test.*`."""
 
 import argparse
+from pathlib import Path
 
+from mrcnn_jax.cli import command_line
 from mrcnn_jax.config import TestConfig
+from mrcnn_jax.run_folder import check_source, describe_source
 from mrcnn_jax.weights.folder import read_test_config
 
 
@@ -15,3 +18,8 @@ def default_test_config(argv: list[str] | None = None) -> TestConfig:
     except argparse.ArgumentError:  # --weights without a folder: parsing the whole command line reports it
         return TestConfig()
     return TestConfig() if known.weights is None else read_test_config(known.weights)
+
+
+def note_source(weights: Path) -> None:
+    """Prints on stderr which weights are used, of which step, and what of the workdir is of another step."""
+    command_line.note(" ".join([f"Weights: {describe_source(weights)}.", check_source(weights)]).strip())

@@ -96,6 +96,8 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
         categories=[vars(category) for category in source.categories],
         image_ids=[],
         image_hw=[],
+        num_objects=[],
+        num_crowds=0,
         num_with_mask=0,
         num_without_mask=0,
     )
@@ -127,9 +129,12 @@ def _make_builder(folder: Path, source: Source, split: str, images: Iterator[Sou
             for index, image in enumerate(images):
                 metadata["image_ids"].append(image.image_id)
                 metadata["image_hw"].append(list(image.image_hw))
-                for annotation in image.annotations:
-                    if not annotation.get("iscrowd"):
-                        metadata["num_with_mask" if has_mask(annotation) else "num_without_mask"] += 1
+                objects = [annotation for annotation in image.annotations if not annotation.get("iscrowd")]
+                num_with_mask = sum(map(has_mask, objects))
+                metadata["num_objects"].append(len(objects))
+                metadata["num_crowds"] += len(image.annotations) - len(objects)
+                metadata["num_with_mask"] += num_with_mask
+                metadata["num_without_mask"] += len(objects) - num_with_mask
                 yield index, _encode(image, labels)
 
     return Instances(data_dir=folder, file_format="array_record")

@@ -64,7 +64,10 @@ class Dataset:
             self.categories = tuple(_read_category(entry) for entry in metadata["categories"])
             self.image_ids = np.asarray(metadata["image_ids"], np.int64)  # [N]
             self.sizes = np.asarray(metadata["image_hw"], np.int64).reshape(-1, 2)  # [N, 2] height, width
-            # Folders that do not contain these numbers are older than objects without a mask.
+            # Folders of format 1 may lack these numbers.
+            counts = metadata.get("num_objects")
+            self.num_objects = None if counts is None else np.asarray(counts, np.int64)  # [N] without crowds
+            self.num_crowds: int = metadata.get("num_crowds", 0)
             self.num_with_mask: int | None = metadata.get("num_with_mask")
             self.num_without_mask: int = metadata.get("num_without_mask", 0)
             builder = tfds.builder_from_directory(path)

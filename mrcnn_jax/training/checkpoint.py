@@ -10,44 +10,24 @@ folder: all of them have to make the same calls, and process 0 writes.
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
 from mrcnn_jax.json_files import digest_json
-from mrcnn_jax.named_leaves import (
-    PyTree,
-    describe_differences,
-    find_changed,
-    find_not_finite,
-    host_copies,
-    named_leaves,
-    record_leaves,
-    replace_leaves,
-    silence_abandoned_reads,
-)
+from mrcnn_jax.named_leaves import PyTree, find_not_finite, host_copies, record_leaves
+from mrcnn_jax.training.checkpoint_reader import EvaluationRecord, Refused, make_handlers, read_description, read_state
 from mrcnn_jax.training.settings import Settings, check_settings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """The last evaluation before a checkpoint was saved."""
-
-    step: int
-    metrics: Mapping[str, Any]
-    score: float | None
-    """Score by which the best checkpoint is selected, higher is better; None if there was nothing to evaluate on."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +40,6 @@ class Restored:
     evaluated: EvaluationRecord | None
     settings: Settings
     """Settings of the run that saved the checkpoint."""
-
-
-class _Refused(Exception):
-    """Raised for a step that fails verification, with the reason."""
 
 
 class _LatestAndBest:
@@ -95,12 +71,11 @@ class Checkpoints:
             preservation_policy=self._policy,
             lightweight_initialize=True,  # see _LatestAndBest
         )
-        handlers = {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler()}
         # A killed save leaves an unfinished step. Orbax starts its own cleanup here, but ends it with the next save.
         self._remove_unfinished_steps()
         wait_for_all("checkpoints opened")
         with self._storage_errors("opened"):
-            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=make_handlers())
 
     def save(self, step: int, state: PyTree, settings: Settings, evaluated: EvaluationRecord | None) -> None:
         """Starts saving `state`, which is on disk once `wait` has returned. Every process has to hold all leaves whole.
@@ -171,39 +146,18 @@ class Checkpoints:
         restored = None
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                description = self._read_description(step)
+                description = read_description(self._manager, step)
                 if restored is None:
-                    check_settings(description["settings"], settings, f"{self.directory}/{step}")
-                    state = self._read_state(step, target, description["leaves"])
-                    restored = Restored(step, state, _evaluated(description), description["settings"])
-                self._remember_score(step, _evaluated(description))
-            except _Refused as error:
+                    check_settings(description.settings, settings, f"{self.directory}/{step}")
+                    state = read_state(self._manager, description, target)
+                    restored = Restored(step, state, description.evaluated, description.settings)
+                self._remember_score(step, description.evaluated)
+            except Refused as error:
                 refused[step] = str(error)
         if refused and restored is None:
             reasons = "; ".join(f"step {step}: {reason}" for step, reason in refused.items())
             raise DataError(f"No valid checkpoint in {self.directory} ({reasons}). Remove the folder to start over.")
         return restored, refused
-
-    def _read_description(self, step: int) -> dict[str, Any]:
-        items = ocp.args.Composite(description=ocp.args.JsonRestore())
-        description = _read(self._manager, step, items)["description"]
-        if not isinstance(description, dict) or description.pop("sha256", None) != digest_json(description):
-            raise _Refused("its description does not match its checksum")
-        if description["step"] != step:
-            raise _Refused(f"its description is that of step {description['step']}")
-        return description
-
-    def _read_state(self, step: int, target: PyTree, records: Mapping[str, Any]) -> PyTree:
-        expected = named_leaves(target)
-        if problems := describe_differences(expected, records):
-            raise _Refused("; ".join(problems))
-        # With NumPy leaves in the target, Orbax returns NumPy arrays whatever devices the state was saved from.
-        template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        leaves = _read(self._manager, step, items)["state"]
-        if changed := find_changed(leaves, records):
-            raise _Refused(f"{', '.join(changed)} changed on disk: the checksum differs")
-        return replace_leaves(target, leaves)
 
     def _remember_score(self, step: int, evaluated: EvaluationRecord | None) -> None:
         if evaluated is not None and evaluated.step == step and evaluated.score is not None:
@@ -241,18 +195,6 @@ class Checkpoints:
                 f"Checkpoints could not be {action} in {self.directory}: {reason}; {needed}"
                 f"{_free_bytes(self.directory) / 2**20:.0f} MiB are free. Free some space or choose another --workdir."
             ) from error
-
-
-def _read(manager: ocp.CheckpointManager, step: int, items: ocp.args.Composite) -> Any:
-    try:
-        return manager.restore(step, args=items)
-    except Exception as error:  # damaged files cause almost any exception
-        silence_abandoned_reads()
-        raise _Refused(f"it cannot be read: {type(error).__name__}") from error
-
-
-def _evaluated(description: Mapping[str, Any]) -> EvaluationRecord | None:
-    return None if description["evaluated"] is None else EvaluationRecord(**description["evaluated"])
 
 
 def _free_bytes(directory: Path) -> int:

@@ -8,28 +8,32 @@ workdir/programs/       compiled programs, for a faster restart
 """
 
 import dataclasses
+import functools
 import json
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from mrcnn_jax import command_names
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.data_findings import check_budget
-from mrcnn_jax.data.dataset import Dataset, open_dataset
+from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.pipeline import training_batches
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
-from mrcnn_jax.errors import ConfigError, Preempted
+from mrcnn_jax.errors import NumericalError, Preempted, StorageError
 from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import make_mesh, place, place_batch, replicated
+from mrcnn_jax.run_folder import describe_source
 from mrcnn_jax.structures import Batch
-from mrcnn_jax.training.checkpoint import Checkpoints, EvaluationRecord
-from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine
-from mrcnn_jax.training.monitor import Resumed, StepMonitor
+from mrcnn_jax.training import outcome
+from mrcnn_jax.training.checkpoint import Checkpoints
+from mrcnn_jax.training.checkpoint_reader import EvaluationRecord
+from mrcnn_jax.training.data_checks import check_data, open_data
+from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, read_losses
+from mrcnn_jax.training.monitor import StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.program_cache import load_or_compile, programs_folder
@@ -58,13 +62,17 @@ def train(config: Config, workdir: str | Path) -> None:
         with shared_errors():
             if is_primary():
                 stack.enter_context(claim_workdir(workdir))
-            stop = stack.enter_context(StopRequest())
+            stop = stack.enter_context(StopRequest(functools.partial(outcome.describe_saved, workdir)))
             train_data, val_data = open_data(config)
             mesh = make_mesh()
-            val_categories = None if val_data is None else val_data.categories
-            config = complete_config(config, train_data.categories, val_categories, num_devices=mesh.size)
-            notes = check_masks(config, train_data, val_data)
-            settings = run_settings(config, fingerprint=train_data.fingerprint, num_records=len(train_data))
+            config = complete_config(config, train_data.categories, num_devices=mesh.size)
+            config, notes = check_data(config, train_data, val_data)
+            settings = run_settings(
+                config,
+                fingerprint=train_data.fingerprint,
+                num_records=len(train_data),
+                categories=train_data.categories,
+            )
         check_agreement([json.loads(each) for each in gather_bytes(json.dumps(settings).encode())])
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
         stack.enter_context(closing(checkpoints))
@@ -100,7 +108,7 @@ class TrainingRun:
         """Trains, evaluates and saves until the last step or a stop request."""
         config = self.config.train
         state, step, evaluated = self.start_or_resume()
-        saved_step = step
+        start_step = saved_step = step
         key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(self.mesh))()
         batches = self.prefetch_batches(start_step=step)
         with ExitStack() as stack:
@@ -118,8 +126,9 @@ class TrainingRun:
                 batch_size=config.batch_size,
                 num_records=len(self.train_data),
                 learning_rate=lambda step: float(learning_rate(config, step)),
-                resumed=Resumed(step, self.checkpoints.directory, self.checkpoints.steps()) if step > 0 else None,
+                start_step=step,
             )
+            stack.enter_context(self.explained_failures(monitor))
             programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
             while True:
                 if self.validation.is_due(step, evaluated) and not self.stop.poll():
@@ -133,6 +142,7 @@ class TrainingRun:
                     with monitor.watch.paused():
                         self.checkpoints.save(step, self.whole(state), self.settings, evaluated)
                     saved_step = step
+                    monitor.mark_saved(step)
                 if is_last:
                     break
                 image_ids, batch = next(batches)
@@ -147,8 +157,26 @@ class TrainingRun:
                 self.check_left_out(monitor.num_left_out, step)
         self.checkpoints.wait()
         self.check_left_out(monitor.num_left_out, step)
-        is_complete = step >= config.num_steps and not self.validation.is_due(step, evaluated)
-        self.finish(step, monitor.num_left_out, is_complete=is_complete)
+        if step < config.num_steps or self.validation.is_due(step, evaluated):
+            due = self.validation.is_due(step, evaluated)
+            raise Preempted(
+                outcome.describe_stop(
+                    self.workdir, self.stop.received, step, num_steps=config.num_steps, is_evaluation_due=due
+                )
+            )
+        self.finish(step, monitor.num_left_out, start_step=start_step)
+
+    @contextmanager
+    def explained_failures(self, monitor: StepMonitor) -> Iterator[None]:
+        """Adds to a NumericalError what is kept and what to do."""
+        try:
+            yield
+        except NumericalError as error:
+            with suppress(StorageError):  # then the step is not kept
+                self.checkpoints.wait()
+            losses = read_losses(self.workdir) | monitor.losses
+            error.args = (f"{error} {outcome.explain_failure(self.workdir, losses)}",)
+            raise
 
     def load_or_compile(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Compiled:
         """Returns the compiled training step for batches of this shape."""
@@ -165,12 +193,26 @@ class TrainingRun:
                 classes = [category.name for category in self.train_data.categories]
                 source = self.config.train.init_from
                 variables, report = initialise(state.variables, source, self.config.model, classes)
-                self.line.say(report.describe(source))
+                self.line.say(report.describe(describe_source(source)))
                 state = make_train_state(variables, self.program.optimizer)
         else:
             state, step, evaluated = restored.state, restored.step, restored.evaluated
             self.line.say(f"Continuing from step {step} in {self.checkpoints.directory}.")
+            evaluated = self.check_evaluation(step, evaluated)
         return place(state, self.program.state_shardings), step, evaluated
+
+    def check_evaluation(self, step: int, evaluated: EvaluationRecord | None) -> EvaluationRecord | None:
+        """Returns the last evaluation of a resumed run; None if its files are gone or of another step.
+
+        Without a record, an evaluation of this step that is due is done again, and writes the files again.
+        """
+        stale = self.validation.find_stale(None if evaluated is None else evaluated.step)
+        if not stale:
+            return evaluated
+        last = "no evaluation is recorded" if evaluated is None else f"the last evaluation was at step {evaluated.step}"
+        when = f"Step {step} is evaluated now." if self.validation.is_due(step, None) else "The next one replaces this."
+        self.line.say(f"{' and '.join(stale)}, but {last}. {when}")
+        return None
 
     def whole(self, state: TrainState) -> TrainState:
         """Returns the state with every leaf whole on every device."""
@@ -202,54 +244,19 @@ class TrainingRun:
         total = max(step * self.config.train.batch_size, len(self.train_data))
         check_budget(num_left_out, total, self.config.data.max_skip_fraction, name=self.config.data.train)
 
-    def finish(self, step: int, num_left_out: int, *, is_complete: bool) -> None:
-        """Prints what was written and left out, and the next command; raises Preempted if the run was stopped."""
-        if not is_complete:
-            raise Preempted(
-                f"Stopped by {self.stop.received} at step {step} of {self.config.train.num_steps}; the state is saved "
-                f"in {self.workdir}. Run the same command again to continue."
-            )
+    def finish(self, step: int, num_left_out: int, *, start_step: int) -> None:
+        """Prints what was written and left out, and the next command."""
         num_dropped = sum(int(number) for number in gather_bytes(str(self.dropped_objects).encode()))
         if num_left_out or num_dropped:
             self.line.say(
                 f"Left out: {num_left_out} images that could not be read, "
                 f"{num_dropped} objects beyond --data.max-objects {self.config.data.max_objects}."
             )
-        self.line.say(f"Trained to step {step}. Weights: {self.workdir}/weights, curves: {self.workdir}/metrics.jsonl")
-        if self.val_data is not None:
-            self.line.say(f"Scores: {self.workdir}/evaluation.json, pictures: {self.workdir}/pictures/")
-        predict = command_names.typed("predict")
-        self.line.say(f"Next: {predict} --weights {self.workdir} --output {self.workdir}/predictions IMAGES")
-
-
-def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
-    """Returns the training data and, if named, the validation data; ConfigError if no training data is named."""
-    if not config.data.train:
-        prepare = command_names.typed("prepare")
-        raise ConfigError(f"No training data is named. Pass a folder made by {prepare}: --data.train DIR.")
-    return open_dataset(config.data.train), open_dataset(config.data.val) if config.data.val else None
-
-
-def check_masks(config: Config, train_data: Dataset, val_data: Dataset | None) -> list[str]:
-    """Returns one line for each data set that has objects without a mask; none for a model without a mask head.
-
-    Raises ConfigError if no object of the training data has a mask, since the mask head would stay untrained.
-    """
-    if not config.model.masks:
-        return []
-    if train_data.has_no_masks:
-        raise ConfigError(
-            f"{config.data.train}: none of its {train_data.num_without_mask} objects has a mask, so a mask head cannot "
-            "be trained. Pass --model.no-masks for a model without one."
-        )
-    not_scored = val_data is not None and val_data.has_no_masks
-    in_val = "Masks are not scored, and box AP decides which step is best" if not_scored else "Mask AP ignores them"
-    lines = []
-    for name, data, effect in (
-        (config.data.train, train_data, "They train boxes and classes, but not masks"),
-        (config.data.val, val_data, in_val),
-    ):
-        if data is not None and data.num_without_mask:
-            total = data.num_without_mask + (data.num_with_mask or 0)
-            lines.append(f"{name}: {data.num_without_mask} of {total} objects have no mask. {effect}.")
-    return lines
+        for line in outcome.describe_end(
+            self.workdir,
+            step,
+            start_step=start_step,
+            num_steps=self.config.train.num_steps,
+            is_scored=self.val_data is not None,
+        ):
+            self.line.say(line)

@@ -68,6 +68,18 @@ def _keep_steps_until(path: Path, last_step: int) -> None:
     replace_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 
+def read_losses(workdir: Path) -> dict[int, float]:
+    """Returns the total loss of each logged step, NaN where it was not finite; damaged lines are left out."""
+    losses: dict[int, float] = {}
+    with suppress(OSError):
+        for line in (workdir / "metrics.jsonl").read_text().splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                values = json.loads(line)
+                loss = values["loss/total"]
+                losses[int(values["step"])] = math.nan if loss is None else float(loss)
+    return losses
+
+
 def _step_of(line: str) -> float:
     try:
         return int(json.loads(line)["step"])

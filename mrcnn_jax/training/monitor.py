@@ -2,9 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import jax
@@ -12,43 +10,16 @@ import numpy as np
 
 from mrcnn_jax.errors import NumericalError
 from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, Stopwatch
+from mrcnn_jax.training.outcome import EXPLODED_LOSS
 
 LAG = 2
 """Number of later steps that are dispatched before the metrics of a step are read."""
-
-EXPLODED_LOSS = 1e4
-"""Loss from which a network cannot recover: its terms are means, and those of a new network add up to about ten."""
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """The checkpoint that a run continues from."""
-
-    step: int
-    directory: Path
-    """Folder of the checkpoints."""
-    saved_steps: Sequence[int]
-    """All saved steps."""
-
-    def explain(self, findings: str) -> str:
-        """Returns the error message for bad metrics of the first step, which depend only on the checkpoint."""
-        if earlier := [step for step in self.saved_steps if step < self.step]:
-            way_out = (
-                f"Remove {self.directory}/{self.step} to continue from step {max(earlier)} with a lower "
-                "--train.learning-rate, or start"
-            )
-        else:
-            way_out = "No earlier checkpoint is kept: start"
-        return (
-            f"Checkpoint step {self.step} has already exploded: with its parameters, before any update, {findings}. A "
-            f"lower --train.learning-rate cannot save it. {way_out} again in a new --workdir with a lower one."
-        )
 
 
 class StepMonitor:
     """Checks that the metrics of every step are finite, and logs and shows every `log_every`-th step.
 
-    The first step of a run that was `resumed` also shows whether its checkpoint has exploded.
+    The first step after `start_step` also shows whether the checkpoint of that step has exploded.
 
     Without a log, as in all processes but process 0, nothing is written.
 
@@ -65,7 +36,7 @@ class StepMonitor:
         batch_size: int,
         num_records: int,
         learning_rate: Callable[[int], float],
-        resumed: Resumed | None = None,
+        start_step: int = 0,
     ) -> None:
         self.watch = Stopwatch()
         self.num_left_out = 0
@@ -73,7 +44,10 @@ class StepMonitor:
         self._log, self._line = log, line
         self._num_steps, self._log_every, self._batch_size = num_steps, log_every, batch_size
         self._num_records, self._learning_rate = num_records, learning_rate
-        self._resumed = resumed
+        self._start_step = start_step
+        self.losses: dict[int, float] = {}
+        """Total losses of the steps after a saved one, computed with its parameters: see `mark_saved`."""
+        self._saved = {start_step} - {0}
         self._pending: deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = deque()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], image_ids: np.ndarray) -> None:
@@ -84,6 +58,10 @@ class StepMonitor:
         self._pending.append((step, metrics, image_ids))
         if len(self._pending) > LAG:
             self._read(*self._pending.popleft())
+
+    def mark_saved(self, step: int) -> None:
+        """Records that a checkpoint was saved, before the next step is added."""
+        self._saved.add(step)
 
     def flush(self) -> None:
         """Reads all pending metrics; raises NumericalError like `add`."""
@@ -97,8 +75,9 @@ class StepMonitor:
         not_finite = [name for name, value in values.items() if not math.isfinite(value)]
         if not_finite or step % self._log_every == 0 or step == self._num_steps:
             self._report(step, values)
-        is_first = self._resumed is not None and step == self._resumed.step + 1
-        if not_finite or (is_first and values["loss/total"] > EXPLODED_LOSS):
+        if not_finite or step - 1 in self._saved:
+            self.losses[step] = math.nan if not_finite else values["loss/total"]
+        if not_finite or (self._is_first_of_resumed(step) and values["loss/total"] > EXPLODED_LOSS):
             self._refuse(step, values, not_finite, image_ids)
 
     def _refuse(self, step: int, values: dict[str, float], not_finite: list[str], image_ids: np.ndarray) -> NoReturn:
@@ -108,12 +87,15 @@ class StepMonitor:
             f"{', '.join(f'{name} is {values[name]:.4g}' for name in terms)} on images "
             f"{', '.join(str(int(image_id)) for image_id in image_ids)}"
         )
-        if self._resumed is not None and step == self._resumed.step + 1:
-            raise NumericalError(self._resumed.explain(findings))
-        raise NumericalError(
-            f"Step {step}: {findings}. Nothing has been saved since the last good checkpoint. Inspect these images or "
-            "lower --train.learning-rate."
-        )
+        if self._is_first_of_resumed(step):
+            raise NumericalError(
+                f"Checkpoint step {step - 1} has already exploded: with its parameters, before any update, {findings}."
+            )
+        raise NumericalError(f"Step {step}: {findings}. Inspect these images or lower --train.learning-rate.")
+
+    def _is_first_of_resumed(self, step: int) -> bool:
+        """Returns whether the metrics of this step depend only on the checkpoint that the run continues from."""
+        return 0 < self._start_step == step - 1
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         self.watch.lap()

@@ -6,7 +6,10 @@ others. Its own handler of SIGTERM, which it installs when processes join, stays
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -14,6 +17,9 @@ import jax
 from jax.experimental import multihost_utils
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+NOTE_SECONDS = 1.0
+"""Longest delay of the end at a second signal, for printing what is saved."""
 
 
 class StopRequest:
@@ -23,7 +29,9 @@ class StopRequest:
     thread: during a compilation, which takes minutes, a second signal would not end the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe_saved: Callable[[], str] = lambda: "") -> None:
+        """`describe_saved` returns what is saved at that moment, for the messages at the first and second signal."""
+        self._describe_saved = describe_saved
         self.received: str | None = None
         self._is_joined = jax.distributed.is_initialized()
         self._signal: str | None = None
@@ -64,11 +72,29 @@ class StopRequest:
             for number in data:
                 if number not in STOP_SIGNALS:
                     continue
+                name = signal.Signals(number).name
                 if self._signal is not None:
+                    self._note(f"Ended by {name} without saving").join(NOTE_SECONDS)
                     os._exit(128 + number)
-                self._signal = signal.Signals(number).name
+                self._signal = name
+                self._note(
+                    f"{name}: the run ends after its current step, and after a compilation before it, and then reports "
+                    "what is saved. Another signal ends it at once"
+                )
                 if self._is_joined:
                     os.kill(os.getpid(), signal.SIGTERM)  # JAX's handler notifies the other processes
+
+    def _note(self, text: str) -> threading.Thread:
+        """Prints a line with what is saved on stderr, in a thread of its own: storage may be slow, a signal is not."""
+
+        def write() -> None:
+            with suppress(OSError):  # nobody reads it
+                saved = self._describe_saved()
+                print(f"{text}{f' ({saved})' if saved else ''}.", file=sys.stderr, flush=True)
+
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        return thread
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -3,15 +3,19 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from mrcnn_jax.categories import Category, keypoint_names
 from mrcnn_jax.config import Config
+from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.config.renamed_fields import with_current_names
 from mrcnn_jax.errors import ConfigError
 
 Settings = dict[str, Any]
 """JSON values by flat names such as `train.batch_size` and `dataset.fingerprint`."""
+
+CATEGORIES = "categories"
+"""Name of the setting that lists the classes of the training data as JSON objects."""
 
 FIXED = (
     "model.",
@@ -36,22 +40,15 @@ FIXED = (
 and content of its batches, and the structure of the optimizer's state."""
 
 
-def complete_config(
-    config: Config, categories: Sequence[Category], val_categories: Sequence[Category] | None, *, num_devices: int
-) -> Config:
+def complete_config(config: Config, categories: Sequence[Category], *, num_devices: int) -> Config:
     """Returns the config with num_classes taken from the training data if it is 0.
 
-    Raises ConfigError if the config, training data, validation data and devices do not match.
+    Raises ConfigError if the config, training data and devices do not match.
     """
     if config.model.num_classes not in (0, len(categories)):
         raise ConfigError(
             f"--model.num-classes is {config.model.num_classes}, but {config.data.train} has {len(categories)} "
             "categories. Set it to 0 to take the number from the data."
-        )
-    if val_categories is not None and tuple(val_categories) != tuple(categories):
-        raise ConfigError(
-            f"--data.val {config.data.val} has other categories than --data.train {config.data.train}. Prepare both "
-            "with the same list of categories."
         )
     is_asked = config.model.num_keypoints or config.model.keypoint_flip or config.test.keypoint_sigmas
     num_keypoints = _count_keypoints(config.data.train, categories) if is_asked else 0
@@ -96,11 +93,45 @@ def _check_sides(name: str, categories: Sequence[Category]) -> None:
         )
 
 
-def run_settings(config: Config, *, fingerprint: str, num_records: int) -> Settings:
-    """Returns the settings that a checkpoint records: the config, and the identity of the training data."""
+def run_settings(
+    config: Config, *, fingerprint: str, num_records: int, categories: Sequence[Category] = ()
+) -> Settings:
+    """Returns the settings that a checkpoint records: the config, the identity of the training data, and its classes.
+
+    The identity is compared when a run resumes. The categories are recorded for weights that are written later.
+    """
     sections = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists, as after reading back
     settings = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
-    return settings | {"dataset.fingerprint": fingerprint, "dataset.num_records": num_records}
+    settings |= {"dataset.fingerprint": fingerprint, "dataset.num_records": num_records}
+    return settings | {CATEGORIES: json.loads(json.dumps([dataclasses.asdict(category) for category in categories]))}
+
+
+def recorded_config(settings: Settings) -> Config:
+    """Returns the config of recorded settings; fields that are younger than the record have their defaults.
+
+    Raises ConfigError if this version does not know a field or its value.
+    """
+    sections: dict[str, dict[str, Any]] = {field.name: {} for field in dataclasses.fields(Config)}
+    try:
+        for name, value in with_current_names(settings).items():
+            section, _, field = name.partition(".")
+            if section in sections:
+                hint = get_type_hints(type(getattr(Config(), section)), include_extras=True)[field]
+                sections[section][field] = coerce(hint, value)
+        return Config(**{name: type(getattr(Config(), name))(**values) for name, values in sections.items()})
+    except KeyError as error:
+        raise ConfigError(f"Recorded settings contain {error}, which this version does not have. Update it.") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Recorded settings are not valid in this version: {error}") from error
+
+
+def recorded_categories(settings: Settings) -> tuple[Category, ...]:
+    """Returns the categories of recorded settings; () if an earlier version recorded none."""
+    hints = get_type_hints(Category, include_extras=True)
+    return tuple(
+        Category(**{name: coerce(hints[name], value) for name, value in item.items()})
+        for item in settings.get(CATEGORIES, ())
+    )
 
 
 def check_agreement(settings: Sequence[Settings]) -> None:

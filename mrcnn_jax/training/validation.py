@@ -1,10 +1,11 @@
 """Evaluations during a run: scores, pictures and weights of the newest state.
 
 workdir/evaluation.json   newest scores                      workdir/weights/   newest evaluated weights
-workdir/pictures/         predictions beside ground truth
+workdir/pictures/         predictions beside ground truth    Scores and weights contain their step.
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,17 @@ from jax.sharding import Mesh
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import Dataset
-from mrcnn_jax.distributed import is_primary, shared_errors
+from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors
 from mrcnn_jax.errors import DataError, NumericalError
+from mrcnn_jax.evaluation.category_matching import match_categories
 from mrcnn_jax.evaluation.evaluate import Evaluation, evaluate
 from mrcnn_jax.inference.augmentation import without_augmentation
 from mrcnn_jax.inference.prediction_program import make_prediction_program
 from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import local_copies, local_mesh
+from mrcnn_jax.run_folder import read_run_folder
 from mrcnn_jax.training.averaging import averaged_params
-from mrcnn_jax.training.checkpoint import EvaluationRecord
+from mrcnn_jax.training.checkpoint_reader import EvaluationRecord
 from mrcnn_jax.training.metrics_log import ProgressLine
 from mrcnn_jax.training.preemption import StopRequest
 from mrcnn_jax.training.state import TrainState
@@ -52,12 +55,22 @@ class Validation:
         self.own_mesh = local_mesh(self.mesh)
         self.test = without_augmentation(self.config.test)
         self.predict = make_prediction_program(self.config.model, self.test, self.own_mesh)
+        # Label k of the model is a category of the training data, which the validation data may give another id.
+        self.labels = None if self.data is None else match_categories(self.categories, self.data.categories).categories
 
     def is_due(self, step: int, evaluated: EvaluationRecord | None) -> bool:
         """Returns whether the weights of this step have to be evaluated and have not been yet."""
         config = self.config.train
         due = step >= config.num_steps or (config.eval_every > 0 and step > 0 and step % config.eval_every == 0)
         return due and (evaluated is None or evaluated.step != step)
+
+    def find_stale(self, step: int | None) -> list[str]:
+        """Returns a phrase for each file of the evaluation at this step that is missing or of another step.
+
+        All processes return the same, that is, what process 0 finds.
+        """
+        stale = read_run_folder(self.workdir).find_stale(step, is_scored=self.data is not None)
+        return json.loads(gather_bytes(json.dumps(stale).encode())[0])
 
     def evaluate(self, state: TrainState, step: int) -> EvaluationRecord | None:
         """Scores a state that is replicated on all devices and writes its weights; None if stopped meanwhile."""
@@ -75,6 +88,7 @@ class Validation:
                     progress=self.line.show_evaluation,
                     max_skip_fraction=self.config.data.max_skip_fraction,
                     before_batch=self.check_stop,
+                    categories=self.labels,
                 )
             except _EvaluationStopped:
                 return None
@@ -96,6 +110,7 @@ class Validation:
                     model_config=config.model,
                     test_config=config.test,
                     categories=self.categories,
+                    step=step,
                 )
         return EvaluationRecord(step, metrics, score)
 

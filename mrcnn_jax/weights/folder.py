@@ -1,6 +1,7 @@
 """The weights folder: parameters and everything that is needed to use them, with checksums.
 
     weights/description.json    format version, model and test config, categories, one record per leaf, library versions
+                                and, if a run wrote the folder, its step
     weights/parameters/         the variables, an Orbax checkpoint
 
 The folder is written under a temporary name and then renamed, so an incomplete one never appears at its path.
@@ -13,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ from mrcnn_jax.named_leaves import (
     replace_leaves,
     silence_abandoned_reads,
 )
+from mrcnn_jax.run_folder import read_run_folder
 
 FORMAT_VERSION = 1
 Variables = Mapping[str, Any]
@@ -53,6 +55,19 @@ class Weights:
     test: TestConfig
     categories: tuple[Category, ...]
     """Label k (1..C) of the model is categories[k - 1]."""
+    step: int | None = None
+    """Training step of the run that wrote them; None for imported weights and those of earlier versions."""
+
+
+class _Description(NamedTuple):
+    """The content of description.json without checksum and versions."""
+
+    model: ModelConfig
+    test: TestConfig
+    categories: tuple[Category, ...]
+    records: dict[str, Any]
+    """Record of each leaf."""
+    step: int | None
 
 
 def save_weights(
@@ -62,8 +77,12 @@ def save_weights(
     model_config: ModelConfig,
     test_config: TestConfig,
     categories: Sequence[Category],
+    step: int | None = None,
 ) -> None:
-    """Writes the folder, replacing an existing one. Raises StorageError if it cannot be written."""
+    """Writes the folder, replacing an existing one. Raises StorageError if it cannot be written.
+
+    `step` is the training step of a run that the variables come from.
+    """
     path = Path(path).absolute()
     leaves = host_copies(dict(variables))
     description: dict[str, Any] = {
@@ -74,6 +93,8 @@ def save_weights(
         "leaves": record_leaves(leaves),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy", "orbax-checkpoint")},
     }
+    if step is not None:
+        description["step"] = step
     description["sha256"] = digest_json(description)
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     try:
@@ -104,7 +125,7 @@ def load_weights(path: str | Path) -> Weights:
     are not finite.
     """
     folder = find_weights(path)
-    model, test, categories, records = _read_description(folder)
+    model, test, categories, records, step = _read_description(folder)
     expected = variable_shapes(MaskRCNN(model))
     problems = describe_differences(named_leaves(expected), records)
     if model.num_classes != len(categories):
@@ -120,7 +141,7 @@ def load_weights(path: str | Path) -> Weights:
             f"{folder}: {describe_not_finite(bad, leaves)}. The checksums match, so the weights were saved like this: "
             "use those of an earlier step."
         )
-    return Weights(jax.device_put(host), model, test, categories)
+    return Weights(jax.device_put(host), model, test, categories, step)
 
 
 def describe_not_finite(names: Sequence[str], leaves: Mapping[str, np.ndarray]) -> str:
@@ -137,7 +158,12 @@ def read_test_config(path: str | Path) -> TestConfig:
 
     Raises DataError if the folder is missing or its description is damaged.
     """
-    return _read_description(find_weights(path))[1]
+    return _read_description(find_weights(path)).test
+
+
+def read_stored_categories(path: str | Path) -> tuple[Category, ...]:
+    """Returns the categories of a weights folder, or of the one in a workdir; DataError like `read_test_config`."""
+    return _read_description(find_weights(path)).categories
 
 
 def find_weights(path: str | Path) -> Path:
@@ -147,11 +173,15 @@ def find_weights(path: str | Path) -> Path:
         if (folder / "description.json").is_file():
             return folder
     what = "contains neither description.json nor weights/description.json" if path.exists() else "does not exist"
-    raise DataError(f"{path} {what}. Pass a weights folder, or the workdir of a run that was evaluated.")
+    way_out = read_run_folder(path).describe_way_out()
+    raise DataError(
+        f"{path} {what}. Pass a weights folder, or the workdir of a run that was evaluated."
+        f"{f' {path} has checkpoints: {way_out}' if way_out else ''}"
+    )
 
 
-def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Category, ...], dict[str, Any]]:
-    """Returns the settings in description.json and its records of the leaves."""
+def _read_description(folder: Path) -> _Description:
+    """Returns the content of description.json, which is checked against its checksum."""
     file = folder / "description.json"
     try:
         description = json.loads(file.read_text())
@@ -175,7 +205,7 @@ def _read_description(folder: Path) -> tuple[ModelConfig, TestConfig, tuple[Cate
         model = _config_from_json(ModelConfig, _section(settings, "model"))
         test = _config_from_json(TestConfig, _section(settings, "test"))
         categories = tuple(_config_from_json(Category, category) for category in description["categories"])
-        return model, test, categories, dict(description["leaves"])
+        return _Description(model, test, categories, dict(description["leaves"]), description.get("step"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: {error}. Write the weights again with this version.") from error
 

@@ -11,8 +11,8 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.category_matching import match_categories
 from mrcnn_jax.evaluation.evaluate import evaluate
-from mrcnn_jax.evaluation.weights_scores import match_categories
 from mrcnn_jax.inference import prediction_program
 from mrcnn_jax.inference.prediction_program import make_predict_fn
 from mrcnn_jax.mesh import make_mesh

@@ -14,9 +14,9 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.evaluation.category_matching import match_categories
 from mrcnn_jax.evaluation.coco_metrics import format_table, score_results
 from mrcnn_jax.evaluation.dataset_predictions import iou_types_of
-from mrcnn_jax.evaluation.weights_scores import match_categories
 from mrcnn_jax.inference.postprocessing import ImageDetections
 
 PERSON = Category(1, "person", tuple(f"k{index}" for index in range(17)))

@@ -1,5 +1,6 @@
 """A checkpoint that has exploded is named when a run resumes, and so is a step whose evaluation is not finite."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -47,9 +48,11 @@ def test_an_exploded_checkpoint_is_named_on_resume_with_the_way_out(world: Explo
     folder = tmp_path / "checkpoints"
     assert str(error.value) == (
         "Checkpoint step 10 has already exploded: with its parameters, before any update, loss/total is 1.953e+07 on "
-        "images 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007. A lower --train.learning-rate cannot save it. Remove "
-        f"{folder}/10 to continue from step 5 with a lower --train.learning-rate, or start again in a new --workdir "
-        "with a lower one."
+        "images 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007. The newest checkpoint, step 10, is already lost: with "
+        "its parameters, the loss of step 11 was 1.953e+07. A lower --train.learning-rate cannot save it. Remove "
+        f"{folder}/10 to continue from step 5 with a lower one (with its parameters, the loss of step 6 was 6250); "
+        f"`mrcnn weights --workdir {tmp_path} --step 5 --to DIR` writes the weights of step 5. {tmp_path}/weights "
+        "contains the weights of step 10. They are lost, too."
     )
     assert saved_steps(tmp_path) == [5, 10]
     shutil.rmtree(folder / "10")
@@ -62,7 +65,7 @@ def test_a_checkpoint_that_computes_nan_at_once_has_exploded(world: Exploding, t
     loop.train(world.config(5), tmp_path)
     world.learning_rate = LOW
     message = (
-        r"Checkpoint step 5 has already exploded: .*, loss/box is nan on images 500, .* No earlier checkpoint is kept"
+        r"Checkpoint step 5 has already exploded: .*, loss/box is nan on images 500, .* No earlier checkpoint is better"
     )
     with pytest.raises(NumericalError, match=message):
         loop.train(world.config(20), tmp_path)
@@ -89,3 +92,26 @@ def test_an_evaluation_that_is_not_finite_names_its_step(
     with pytest.raises(NumericalError, match=r"^Evaluation of step 8: Image a\.png \(id 1 of val\): the RPN"):
         loop.train(config, tmp_path)
     assert saved_steps(tmp_path) == [5]
+
+
+def test_nan_says_whether_the_newest_checkpoint_is_lost(world: Exploding, tmp_path: Path) -> None:
+    world.overflows_at = 5.0**12
+    with pytest.raises(NumericalError) as error:  # the loss of step 10 is 4e6, and no step 11 was resumed
+        loop.train(world.config(20), tmp_path)
+    assert saved_steps(tmp_path) == [5, 10]
+    assert re.search(
+        r"^Step 13: loss/box is nan .* The newest checkpoint, step 10, is already lost: with its parameters, the loss "
+        rf"of step 11 was 1\.953e\+07\. .* Remove {tmp_path}/checkpoints/10 to continue from step 5 .*--step 5 --to",
+        str(error.value),
+    )
+    assert f"There is no {tmp_path}/weights" in str(error.value)
+
+
+def test_a_step_without_a_lost_loss_is_continued(world: Exploding, tmp_path: Path) -> None:
+    world.overflows_at = 5.0**8
+    with pytest.raises(NumericalError, match=r"^Step 9: .* step 5, is not lost: .* loss of step 6 was 6250\. The same"):
+        loop.train(world.config(20), tmp_path)
+    world.overflows_at = 1.0
+    world.learning_rate = LOW
+    with pytest.raises(NumericalError, match=r"^Step 1: .*No checkpoint is saved in .*fresh, so .* starts over"):
+        loop.train(world.config(20), tmp_path / "fresh")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.training import loop, validation
+from mrcnn_jax.training import data_checks, loop, validation
 from tests.training.test_loop import CONFIG, FakeData, with_train
 from tests.training.test_loop import world as world
 
@@ -19,23 +19,23 @@ def make_data(name: str, num_with_mask: int, num_without_mask: int) -> FakeData:
 
 def test_data_without_any_mask_is_refused_for_a_mask_head_only(world, tmp_path, monkeypatch):
     boxes_only = make_data("train", 0, 7)
-    monkeypatch.setattr(loop, "open_dataset", lambda spec: boxes_only)
+    monkeypatch.setattr(data_checks, "open_dataset", lambda spec: boxes_only)
     with pytest.raises(ConfigError, match=r"^train: none of its 7 objects has a mask, .* Pass --model\.no-masks "):
         loop.train(CONFIG, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
     without_head = replace(CONFIG, model=replace(CONFIG.model, masks=False))
-    assert loop.check_masks(without_head, boxes_only, boxes_only) == []
+    assert data_checks.check_masks(without_head, boxes_only, boxes_only) == []
 
 
 def test_objects_without_mask_are_counted_before_the_first_step(world, tmp_path, monkeypatch, capsys):
     data = {"train": make_data("train", 30, 7), "val": make_data("val", 0, 4)}
-    monkeypatch.setattr(loop, "open_dataset", data.__getitem__)
+    monkeypatch.setattr(data_checks, "open_dataset", data.__getitem__)
     loop.train(with_train(num_steps=2), tmp_path)
     printed = capsys.readouterr().out
     assert printed.count("have no mask") == 2 and printed.index("have no mask") < printed.index("step")
     assert "train: 7 of 37 objects have no mask. They train boxes and classes, but not masks.\n" in printed
     assert "val: 4 of 4 objects have no mask. Masks are not scored, and box AP decides which step is best.\n" in printed
-    (line,) = loop.check_masks(CONFIG, FakeData("train"), make_data("val", 30, 7))
+    (line,) = data_checks.check_masks(CONFIG, FakeData("train"), make_data("val", 30, 7))
     assert line == "val: 7 of 37 objects have no mask. Mask AP ignores them."
 
 

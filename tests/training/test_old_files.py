@@ -6,6 +6,7 @@ of an uninterrupted run. On the machine that wrote it, both checkpoints of step 
 """
 
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ import pytest
 from mrcnn_jax import train
 from mrcnn_jax.config import Config, DataConfig, ModelConfig, TargetsConfig, TestConfig, TrainConfig
 from mrcnn_jax.data.dataset import open_dataset
+from mrcnn_jax.errors import DataError
 from mrcnn_jax.mesh import make_mesh
 from mrcnn_jax.training.averaging import averaged_params
 from mrcnn_jax.training.checkpoint import Checkpoints
+from mrcnn_jax.training.kept_weights import write_kept_weights
 from mrcnn_jax.training.settings import complete_config, run_settings
 from mrcnn_jax.training.training_program import make_training_program
 from mrcnn_jax.weights.folder import load_weights
@@ -88,7 +91,7 @@ def test_old_weights_carry_their_settings_under_the_new_names(folder: Path) -> N
 def test_an_old_checkpoint_of_old_data_is_restored(folder: Path) -> None:
     data = open_dataset(str(folder / "data:train"))
     assert len(data) == 8 and len(data[0].objects) == 2
-    config = complete_config(CONFIG, data.categories, None, num_devices=1)
+    config = complete_config(CONFIG, data.categories, num_devices=1)
     settings = run_settings(config, fingerprint=data.fingerprint, num_records=len(data))
     checkpoints = Checkpoints(folder / "run" / "checkpoints", keep=1)
     program = make_training_program(config, make_mesh(jax.devices()[:1]))
@@ -97,6 +100,23 @@ def test_an_old_checkpoint_of_old_data_is_restored(folder: Path) -> None:
     assert restored is not None and restored.step == 4
     averages, written = averaged_params(restored.state), load_weights(folder / "run").variables["params"]
     jax.tree.map(np.testing.assert_array_equal, averages, dict(written))
+
+
+def test_an_old_checkpoint_is_written_as_the_weights_of_its_version(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)  # the run names its data as data:train
+    old = load_weights("run")
+    assert old.step is None
+    for to in ("of_weights", "of_data"):  # the source of the names of the classes, which the checkpoint lacks
+        assert write_kept_weights("run", "last", to).step == 4
+        new = load_weights(to)
+        assert (new.step, new.model, new.test, new.categories) == (4, old.model, old.test, old.categories)
+        jax.tree.map(np.testing.assert_array_equal, dict(new.variables), dict(old.variables))
+        shutil.rmtree(folder / "run" / "weights", ignore_errors=True)
+    shutil.rmtree(folder / "data")
+    with pytest.raises(DataError, match="neither run/weights nor the training data has them: No prepared data at"):
+        write_kept_weights("run", "last", "of_nothing")
 
 
 @pytest.mark.slow  # compiles a training step: pytest -m slow tests/training/test_old_files.py

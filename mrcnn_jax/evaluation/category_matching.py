@@ -56,8 +56,8 @@ def match_categories(
     if not keys & set(ids):
         ours, theirs = (", ".join([each.name for each in some][:MAX_SHOWN]) for some in (of_weights, of_data))
         raise ConfigError(
-            f"The {places[0]} and the {places[1]} share no category name ({ours}; {theirs}). If they are the same "
-            f"classes, give them the same names: prepare the data again or, for imported weights, pass --categories "
+            f"No category name is shared ({places[0]}: {ours}; {places[1]}: {theirs}). If they are the same classes, "
+            f"give them the same names: prepare the data again or, for imported weights, pass --categories "
             f'FILE.json, which names the outputs by ascending id, "{UNUSED}" those without a class.'
         )
     lowest = min(0, *(category.id for category in of_data))

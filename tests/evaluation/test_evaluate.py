@@ -171,7 +171,9 @@ def test_categories_of_weights_and_data_are_matched_by_name():
         "Scored on the 1 categories that weights and data share by name. Only in the weights: 1 (red). "
         "Only in the data: 1 (blue)."
     )
-    with pytest.raises(ConfigError, match=r"share no category name \(weights: green, red; data: blue\).*--categories"):
+    with pytest.raises(
+        ConfigError, match=r"No category name is shared \(weights: red, green; data: blue\).*--categories"
+    ):
         match_categories(CATEGORIES, (Category(3, "blue"),))
     with pytest.raises(ConfigError, match="Two categories of the data are named red"):
         match_categories(CATEGORIES, (Category(3, "red"), Category(4, "red")))

@@ -55,7 +55,9 @@ def test_categories_are_matched_by_name_and_differences_named():
         "Scored on the 1 categories that training data and validation data share by name. "
         "Only in the training data: 1 (cat). Only in the validation data: 1 (bird)."
     )
-    with pytest.raises(ConfigError, match=r"share no category name \(cat, dog; bird\)"):
+    with pytest.raises(
+        ConfigError, match=r"No category name is shared \(training data: cat, dog; validation data: bird\)"
+    ):
         data_checks.check_data(CONFIG, train, make_data("val", categories=(Category(1, "bird"),)))
 
 

@@ -119,7 +119,9 @@ class World:
         metrics["images"] = jnp.where(number == 2, NUM_DEVICES - self.invalid_images, NUM_DEVICES)
         return state.replace(step=state.step + 1, params={"weight": weight}), metrics
 
-    def evaluate(self, dataset, predict_fn, *, test_config, num_devices, progress, max_skip_fraction, before_batch):
+    def evaluate(
+        self, dataset, predict_fn, *, test_config, num_devices, progress, max_skip_fraction, before_batch, categories
+    ):
         assert num_devices == NUM_DEVICES
         self.during_evaluation()
         before_batch()

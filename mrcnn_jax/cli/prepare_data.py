@@ -13,7 +13,7 @@ from mrcnn_jax.data.cityscapes import cityscapes_source, find_splits
 from mrcnn_jax.data.coco import Crowds, coco_source
 from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION
 from mrcnn_jax.data.dataset import open_dataset
-from mrcnn_jax.data.prepare import prepare
+from mrcnn_jax.data.prepare import PreparedSplit, prepare
 from mrcnn_jax.data.rotation import Rotation
 from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
 from mrcnn_jax.data.source import Source
@@ -122,8 +122,10 @@ def main() -> None:
             depth=arguments.depth,
         )
         allowed = min(arguments.max_skip_fraction, USUAL_FRACTION if arguments.strict else 1.0)
-        write(source, arguments.to, arguments.split, arguments.overwrite, allowed)
+        prepared = write(source, arguments.to, arguments.split, arguments.overwrite, allowed)
         classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
+        if not prepared.num_objects:
+            return
         masks = " --model.no-masks" if open_dataset(f"{arguments.to}:{arguments.split}").has_no_masks else ""
         preset = f"mask_rcnn_r50_fpn_1x{classes}{masks} --workdir runs/r50"
         print(next_command(arguments.to, arguments.split, preset))
@@ -144,7 +146,7 @@ def next_command(to: Path, split: str, preset: str) -> str:
     return f"Next: {command_names.typed('train')} {preset} {shlex.join(data)}{hint}"
 
 
-def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> None:
+def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> PreparedSplit:
     """Prepares one split, shows progress, and prints a summary."""
     with show_progress(f"{to / split}: images") as progress:
         prepared = prepare(
@@ -157,3 +159,4 @@ def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fracti
     verb = "Reused" if prepared.reused else "Wrote"
     counts = f"{prepared.num_images} images, {prepared.num_objects} objects, {len(source.categories)} classes"
     print(f"{verb} {prepared.path}: {counts} from {source.name}.")
+    return prepared

@@ -17,9 +17,10 @@ def read_category_entries(
     path: Path, entries: list[Any], annotations: list[Any], findings: Findings
 ) -> tuple[tuple[Category, ...], dict[IdKey, int]]:
     """Returns the categories by ascending id, and the id of each category by the id or name in annotations."""
-    entries = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
-    if not entries:
-        entries = _invent_categories(annotations, findings)
+    entries = [as_dict(entry) if isinstance(entry, dict) else {"name": entry} for entry in entries]
+    if entries and not any("id" in entry for entry in entries):
+        entries = _number_names(entries, annotations, findings)
+    entries = _merge_copies(entries, findings) or _invent_categories(annotations, findings)
     if not entries:
         raise DataError(f"{path} has no categories.")
     keys = [id_key(entry.get("id")) for entry in entries]
@@ -41,6 +42,27 @@ def read_category_entries(
     return tuple(sorted(categories, key=lambda category: category.id)), by_key
 
 
+def _number_names(entries: list[dict[str, Any]], annotations: list[Any], findings: Findings) -> list[dict[str, Any]]:
+    """Returns the categories with ids: from 0 on if any object has category 0, else from 1 on."""
+    first = 0 if any(id_key(as_dict(entry).get("category_id")) == 0 for entry in annotations) else 1
+    findings.repair(f"categories have no ids and are numbered from {first}", str(entries[0].get("name"))[:40])
+    return [{"id": number} | entry for number, entry in enumerate(entries, start=first)]
+
+
+def _merge_copies(entries: list[dict[str, Any]], findings: Findings) -> list[dict[str, Any]]:
+    """Returns the entries without those whose id and name occur before."""
+    seen = set()
+    kept = []
+    for entry in entries:
+        key = (id_key(entry.get("id")), str(entry.get("name")))
+        if key in seen and key[0] is not None:
+            findings.repair("category is listed twice", f"category {key[0]} {key[1][:40]!r}")
+            continue
+        seen.add(key)
+        kept.append(entry)
+    return kept
+
+
 def _invent_categories(annotations: list[Any], findings: Findings) -> list[dict[str, Any]]:
     """Returns a category for each id that annotations use, if the file lists no categories."""
     keys = sorted({id_key(as_dict(entry).get("category_id")) for entry in annotations} - {None}, key=str)
@@ -60,7 +82,8 @@ def _unique_names(entries: Sequence[dict[str, Any]], ids: Sequence[int], finding
             name = f"category {category_id}"
         elif name != given:
             findings.repair(
-                "name is a number, or has characters that cannot be printed", f"category {category_id} {name!r}"
+                "name is a number, or has spaces or characters that cannot be printed",
+                f"category {category_id} {name!r}",
             )
         names.append(name)
     counts = Counter(names)

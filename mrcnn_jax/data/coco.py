@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
-from mrcnn_jax.data.annotations import Segmentation
-from mrcnn_jax.data.box_forms import BoxSample, find_form
 from mrcnn_jax.data.coco_file import CocoFile, CocoImage, read_coco
 from mrcnn_jax.data.data_findings import Findings
+from mrcnn_jax.data.file_form import find_file_form
 from mrcnn_jax.data.image_names import ImageFolder
 from mrcnn_jax.data.images import ImageError, ImageHeader, ImageHW, decode_image, read_header
 from mrcnn_jax.data.read_object import FileForm, numbers_of_bbox, read_object
 from mrcnn_jax.data.rotation import RotatedImage, Rotation, choose_frames, turn_annotation
-from mrcnn_jax.data.segmentations import mask_bbox, read_segmentation
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.errors import ConfigError, DataError
 
@@ -24,7 +22,6 @@ Crowds = Literal["ignore", "objects"]
 """What objects with iscrowd 1 are: regions that are neither learned nor scored, or ordinary objects."""
 
 _NUM_THREADS = 8
-_NUM_SAMPLES = 2000  # objects that are looked at to find the form of the boxes
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,8 @@ def coco_source(
         of_points = any(category.keypoints for category in coco.categories)
         coco = replace(coco, images=tuple(image for image in coco.images if _is_annotated(image, of_points)))
     if not coco.images:
-        raise DataError(f"{annotations} lists no images{' with annotations' * annotated_only}.")
+        reasons = " ".join(coco.findings.describe())
+        raise DataError(f"{annotations} lists no images{' with annotations' * annotated_only}. {reasons}".strip())
     found = list(_find_images(ImageFolder(images), coco.images))
     stored = _choose_stored(coco, found, rotation)
     form = _find_file_form(coco, found, stored, crowds)
@@ -158,50 +156,20 @@ def _frame_hw(image: CocoImage, item: _FoundImage, is_stored: bool) -> ImageHW |
 
 
 def _find_file_form(coco: CocoFile, found: list[_FoundImage], stored: set[int], crowds: Crowds) -> FileForm:
-    """Returns what the objects of the file have in common, found from a part of them."""
-    form = FileForm({c.id: len(c.keypoints) for c in coco.categories}, crowds_are_objects=crowds == "objects")
-    num_objects = sum(len(image.annotations) for image in coco.images)
-    stride = max(1, num_objects // _NUM_SAMPLES)
+    """Returns what the objects of the file have in common."""
+    frames = (
+        _frame_hw(image, item, index in stored)
+        for index, (image, item) in enumerate(zip(coco.images, found, strict=True))
+    )
     objects = [
         (annotation, frame_hw)
-        for index, (image, item) in enumerate(zip(coco.images, found, strict=True))
-        if (frame_hw := _frame_hw(image, item, index in stored)) is not None
+        for image, frame_hw in zip(coco.images, frames, strict=True)
+        if frame_hw is not None
         for annotation in image.annotations
-    ][::stride]
-    are_relative = _are_relative([annotation.get("segmentation") for annotation, _ in objects])
-    form = replace(form, has_relative_masks=are_relative)
-    samples = []
-    for annotation, frame_hw in objects:
-        bbox = numbers_of_bbox(annotation.get("bbox"))
-        if bbox is None or bbox[2] == bbox[3] == 0:
-            continue
-        segmentation = (
-            None
-            if are_relative
-            else read_segmentation(annotation.get("segmentation"), frame_hw, None, None).segmentation
-        )
-        samples.append(BoxSample(bbox, _bbox_of(segmentation, frame_hw), frame_hw))
-    return replace(form, box_form=find_form(samples))
-
-
-def _bbox_of(segmentation: Segmentation | None, image_hw: ImageHW) -> tuple[float, float, float, float] | None:
-    return None if segmentation is None else mask_bbox(segmentation, image_hw)
-
-
-def _are_relative(segmentations: list[object]) -> bool:
-    """Returns whether all polygons lie within 0..1, which no polygon in pixels does."""
-    limits = [limit for segmentation in segmentations if (limit := _largest(segmentation)) is not None]
-    return bool(limits) and max(limits) <= 1.0
-
-
-def _largest(value: object) -> float | None:
-    """Returns the largest absolute value in nested lists of numbers; None if there is none, or an RLE."""
-    if isinstance(value, list):
-        found = [largest for entry in value if (largest := _largest(entry)) is not None]
-        return max(found, default=None)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return abs(float(value)) if abs(value) < 1e300 else None
-    return None
+    ]
+    form, notes = find_file_form(objects, {c.id: len(c.keypoints) for c in coco.categories})
+    coco.findings.notes.extend(notes)
+    return replace(form, crowds_are_objects=crowds == "objects")
 
 
 def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, depth: str) -> SourceImage:
@@ -218,7 +186,7 @@ def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, 
     findings = Findings()  # the objects themselves are counted with the file
     which = f"image {image.image_id} {image.file_name[:200]!r}"
     if item.is_renamed:
-        findings.repair("image is found under another name", which)
+        findings.repair("image is found under another name", f"{which} -> {item.path.name!r}")
     _check_size(image, header, findings, which)
     for note in decoded.notes:
         findings.repair(note, which)

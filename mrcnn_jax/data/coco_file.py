@@ -14,10 +14,13 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.data.category_entries import read_category_entries
 from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids
 from mrcnn_jax.data.coco_json import load_coco_json
+from mrcnn_jax.data.coco_objects import assign_annotations, describe_annotations
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.data.json_values import read_flag, read_integer
+from mrcnn_jax.data.json_values import read_integer
 from mrcnn_jax.errors import DataError
+
+_NAME_KEYS = ("file_name", "filename", "fileName", "file", "path", "coco_url")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,16 @@ def read_coco(path: Path) -> CocoFile:
     entries = {key: _entries(path, content, key) for key in ("images", "annotations", "categories")}
     if entries["images"] is None:
         raise DataError(f"{path} is not a COCO file: it has no list 'images'.")
-    annotations = entries["annotations"] or []
+    inner = [] if entries["annotations"] else _inner_annotations(entries["images"])
+    if inner:
+        findings.notes.append(f"{path}: {len(inner)} annotations are read from inside the entries of images.")
+    annotations = entries["annotations"] or inner
     categories, category_ids = read_category_entries(path, entries["categories"] or [], annotations, findings)
     images, image_ids = _read_images(entries["images"], _used_ids(annotations), findings)
-    by_image = _assign(annotations, image_ids, category_ids, findings)
-    has_annotations = entries["annotations"] is not None
-    findings.notes += _notes(annotations, has_annotations)
+    by_image = assign_annotations(annotations, image_ids, category_ids, findings)
+    has_annotations = entries["annotations"] is not None or bool(inner)
+    findings.notes += describe_annotations(by_image, has_annotations)
+    findings.notes += _describe_copies(images, by_image)
     return CocoFile(
         path,
         hashlib.sha256(data).hexdigest(),
@@ -76,10 +83,28 @@ def _entries(path: Path, content: Mapping[str, Any], key: str) -> list[Any] | No
     """Returns one of the file's lists, which some exports write as an object; None if there is none."""
     entries = content.get(key)
     if isinstance(entries, dict):
-        entries = list(entries.values())
+        # MATLAB writes a list of one as the entry itself; others write an object whose keys are the ids.
+        is_lone = "file_name" in entries or "id" in entries
+        entries = [entries] if is_lone else [_with_id(name, entry) for name, entry in entries.items()]
     if entries is not None and not isinstance(entries, list):
         raise DataError(f"{path} is not a COCO file: {key!r} is not a list.")
     return entries
+
+
+def _with_id(key: str, entry: object) -> object:
+    if isinstance(entry, str):
+        return {"id": key, "name": entry}
+    return {"id": key} | entry if isinstance(entry, dict) else entry
+
+
+def _inner_annotations(images: list[Any]) -> list[Any]:
+    """Returns the annotations that some exports write into the entries of their images."""
+    inner: list[Any] = []
+    for image in map(as_dict, images):
+        entries = image.get("annotations")
+        for entry in entries if isinstance(entries, list) else []:
+            inner.append(as_dict(entry) | {"image_id": image.get("id", image.get("file_name"))})
+    return inner
 
 
 def _used_ids(annotations: list[Any]) -> set[IdKey]:
@@ -98,9 +123,7 @@ def _read_images(
     for position, entry in enumerate(entries):
         findings.num_images += 1
         entry = as_dict(entry)
-        file_name = next(
-            (v for k in ("file_name", "path", "coco_url") if isinstance(v := entry.get(k), str) and v), None
-        )
+        file_name = next((v for key in _NAME_KEYS if isinstance(v := entry.get(key), str) and v.strip()), None)
         if file_name is None:
             findings.leave_out_image("image has no file_name", f"entry {position}")
             continue
@@ -131,6 +154,22 @@ def _read_images(
     return images, by_key
 
 
+def _describe_copies(images: list[tuple[int, str, ImageHW | None]], by_image: Mapping[int, Any]) -> list[str]:
+    """Returns a line if objects of one file are listed under several ids, each of which lacks the others' objects."""
+    ids: dict[str, list[int]] = {}
+    for image_id, file_name, _ in images:
+        if by_image.get(image_id):
+            ids.setdefault(file_name, []).append(image_id)
+    copies = [name for name, own in ids.items() if len(own) > 1]
+    if not copies:
+        return []
+    return [
+        f"Warning: {len(copies)} files have objects under several image ids (first: {copies[0][:200]!r}). Each id "
+        "becomes an image of its own, in which the objects of the others are background. Give all objects of a file "
+        "one image_id."
+    ]
+
+
 def _read_size(entry: dict[str, Any], which: str, findings: Findings) -> ImageHW | None:
     given = (entry.get("height"), entry.get("width"))
     height, width = map(read_integer, given)
@@ -140,52 +179,3 @@ def _read_size(entry: dict[str, Any], which: str, findings: Findings) -> ImageHW
     if any(type(side) is not int for side in given):
         findings.repair("size is not of integers", which)
     return height, width
-
-
-def _assign(
-    entries: list[Any],
-    image_ids: Mapping[IdKey, int | None],
-    category_ids: Mapping[IdKey, int],
-    findings: Findings,
-) -> dict[int, list[dict[str, Any]]]:
-    """Returns the annotations by image id, with unique integer ids."""
-    ids = number_ids(id_key(as_dict(entry).get("id")) for entry in entries)
-    only_category = next(iter(set(category_ids.values()))) if len(set(category_ids.values())) == 1 else None
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for entry, annotation_id in zip(entries, ids, strict=True):
-        findings.num_objects += 1
-        which = f"annotation {annotation_id}"
-        if not isinstance(entry, dict):
-            findings.leave_out_object("annotation is not a JSON object", which)
-            continue
-        image_id = image_ids.get(id_key(entry.get("image_id")))
-        if image_id is None:
-            findings.leave_out_object("its image is not in the file", which)
-            continue
-        which += f" of image {image_id}"
-        category_key = id_key(entry.get("category_id"))
-        category_id = category_ids.get(category_key, only_category if category_key is None else None)
-        if category_id is None:
-            findings.leave_out_object("its category is not in the file", which)
-            continue
-        given = (entry.get("id"), entry.get("image_id"), entry.get("category_id"))
-        if given != (annotation_id, image_id, category_id) or any(type(value) is not int for value in given):
-            findings.repair("id, image_id or category_id is not a unique integer", which)
-        by_image.setdefault(image_id, []).append(
-            entry | {"id": annotation_id, "image_id": image_id, "category_id": category_id}
-        )
-    return by_image
-
-
-def _notes(annotations: list[Any], has_annotations: bool) -> list[str]:
-    if not has_annotations:
-        return ["The file has no annotations: the split can be predicted, but neither trained on nor scored."]
-    if not annotations:
-        return ["No image has an object: there is nothing to learn from this split, and nothing to score."]
-    num_crowds = sum(bool(read_flag(as_dict(entry).get("iscrowd"))) for entry in annotations)
-    if num_crowds > len(annotations) // 20:
-        return [
-            f"{num_crowds} of {len(annotations)} objects are crowds (iscrowd 1), which are not learned and not scored. "
-            "If they are ordinary objects, as in exports of CVAT's masks, pass --crowds objects."
-        ]
-    return []

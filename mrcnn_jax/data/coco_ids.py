@@ -16,7 +16,8 @@ def id_key(value: object) -> IdKey:
     number = read_integer(value)
     if number is not None:
         return number
-    return value.strip()[:200] or None if isinstance(value, str) else None
+    text = str(value) if isinstance(value, int) else value  # 2**63 or more
+    return text.strip()[:200] or None if isinstance(text, str) else None
 
 
 def number_ids(keys: Iterable[IdKey]) -> list[int]:
@@ -34,6 +35,14 @@ def number_ids(keys: Iterable[IdKey]) -> list[int]:
     return numbers
 
 
+_SCALARS = ("id", "image_id", "category_id", "file_name", "width", "height", "name", "iscrowd", "area", "supercategory")
+
+
 def as_dict(entry: object) -> dict[str, Any]:
-    """Returns the entry if it is a JSON object, else an empty one."""
-    return entry if isinstance(entry, dict) else {}
+    """Returns the entry if it is a JSON object, else an empty one. R writes numbers and texts as lists of one."""
+    if not isinstance(entry, dict):
+        return {}
+    if any(isinstance(entry.get(key), list) for key in _SCALARS):
+        lone = {key: entry[key][0] for key in _SCALARS if isinstance(entry.get(key), list) and len(entry[key]) == 1}
+        return entry | lone
+    return entry

@@ -8,6 +8,7 @@ from typing import Any
 
 from mrcnn_jax.errors import DataError
 
+_KEYS = ("images", "annotations", "categories")
 _MAX_UNPACKED = 2**32  # bytes; a small gzip file can unpack to any size
 
 
@@ -30,9 +31,11 @@ def load_coco_json(path: Path) -> tuple[bytes, dict[str, Any], str | None]:
             content = json.loads(data.decode("cp1252"))
             note = "the file is not UTF-8 and was read as Windows-1252"
         except (ValueError, RecursionError) as error:
-            raise _not_json(path, error) from None
+            raise _not_json(path, error, data) from None
     except (ValueError, RecursionError) as error:  # ValueError: JSON, numbers with thousands of digits
-        raise _not_json(path, error) from None
+        raise _not_json(path, error, data) from None
+    if isinstance(content, dict) and (key := _repeated_key(data)):
+        raise DataError(f"{path} has {key!r} twice, of which only one can be read. Join the two lists.")
     if isinstance(content, list):
         raise DataError(f"{path} is {_describe_list(content)}; expected a COCO annotation file, a JSON object.")
     if not isinstance(content, dict):
@@ -53,8 +56,33 @@ def _unpack(path: Path, data: bytes) -> bytes:
     return unpacked
 
 
-def _not_json(path: Path, error: Exception) -> DataError:
+def _not_json(path: Path, error: Exception, data: bytes) -> DataError:
+    start = data.lstrip()[:2]
+    if not start:
+        return DataError(f"{path} is empty.")
+    if start == b"PK":
+        return DataError(f"{path} is a ZIP archive. Unpack it, and name the annotation file in it.")
+    if start == b"{'":
+        return DataError(f"{path} is a Python dictionary, not JSON. Write it with json.dump.")
+    if "Extra data" in str(error):
+        return DataError(f"{path} contains several JSON values, such as JSON Lines; expected one JSON object.")
+    if "integer string conversion" in str(error):
+        return DataError(f"{path} is not valid JSON: it contains a number with thousands of digits.")
     return DataError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}.")
+
+
+def _repeated_key(data: bytes) -> str | None:
+    """Returns a key that occurs twice in the outermost object, of which JSON readers keep the last value alone."""
+    candidates = [key for key in _KEYS if data.count(f'"{key}"'.encode()) > 1]  # perhaps elsewhere, such as in names
+    if not candidates:
+        return None
+    outermost: list[str] = []
+
+    def keep_names(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = [name for name, _ in pairs]  # the outermost object is complete last
+
+    json.loads(data, object_pairs_hook=keep_names)
+    return next((key for key in candidates if outermost.count(key) > 1), None)
 
 
 def _describe_list(content: list[Any]) -> str:

@@ -14,6 +14,9 @@ USUAL_FRACTION = 0.01
 HOPELESS_FRACTION = 0.5
 """A larger share is always refused."""
 
+BOX_KEPT = "; the box is kept"
+"""End of the reasons why an object loses its mask."""
+
 Reasons = dict[str, list[str]]
 """Descriptions of the images or objects by reason."""
 
@@ -87,7 +90,10 @@ class Findings:
         return [(kind, reason, which) for kind, reasons in kinds for reason, which in reasons.items()]
 
     def find_excess(self, max_fraction: float) -> str | None:
-        """Returns a sentence if more than this share of the images or of the objects was left out, or all images."""
+        """Returns a clause if more than this share of images or objects was left out, or all images.
+
+        A share of USUAL_FRACTION or less also holds for the masks of objects that keep their box alone.
+        """
         for total, kind, reasons in (
             (self.num_images, "images", self.images),
             (self.num_objects, "objects", self.objects),
@@ -97,13 +103,17 @@ class Findings:
                 return f"all {total} images are left out"
             if count > max_fraction * total:
                 return f"{count} of {total} {kind} are left out, more than {max_fraction:.1%}"
+        num_lost = sum(len(which) for reason, which in self.repaired.items() if reason.endswith(BOX_KEPT))
+        if max_fraction <= USUAL_FRACTION and num_lost > max_fraction * self.num_objects:
+            return f"{num_lost} of {self.num_objects} objects lose their mask, more than {max_fraction:.1%}"
         return None
 
     def check(self, max_fraction: float, name: str) -> None:
         """Raises DataError if more than this share of the images or of the objects was left out, or all images."""
         if excess := self.find_excess(max_fraction):
             details = "; ".join(_describe(reason, which) for _, reason, which in self._left_out())
-            raise DataError(f"{name}: {excess}. {details}. Correct the data, or allow more with --max-skip-fraction.")
+            more = "" if excess.startswith("all") else ", or allow more with --max-skip-fraction"
+            raise DataError(f"{name}: {excess}. {details or ' '.join(self.describe())}. Correct the data{more}.")
 
 
 def _describe(reason: str, which: list[str]) -> str:

@@ -81,7 +81,7 @@ class ImageFolder:
 
 def _parts_of(file_name: str) -> tuple[str, ...]:
     """Returns the folders and the name in a path of any system or in a URL, without `.` and `..`."""
-    path = file_name
+    path = file_name.strip()
     if "://" in path:
         split = urlsplit(path)
         query = split.query.rpartition("d=")[2]  # a server's link to a local file: ...?d=folder/name.png

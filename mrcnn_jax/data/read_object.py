@@ -1,5 +1,6 @@
 """Reading one COCO annotation: what is wrong is repaired where its meaning is clear, and every repair is named."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,10 @@ from mrcnn_jax.data.bitmaps import mask_area
 from mrcnn_jax.data.box_forms import COCO_FORM, convert_bbox
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_flag, read_number
-from mrcnn_jax.data.segmentations import FITS, BBox, bbox_iou, mask_bbox, read_segmentation
+from mrcnn_jax.data.mask_boxes import FITS, BBox, bbox_iou, mask_bbox
+from mrcnn_jax.data.segmentations import read_segmentation
+
+_OTHER_BBOX = "bbox is not a list of four numbers"
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class FileForm:
 
     num_keypoints: Mapping[int, int]  # by category id
     box_form: str = COCO_FORM  # one of box_forms.FORMS
-    has_relative_masks: bool = False  # polygon coordinates are shares of the image's sides
+    mask_unit: float = 0.0  # coordinates of polygons are pixels (0), or the image's sides are 1 or 100
+    keypoint_unit: float = 0.0  # the same for keypoints
     crowds_are_objects: bool = False  # take objects with iscrowd as ordinary objects
 
 
@@ -39,17 +44,18 @@ def read_object(given: Mapping[str, Any], image_hw: ImageHW, form: FileForm) -> 
     repairs: list[str] = []
     annotation = {key: value for key, value in given.items() if key not in ("bbox", "segmentation", "keypoints")}
     is_crowd = read_flag(given.get("iscrowd"))
+    if read_flag(given.get("ignore")) and not is_crowd:
+        repairs.append("object marked to be ignored is taken as a crowd")
+        is_crowd = True
     if is_crowd is None or type(given.get("iscrowd", 0)) not in (int, bool):
         repairs.append("iscrowd is not 0 or 1")
     annotation["iscrowd"] = int(bool(is_crowd) and not form.crowds_are_objects)
     bbox = _read_bbox(given.get("bbox"), image_hw, form, repairs)
     area = read_number(given.get("area"))
-    segmentation = given.get("segmentation")
-    if form.has_relative_masks:
-        segmentation = _scale_polygons(segmentation, image_hw)
-        repairs.append("segmentation is in shares of the image")
-    mask = read_segmentation(segmentation, image_hw, bbox, area)
+    mask = read_segmentation(given.get("segmentation"), image_hw, bbox, area, unit_scale(form.mask_unit, image_hw))
     repairs += mask.repairs
+    if form.mask_unit and mask.segmentation is not None:
+        repairs.append(f"segmentation is in {'percent' if form.mask_unit == 100 else 'shares'} of the image")
     if mask.is_empty:
         return ReadObject(None, "mask is empty", repairs)
     if mask.segmentation is None:
@@ -57,14 +63,14 @@ def read_object(given: Mapping[str, Any], image_hw: ImageHW, form: FileForm) -> 
             return ReadObject(None, check_bbox(given.get("bbox"), image_hw) or "bbox has no extent", repairs)
         if form.box_form != COCO_FORM:
             repairs.append(f"bbox is {form.box_form}")
-        is_exact = form.box_form == COCO_FORM and "bbox is text" not in repairs
+        is_exact = form.box_form == COCO_FORM and _OTHER_BBOX not in repairs
         annotation["bbox"] = given["bbox"] if is_exact else list(bbox)
     else:
         annotation["segmentation"] = mask.segmentation
         of_mask = mask_bbox(mask.segmentation, image_hw)
         annotation["bbox"] = _choose_bbox(given.get("bbox"), bbox, of_mask, form, repairs)
     _complete_area(annotation, area, given, image_hw, form, repairs)
-    if keypoints := _read_keypoints(given, form.num_keypoints.get(given["category_id"], 0), image_hw, repairs):
+    if keypoints := _read_keypoints(given, form, image_hw, repairs):
         annotation["keypoints"] = keypoints
     fault = find_fault(annotation, image_hw)
     return ReadObject(None if fault else annotation, fault, repairs)
@@ -75,17 +81,33 @@ def _read_bbox(given: object, image_hw: ImageHW, form: FileForm, repairs: list[s
     bbox = numbers_of_bbox(given)
     if bbox is None:
         return None
-    if any(isinstance(side, str) for side in given):  # type: ignore[attr-defined]
-        repairs.append("bbox is text")
+    if not isinstance(given, list) or any(isinstance(side, str | list) for side in given):
+        repairs.append(_OTHER_BBOX)
     converted = convert_bbox(bbox, form.box_form, image_hw)
     return None if check_bbox(list(converted), image_hw) else converted
 
 
 def numbers_of_bbox(given: object) -> BBox | None:
-    """Returns the four numbers of an annotation's `bbox`, or None if it has no four finite numbers."""
+    """Returns the four numbers of an annotation's `bbox`, or None if it has no four finite numbers.
+
+    A bbox may also be text, a column, or an object with x, y and width, height (or w, h).
+    """
+    if isinstance(given, str) and given.strip()[:1] in ("[", "{"):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(given, dict):
+        given = [
+            given.get("x"),
+            given.get("y"),
+            given.get("width", given.get("w")),
+            given.get("height", given.get("h")),
+        ]
     if not isinstance(given, list) or len(given) != 4:
         return None
-    first, second, third, fourth = map(read_number, given)
+    lone = [side[0] if isinstance(side, list) and len(side) == 1 else side for side in given]
+    first, second, third, fourth = map(read_number, lone)
     if first is None or second is None or third is None or fourth is None:
         return None
     return first, second, third, fourth
@@ -102,7 +124,7 @@ def _choose_bbox(given: object, bbox: BBox | None, of_mask: BBox, form: FileForm
     if bbox_iou(bbox, of_mask) < FITS and of_mask[2] > 0 and of_mask[3] > 0:
         repairs.append("bbox does not fit the mask, the mask's is taken")
         return list(of_mask)
-    return list(bbox) if "bbox is text" in repairs else given
+    return list(bbox) if _OTHER_BBOX in repairs else given
 
 
 def _complete_area(
@@ -118,7 +140,7 @@ def _complete_area(
     if annotation["iscrowd"] and "segmentation" not in annotation:  # a crowd without a mask covers its box
         x0, y0, x1, y1 = clip_bbox(annotation["bbox"], image_hw)
         annotation["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    if area is not None and 0 < area <= 4 * num_pixels and not form.has_relative_masks:
+    if area is not None and 0 < area <= 4 * num_pixels and form.mask_unit != 1:
         annotation["area"] = area if isinstance(given.get("area"), str) else given["area"]
         if isinstance(given["area"], str):
             repairs.append("area is text")
@@ -132,18 +154,10 @@ def _complete_area(
         annotation["area"] = (x1 - x0) * (y1 - y0)
 
 
-def _scale_polygons(value: object, image_hw: ImageHW) -> object:
-    """Returns nested lists of alternating x and y, which are shares of the image, in pixels."""
-    height, width = image_hw
-    if isinstance(value, list) and value and not any(isinstance(entry, list | dict) for entry in value):
-        numbers = [read_number(entry) for entry in value]
-        return [None if n is None else n * (height if i % 2 else width) for i, n in enumerate(numbers)]
-    return [_scale_polygons(entry, image_hw) for entry in value] if isinstance(value, list) else value
-
-
-def _read_keypoints(given: Mapping[str, Any], num_keypoints: int, image_hw: ImageHW, repairs: list[str]) -> list[float]:
+def _read_keypoints(given: Mapping[str, Any], form: FileForm, image_hw: ImageHW, repairs: list[str]) -> list[float]:
     """Returns x, y, visibility of each keypoint of the category; [] if there are none, or if they cannot be read."""
     values = given.get("keypoints")
+    num_keypoints = form.num_keypoints.get(given["category_id"], 0)
     if not values or not num_keypoints:
         return []
     flat: list[Any] = []
@@ -156,13 +170,16 @@ def _read_keypoints(given: Mapping[str, Any], num_keypoints: int, image_hw: Imag
             flat += ([*entry, 2] if len(entry) == 2 else entry) if isinstance(entry, list) else [0, 0, 0]
     else:
         flat = list(values)
-    if len(flat) == 2 * num_keypoints:
+    if len(flat) == 2 * num_keypoints and not _may_be_triples(flat):
         repairs.append("keypoints have no visibility")
         flat = [value for x, y in zip(flat[::2], flat[1::2], strict=True) for value in (x, y, 2)]
     if len(flat) != 3 * num_keypoints:
         repairs.append("number of keypoints differs from the category's; they are left out")
         return []
     bound = COORDINATE_BOUND * max(image_hw)
+    scale = unit_scale(form.keypoint_unit, image_hw)
+    if form.keypoint_unit:
+        repairs.append("keypoints are in shares of the image")
     points: list[float] = []
     for x, y, visibility in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
         numbers = (
@@ -174,5 +191,15 @@ def _read_keypoints(given: Mapping[str, Any], num_keypoints: int, image_hw: Imag
             if visibility:
                 repairs.append("keypoints without usable coordinates are taken as not annotated")
             numbers = (0, 0, 0)
-        points += [number for number in numbers if number is not None]
+        points += [number * factor for number, factor in zip(numbers, (*scale, 1), strict=True) if number is not None]
     return points
+
+
+def _may_be_triples(flat: list[Any]) -> bool:
+    """Returns whether x, y without visibility may as well be x, y, visibility of fewer keypoints."""
+    return len(flat) % 3 == 0 and all(visibility in (0, 1, 2) for visibility in flat[2::3])
+
+
+def unit_scale(unit: float, image_hw: ImageHW) -> tuple[float, float]:
+    """Returns the pixels of a unit along x and y, where the image's sides are `unit` long, or are in pixels for 0."""
+    return (image_hw[1] / unit, image_hw[0] / unit) if unit else (1, 1)

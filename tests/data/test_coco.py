@@ -76,10 +76,14 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
 
 Change = Callable[[dict[str, Any]], Any]
 REPAIRS: list[tuple[str, Change, str]] = [
-    ("image id as text", lambda c: c["annotations"][2].update(image_id="5"), "3: id, image_id or category_id"),
-    ("annotation id twice", lambda c: c["annotations"][2].update(id=1), "id, image_id or category_id is not a unique"),
-    ("no annotation id", lambda c: c["annotations"][2].pop("id"), "id, image_id or category_id is not a unique"),
-    ("category by name", lambda c: c["annotations"][0].update(category_id="zebra"), "id, image_id or category_id"),
+    (
+        "image id as text",
+        lambda c: c["annotations"][2].update(image_id="5"),
+        "image_id is not an integer (annotation 3",
+    ),
+    ("annotation id twice", lambda c: c["annotations"][2].update(id=1), "id is not a unique integer (annotation"),
+    ("no annotation id", lambda c: c["annotations"][2].pop("id"), "id is not a unique integer (annotation"),
+    ("category by name", lambda c: c["annotations"][0].update(category_id="zebra"), "category_id is not an integer"),
     ("image id as float", lambda c: c["images"][2].update(id=6.0), "id is not a unique integer (image 6"),
     ("image id as bool", lambda c: c["images"][2].update(id=True), "id is not a unique integer (image 43"),
     ("image id too large", lambda c: c["images"][2].update(id=2**63), "id is not a unique integer (image 43"),
@@ -113,7 +117,7 @@ def test_odd_entries_are_repaired_and_named(small_coco: Any, change: Change, mes
 LEFT_OUT: list[tuple[str, Change, str]] = [
     ("unknown category", lambda c: c["annotations"][1].update(category_id=8), "its category is not in the file"),
     ("no category", lambda c: c["annotations"][1].pop("category_id"), "its category is not in the file"),
-    ("category as list", lambda c: c["annotations"][1].update(category_id=[7]), "its category is not in the file"),
+    ("category as object", lambda c: c["annotations"][1].update(category_id={}), "its category is not in the file"),
     ("unknown image", lambda c: c["annotations"][2].update(image_id=9), "its image is not in the file (annotation 3)"),
     ("no object", lambda c: c["annotations"].append("text"), "annotation is not a JSON object (annotation 5)"),
     ("no file name", lambda c: c["images"][2].update(file_name=""), "image has no file_name (entry 2)"),
@@ -141,6 +145,45 @@ def test_ids_of_text_join_objects_and_images(small_coco: Any) -> None:
         (2, "5.jpg", 2),
         (3, "6.png", 0),
     ]
+
+
+def test_the_forms_of_other_languages_lists(small_coco: Any) -> None:
+    """R writes lists of one, MATLAB a lone entry without its list, others objects by id, or annotations in images."""
+    content = small_coco.content
+    lists = {"images": [{key: [value] for key, value in entry.items()} for entry in content["images"]]}
+    one = {"images": content["images"][0], "annotations": content["annotations"][:2]}
+    by_id = {"images": {str(entry.pop("id")): entry for entry in json.loads(json.dumps(content["images"]))}}
+    inside = {"annotations": [], "images": json.loads(json.dumps(content["images"]))}
+    for entry in inside["images"]:
+        entry["annotations"] = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
+    for changes, num_objects in ((lists, 4), (one, 2), (by_id, 4), (inside, 4)):
+        small_coco.annotations.write_text(json.dumps(content | changes))
+        assert sum(len(image.annotations) for image in read_coco(small_coco.annotations).images) == num_objects
+
+
+def test_a_key_that_occurs_twice_is_refused(small_coco: Any) -> None:
+    text = json.dumps(small_coco.content)
+    small_coco.annotations.write_text(text[:-1] + ', "annotations": []}')
+    with pytest.raises(DataError, match="has 'annotations' twice"):
+        read_coco(small_coco.annotations)
+    small_coco.content["categories"][0]["name"] = '"annotations"'
+    small_coco.write()
+    assert len(read_coco(small_coco.annotations).images) == 3
+
+
+def test_what_is_suspicious_is_said(small_coco: Any) -> None:
+    def notes() -> str:
+        small_coco.write()
+        return "\n".join(read_coco(small_coco.annotations).findings.notes)
+
+    assert "Warning" not in notes()
+    small_coco.content["annotations"].append(small_coco.content["annotations"][0] | {"id": 77})
+    assert "1 of 5 objects have the same box and class as another" in notes()
+    small_coco.content["annotations"][-1] |= {"image_id": 6, "category_id": 8}
+    assert "objects name the categories 8, but the file lists 90, 7" in notes()
+    small_coco.content["annotations"][-1]["category_id"] = 7
+    small_coco.content["images"][2]["file_name"] = "42.png"
+    assert "1 files have objects under several image ids (first: '42.png')" in notes()
 
 
 def test_missing_categories_are_named_after_their_ids(small_coco: Any) -> None:

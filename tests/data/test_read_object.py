@@ -10,7 +10,8 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.annotations import find_fault
 from mrcnn_jax.data.bitmaps import decode_mask
-from mrcnn_jax.data.box_forms import COCO_FORM, FORMS, BoxSample, convert_bbox, find_form
+from mrcnn_jax.data.box_forms import COCO_FORM, FORMS, NO_FORM, BoxSample, convert_bbox, find_form
+from mrcnn_jax.data.file_form import find_file_form
 from mrcnn_jax.data.read_object import FileForm, read_object
 
 IMAGE_HW = (24, 32)
@@ -32,9 +33,9 @@ SAME_MASK: list[tuple[object, str | None]] = [
     ([{"x": 4, "y": 6}, {"x": 14, "y": 6}, {"x": 14, "y": 16}, {"x": 4, "y": 16}], "in another form"),
     ([["4", "6", "14", "6", "14", "16", "4", "16"]], "in another form"),
     ("[[4, 6, 14, 6, 14, 16, 4, 16]]", None),
-    ([[4, 6, 14, 6, 14, 16, 4, 16], [20, 20]], "a part without extent"),
+    ([[4, 6, 14, 6, 14, 16, 4, 16], [20, 20]], "fewer than 3 points"),
     ([[4, 6, 14, 6, 14, 16, 4, 16], [20, 20, 21, 20, 22, 20]], "a part without extent"),
-    ([[4, 6, 14, 6, 14, 16, 4, 16], []], "a part without extent"),
+    ([[4, 6, 14, 6, 14, 16, 4, 16], []], "fewer than 3 points"),
     ([[4, 6, 14, 6, 14, 16, 4, 16], [1, 2, 3, 4, 5, 6, 7]], "odd number"),
     ([[4, 6, 14, 6, 14, 16, None, None, 4, 16]], "without finite coordinates"),
     ([[4, 6, 14, 6, NAN, 1, 14, 16, 4, 16]], "without finite coordinates"),
@@ -136,7 +137,7 @@ def test_the_area_proves_a_hole(one_object: Callable[..., dict[str, Any]]) -> No
         ({"bbox": "text"}, "bbox is not usable"),
         ({"bbox": [1, 2, NAN, 4]}, "bbox is not usable"),
         ({"bbox": [20, 0, 10, 5]}, "bbox does not fit the mask"),
-        ({"bbox": ["4", "6", "10", "10"]}, "bbox is text"),
+        ({"bbox": ["4", "6", "10", "10"]}, "bbox is not a list of four"),
         ({"area": "100"}, "area is text"),
         ({"area": NAN}, "area is not a possible"),
         ({"area": 0}, "area is not a possible"),
@@ -198,16 +199,18 @@ IN_FORM: dict[str, Callable[..., list[float]]] = {  # by hand, the inverse of wh
     "y, x, height, width": lambda x, y, w, h: [y, x, h, w],
     "y0, x0, y1, x1": lambda x, y, w, h: [y, x, y + h, x + w],
     "centre x, centre y, width, height": lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
+    "x, y, width, height, y from the bottom": lambda x, y, w, h: [x, 100 - y - h, w, h],
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_of_boxes_is_found_from_masks(form: str) -> None:
     image_hw = (100, 140)
-    name, _, is_relative = form.partition(" as shares")
+    name = form.removesuffix(" as shares of the image").removesuffix(" in percent of the image")
+    unit = 1 if "shares" in form else 100 if "percent" in form else 0
     samples = []
     for box in BOXES:
-        x, y, w, h = (side / (140, 100)[i % 2] for i, side in enumerate(box)) if is_relative else box
+        x, y, w, h = (unit * side / (140, 100)[i % 2] for i, side in enumerate(box)) if unit else box
         first, second, third, fourth = IN_FORM[name](x, y, w, h)
         samples.append(BoxSample((first, second, third, fourth), box, image_hw))
     assert find_form(samples) == form
@@ -229,10 +232,70 @@ def test_without_masks_a_form_is_named_only_if_no_other_is_possible() -> None:
 def test_shares_of_the_image_become_pixels(one_object: Callable[..., dict[str, Any]]) -> None:
     shares = [side / (32, 24)[index % 2] for index, side in enumerate([4, 6, 14, 6, 14, 16, 4, 16])]
     given = one_object(segmentation=[shares], bbox=[4 / 32, 6 / 24, 10 / 32, 10 / 24], area=0.13)
-    form = FileForm({}, "x, y, width, height as shares of the image", has_relative_masks=True)
+    form = FileForm({}, "x, y, width, height as shares of the image", mask_unit=1.0)
     read = read_object(given, IMAGE_HW, form)
     assert read.annotation is not None and read.annotation["area"] == 100
     np.testing.assert_array_equal(decode_mask(read.annotation["segmentation"], IMAGE_HW), MASK)
+
+
+SCALED = [[x * 100 / 300, y * 100 / 200] for x, y in ((30, 40), (90, 40), (90, 120), (30, 120))]
+
+
+def make_file(
+    bbox: list[float], polygon: list[list[float]], area: float | None = None
+) -> list[tuple[dict[str, Any], tuple[int, int]]]:
+    annotation = {"bbox": bbox, "segmentation": [[side for point in polygon for side in point]], "area": area}
+    return [(annotation, (200, 300))] * 5
+
+
+@pytest.mark.parametrize(
+    ("bbox", "area", "unit", "form"),
+    [
+        ([30, 40, 60, 80], None, 100, COCO_FORM),
+        ([10, 20, 20, 40], None, 0, COCO_FORM),  # the same numbers may be pixels
+        ([10, 20, 20, 40], 4800, 100, "x, y, width, height in percent of the image"),  # but this is no area of theirs
+        ([10, 20, 20, 40], 800, 0, COCO_FORM),
+        ([200, 150, 5, 5], None, 0, NO_FORM),
+    ],
+)
+def test_percent_is_proved_by_boxes_or_areas(bbox: list[float], area: float | None, unit: float, form: str) -> None:
+    found, notes = find_file_form(make_file(bbox, SCALED, area), {})
+    assert (found.mask_unit, found.box_form) == (unit, form)
+    assert bool(notes) == (form == NO_FORM)
+
+
+def test_objects_beyond_their_images_are_said() -> None:
+    objects = make_file([100, 40, 500, 80], [[100, 40], [600, 40], [600, 120], [100, 120]])
+    _, (*_, note) = find_file_form(objects, {})
+    assert "reach beyond their images by a factor of about 2.0" in note
+
+
+def test_bitmaps_and_geojson_are_read(one_object: Callable[..., dict[str, Any]]) -> None:
+    ring = [[4, 6], [14, 6], [14, 16], [4, 16], [4, 6]]
+    hole = [[7, 9], [11, 9], [11, 13], [7, 13], [7, 9]]
+    with_hole = MASK.copy()
+    with_hole[9:13, 7:11] = 0
+    for segmentation, expected in (
+        (MASK.tolist(), MASK),
+        ((255 * MASK).tolist(), MASK),
+        ({"type": "Polygon", "coordinates": [ring]}, MASK),
+        ({"type": "Polygon", "coordinates": [ring, hole]}, with_hole),
+        ({"type": "MultiPolygon", "coordinates": [[ring, hole]]}, with_hole),
+        ({"size": [24, 32], "counts": str(COLUMN_MAJOR)}, MASK),
+    ):
+        read = read_object(one_object(segmentation=segmentation), IMAGE_HW, FORM)
+        assert read.annotation is not None and len(read.repairs) == 1
+        np.testing.assert_array_equal(decode_mask(read.annotation["segmentation"], IMAGE_HW), expected)
+    assert find_file_form([({"segmentation": MASK.tolist()}, IMAGE_HW)] * 3, {})[0].mask_unit == 0
+
+
+def test_keypoints_in_shares_of_the_image(one_object: Callable[..., dict[str, Any]]) -> None:
+    given = one_object(keypoints=[0.25, 0.5, 2, 0, 0, 0])
+    form, _ = find_file_form([(given, IMAGE_HW)], {7: 2})
+    read = read_object(given, IMAGE_HW, form)
+    assert read.annotation is not None and read.annotation["keypoints"] == [8, 12, 2, 0, 0, 0]
+    ambiguous = read_object(one_object(keypoints=[5, 7, 2, 6, 8, 1]), IMAGE_HW, FileForm({7: 3}))
+    assert ambiguous.annotation is not None and "keypoints" not in ambiguous.annotation  # three pairs, or two triples
 
 
 ODD: list[Any] = [

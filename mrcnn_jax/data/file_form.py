@@ -1,0 +1,120 @@
+"""What the objects of an annotation file have in common: units of coordinates and the form of boxes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.data.box_forms import COCO_FORM, NO_FORM, BoxSample, count_agreements, find_form
+from mrcnn_jax.data.images import ImageHW
+from mrcnn_jax.data.json_values import read_number
+from mrcnn_jax.data.mask_boxes import BBox, mask_bbox
+from mrcnn_jax.data.polygons import Unreadable, split_segmentation
+from mrcnn_jax.data.read_object import FileForm, numbers_of_bbox, unit_scale
+from mrcnn_jax.data.segmentations import read_bitmap, read_segmentation
+
+Object = tuple[Mapping[str, Any], ImageHW]
+"""An annotation with the size of the frame in which it is given."""
+
+_NUM_SAMPLES = 2000
+_SHARE = 0.8  # of the objects have to agree
+_LARGE = 1.5  # pixels per square percent from which areas distinguish the two
+_OVERFLOW = 1.2  # objects that reach further beyond the image mean that it was resized
+
+
+def find_file_form(objects: Sequence[Object], num_keypoints: Mapping[int, int]) -> tuple[FileForm, list[str]]:
+    """Returns what a part of the objects tells about all, and one line for each suspicion that is not acted on."""
+    sampled = objects[:: max(1, len(objects) // _NUM_SAMPLES)]
+    extents = [
+        extent
+        for annotation, image_hw in sampled
+        if read_bitmap(annotation.get("segmentation"), image_hw) is None
+        and (extent := _polygon_extent(annotation)) is not None
+    ]
+    mask_unit = 0.0
+    if extents and np.max(np.abs(extents)) <= 1:
+        mask_unit = 1.0
+    elif extents and np.max(np.abs(extents)) <= 100 and _are_percent(sampled):
+        mask_unit = 100.0
+    samples = [sample for annotation, hw in sampled if (sample := _sample(annotation, hw, mask_unit)) is not None]
+    form = FileForm(num_keypoints, find_form(samples), mask_unit, _keypoint_unit(sampled))
+    notes = []
+    if form.box_form == NO_FORM:
+        notes.append(
+            "Warning: most boxes do not fit their masks, in any known form. The boxes of the masks are taken; if the "
+            "masks are wrong, correct the file."
+        )
+    if factor := _overflow(samples, form):
+        notes.append(
+            f"Warning: objects reach beyond their images by a factor of about {factor:.1f}. If the images were resized "
+            "after the annotation, use the images of the original size."
+        )
+    return form, notes
+
+
+def _polygon_extent(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """Returns x0, y0, x1, y1 of the numbers in an object's polygons; None if it has none, or an RLE."""
+    try:
+        codes, parts, _ = split_segmentation(annotation.get("segmentation"))
+    except (Unreadable, RecursionError):
+        return None
+    pairs = [(x, y) for part in parts for x, y in zip(part[::2], part[1::2], strict=False)]
+    points = np.array([(x, y) for x, y in pairs if x is not None and y is not None], np.float64)
+    if codes or len(points) == 0:
+        return None
+    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _sample(annotation: Mapping[str, Any], image_hw: ImageHW, unit: float) -> BoxSample | None:
+    bbox = numbers_of_bbox(annotation.get("bbox"))
+    if bbox is None or bbox[2] == bbox[3] == 0:
+        return None
+    mask = read_segmentation(annotation.get("segmentation"), image_hw, scale=unit_scale(unit, image_hw)).segmentation
+    return BoxSample(bbox, None if mask is None else mask_bbox(mask, image_hw), image_hw)
+
+
+def _are_percent(objects: Sequence[Object]) -> bool:
+    """Returns whether boxes in pixels, or else areas in pixels, prove that polygons are in percent of the image."""
+    in_pixels = [sample for annotation, hw in objects if (sample := _sample(annotation, hw, 0.0)) and sample.of_mask]
+    in_percent = [sample for annotation, hw in objects if (sample := _sample(annotation, hw, 100.0)) and sample.of_mask]
+    if count_agreements(in_percent, COCO_FORM) >= _SHARE * max(len(in_percent), 1):
+        return count_agreements(in_pixels, COCO_FORM) < len(in_pixels) / 2
+    ratios = []
+    for annotation, (height, width) in objects:
+        extent, area = _polygon_extent(annotation), read_number(annotation.get("area"))
+        if extent is not None and area and (box_area := (extent[2] - extent[0]) * (extent[3] - extent[1])) > 0:
+            ratios.append((area / box_area, height * width / 10_000))
+    # The area of a polygon is at most that of its box, and seldom a small part of it.
+    proofs = [0.3 * factor < ratio <= 1.05 * factor and ratio > 1.05 for ratio, factor in ratios if factor > _LARGE]
+    return bool(proofs) and sum(proofs) >= _SHARE * len(proofs)
+
+
+def _keypoint_unit(objects: Sequence[Object]) -> float:
+    """Returns 1 if all annotated keypoints are within 0..1, which means shares of the image, else 0."""
+    largest = 0.0
+    for annotation, _ in objects:
+        values = annotation.get("keypoints")
+        if not isinstance(values, list):
+            continue
+        rows = (
+            values
+            if any(isinstance(value, list) for value in values)
+            else [values[i : i + 3] for i in range(0, len(values), 3)]
+        )
+        for row in rows:
+            numbers = [read_number(value) for value in row[:2]] if isinstance(row, list) else []
+            largest = max([largest, *(abs(number) for number in numbers if number is not None)])
+    return 1.0 if 0 < largest <= 1 else 0.0
+
+
+def _overflow(samples: Sequence[BoxSample], form: FileForm) -> float | None:
+    """Returns how far the boxes reach beyond their images, if a fifth of them do."""
+    if form.box_form not in (COCO_FORM, NO_FORM) or not samples:
+        return None
+    reaches = np.array([_reach(sample.bbox, sample.image_hw) for sample in samples])
+    return float(reaches.max()) if np.mean(reaches > _OVERFLOW) > 1 - _SHARE else None
+
+
+def _reach(bbox: BBox, image_hw: ImageHW) -> float:
+    return max((bbox[0] + bbox[2]) / image_hw[1], (bbox[1] + bbox[3]) / image_hw[0])

@@ -147,6 +147,27 @@ def test_the_eps_of_torchvisions_frozen_norms(torch_arrays: Arrays) -> None:
         assert stated.model.norm_eps == eps and stated.notes == ()
 
 
+def test_widths_and_anchors_of_own_models(torch_arrays: Arrays) -> None:
+    """Widths of the heads follow from the shapes; the number of anchors needs an option, which the error names."""
+    fc6, fc7 = np.zeros((512, 256 * 5 * 5), np.float32), np.zeros((512, 512), np.float32)
+    box_head = {"fc6.weight": fc6, "fc6.bias": fc6[:, 0], "fc7.weight": fc7, "fc7.bias": fc7[0]}
+    predictor = [f"roi_heads.box_predictor.{name}.weight" for name in ("cls_score", "bbox_pred")]
+    arrays = torch_arrays | {f"roi_heads.box_head.{name}": array for name, array in box_head.items()}
+    arrays |= {name: np.ascontiguousarray(arrays[name][:, :512]) for name in predictor}
+    last = ("3.0.weight", "3.0.bias")
+    arrays = {name: array for name, array in arrays.items() if not name.endswith(last) or "mask_head" not in name}
+    found = torchvision.recognise(arrays)
+    assert (found.model.box_head_dim, found.model.box_pool_size, found.model.mask_head_convs) == (512, 5, 3)
+    assert leaves_of(torchvision.FAMILY, arrays, found)["params/box_head/fc1/kernel"].shape == (256 * 25, 512)
+    more = {
+        name: np.concatenate([torch_arrays[name]] * 2)
+        for kind in ("weight", "bias")
+        for name in (f"rpn.head.cls_logits.{kind}", f"rpn.head.bbox_pred.{kind}")
+    }
+    with pytest.raises(DataError, match=r"another number of anchors per cell: set --model\.anchor-ratios"):
+        leaves_of(torchvision.FAMILY, torch_arrays | more, torchvision.recognise(torch_arrays | more))
+
+
 def test_the_prefix_of_an_own_module_is_dropped(tmp_path: Path, torch_arrays: Arrays) -> None:
     few = {name: array for name, array in torch_arrays.items() if re.match("backbone|rpn|.*predictor", name)}
     np.savez(tmp_path / "own.npz", **{f"detector.{name}": array for name, array in few.items()})

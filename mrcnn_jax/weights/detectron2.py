@@ -20,6 +20,7 @@ from mrcnn_jax.weights.families import (
     Recognised,
     count_blocks,
     find_backbone,
+    find_widths,
     need,
 )
 from mrcnn_jax.weights.mapping import (
@@ -90,6 +91,12 @@ def recognise(arrays: Arrays, hints: Hints = NO_HINTS) -> Recognised:
         "class_agnostic_masks": masks and num_classes > 1 and need(arrays, MASKS).shape[0] == 1,
         "num_keypoints": 0 if keypoints is None else keypoints.shape[1],
     }
+    if neck == "fpn":
+        first = f"roi_heads.box_head.{'0.' if stages else ''}"
+        fcs = (f"{first}fc1.weight", f"{first}fc2.weight")
+        convs = r"roi_heads\.mask_head\.mask_fcn(\d)\.weight"
+        mask_conv = "roi_heads.mask_head.mask_fcn1.weight"
+        fields |= find_widths(arrays, "backbone.fpn_lateral2.weight", fcs, mask_conv, convs)
     test = DETECTRON2.test | {"pre_nms_top_n": 1000 if neck == "fpn" else 6000} | stated.test
     model = ModelConfig(**fields | stated.model)
     kind = "Keypoint R-CNN" if model.num_keypoints else "Mask R-CNN" if masks else "Faster R-CNN"

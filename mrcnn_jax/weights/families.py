@@ -100,6 +100,24 @@ def count_blocks(names: Arrays, pattern: str) -> int:
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
+def find_widths(arrays: Arrays, lateral: str, fcs: tuple[str, str], mask_conv: str, mask_convs: str) -> dict[str, int]:
+    """Returns fields of ModelConfig with the widths of the FPN and the heads, as far as shapes that agree state them.
+
+    The arguments are names of the first lateral kernel, of the kernels of two fully connected layers, of the first
+    kernel of the mask head, and a pattern whose group numbers the mask head's convolutions.
+    """
+    found: dict[str, int] = {}
+    channels = arrays[lateral].shape[0] if lateral in arrays else 256
+    first, second = (arrays.get(name) for name in fcs)
+    if first is not None and second is not None and second.shape == (first.shape[0],) * 2:
+        side = round((first.shape[1] / channels) ** 0.5)
+        if channels * side**2 == first.shape[1]:
+            found |= {"fpn_channels": channels, "box_head_dim": first.shape[0], "box_pool_size": side}
+    if mask_conv in arrays:
+        found |= {"mask_head_dim": arrays[mask_conv].shape[0], "mask_head_convs": count_blocks(arrays, mask_convs)}
+    return found
+
+
 def find_backbone(blocks: tuple[int, ...], conv1: np.ndarray, conv2: np.ndarray) -> Backbone:
     """Returns the backbone with these numbers of blocks per stage and these kernels [out, in, h, w] in its first block.
 

@@ -172,9 +172,13 @@ def describe_bad_values(row: Row, leaf: np.ndarray, norm_eps: float) -> str:
 
 
 def advise(problems: Sequence[str]) -> str:
-    """Returns what to do about variances of 0 among the problems; "" if there are none."""
-    return " Float16 turns small variances into 0: set --model.norm-eps 1e-5, or use the float32 file." * any(
+    """Returns what to do about variances of 0 and other anchors among the problems; "" if there are none."""
+    text = " Float16 turns small variances into 0: set --model.norm-eps 1e-5, or use the float32 file." * any(
         NOT_POSITIVE in problem for problem in problems
+    )
+    return text + (
+        " The RPN was trained with another number of anchors per cell: set --model.anchor-ratios to its own."
+        * any("does not fit params/rpn_head/objectness/kernel" in problem for problem in problems)
     )
 
 

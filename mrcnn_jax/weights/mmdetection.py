@@ -13,7 +13,17 @@ from typing import Any
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.conventions import MMDETECTION
 from mrcnn_jax.weights import torchvision
-from mrcnn_jax.weights.families import NO_HINTS, Arrays, Family, Hints, Recognised, count_blocks, find_backbone, need
+from mrcnn_jax.weights.families import (
+    NO_HINTS,
+    Arrays,
+    Family,
+    Hints,
+    Recognised,
+    count_blocks,
+    find_backbone,
+    find_widths,
+    need,
+)
 from mrcnn_jax.weights.mapping import (
     Row,
     add_background,
@@ -49,11 +59,12 @@ def recognise(arrays: Arrays, hints: Hints = NO_HINTS) -> Recognised:
     fields: dict[str, Any] = MMDETECTION.model | {
         "backbone": backbone,
         "num_classes": num_classes,
-        "box_head_dim": logits.shape[1],
         "masks": masks,
-        "mask_head_convs": count_blocks(arrays, rf"{MASK}\.convs\.(\d+)\.") if masks else 4,
         "class_agnostic_masks": masks and num_classes > 1 and arrays[f"{MASK}.conv_logits.weight"].shape[0] == 1,
     }
+    fcs = ("roi_head.bbox_head.shared_fcs.0.weight", "roi_head.bbox_head.shared_fcs.1.weight")
+    convs = r"roi_head\.mask_head\.convs\.(\d+)\.conv\.weight"
+    fields |= find_widths(arrays, "neck.lateral_convs.0.conv.weight", fcs, f"{MASK}.convs.0.conv.weight", convs)
     model, test = ModelConfig(**fields | stated.model), TestConfig(**MMDETECTION.test | stated.test)
     kind = "Mask R-CNN" if masks else "Faster R-CNN"
     name = f"MMDetection {kind}, {backbone} FPN, {num_classes} classes"

@@ -22,6 +22,7 @@ from mrcnn_jax.weights.families import (
     Recognised,
     count_blocks,
     find_backbone,
+    find_widths,
     need,
     stated,
 )
@@ -105,6 +106,12 @@ def recognise(arrays: Arrays, hints: Hints = NO_HINTS) -> Recognised:
         "masks": masks,
         "num_keypoints": 0 if keypoints is None else keypoints.shape[1],
     }
+    if not convs:
+        fcs = ("roi_heads.box_head.fc6.weight", "roi_heads.box_head.fc7.weight")
+        convs_of_masks = r"roi_heads\.mask_head\.(\d)\.0\.weight"
+        fields |= find_widths(
+            arrays, "backbone.fpn.inner_blocks.0.0.weight", fcs, "roi_heads.mask_head.0.0.weight", convs_of_masks
+        )
     model = ModelConfig(**fields)
     kind = "Keypoint R-CNN" if model.num_keypoints else "Mask R-CNN" if masks else "Faster R-CNN"
     version = " v2" if convs else ""

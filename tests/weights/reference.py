@@ -22,7 +22,9 @@ from mrcnn_jax.detection.predict import predict, propose_batch
 from mrcnn_jax.inference.batches import InputBatch, assemble_batch, plan_batches
 from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.named_leaves import named_leaves
 from mrcnn_jax.structures import Detections
+from mrcnn_jax.weights.families import Family, Recognised
 from mrcnn_jax.weights.importing import FAMILIES, WeightsFile, import_variables
 from tests.golden_weights import adjust, weight
 
@@ -214,3 +216,15 @@ def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     overlap = np.clip(high - low, 0, None).prod(axis=-1)
     areas, other_areas = ((some[:, 2:] - some[:, :2]).prod(axis=-1) for some in (boxes, others))
     return overlap / (areas[:, None] + other_areas[None] - overlap)
+
+
+def leaves_of(family: Family, arrays: dict[str, np.ndarray], recognised: Recognised) -> dict[str, np.ndarray]:
+    """The leaves of our tree by name, filled from the arrays."""
+    source = WeightsFile(Path("checkpoint"), "memory", family, arrays, recognised)
+    return named_leaves(import_variables(source, recognised.model)[0])
+
+
+def assert_bitwise(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Equal names and bytes."""
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name].tobytes() != expected[name].tobytes()] == []

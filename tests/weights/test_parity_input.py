@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import ModelConfig
-from mrcnn_jax.config.conventions import DETECTRON2, OURS, TORCHVISION
+from mrcnn_jax.config.conventions import DETECTRON2, MMDETECTION, OURS, TORCHVISION
 from mrcnn_jax.data.transforms import fit_size, flip_boxes, resize_image
 from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.models.fpn import FeaturePyramid
@@ -31,8 +31,8 @@ def random(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def test_conventions_are_fields_with_three_sets_of_values() -> None:
-    for conventions in (TORCHVISION, DETECTRON2):
+def test_conventions_are_fields_with_four_sets_of_values() -> None:
+    for conventions in (TORCHVISION, DETECTRON2, MMDETECTION):
         assert conventions.model.keys() == OURS.model.keys() and conventions.test.keys() == OURS.test.keys()
     assert OURS.model["sampling_ratio"] == ModelConfig().sampling_ratio
 

@@ -18,7 +18,7 @@ from mrcnn_jax.weights.files.npz import read_npz
 from mrcnn_jax.weights.files.pickle_machine import read_pickle
 from mrcnn_jax.weights.files.reductions import PendingArray
 from mrcnn_jax.weights.files.safetensors import read_safetensors
-from mrcnn_jax.weights.files.tables import choose_table
+from mrcnn_jax.weights.files.tables import NoSuchWeights, choose_table
 from mrcnn_jax.weights.files.tensors import Budget, FileError, Tensor, as_plain, check_dtype, plausible_size, require
 from mrcnn_jax.weights.files.torch import LEGACY_START, is_torch_zip, read_torch_legacy, read_torch_zip
 from mrcnn_jax.weights.files.zips import open_archive
@@ -60,7 +60,8 @@ def read_state_dict(path: Path, take: str = "auto") -> Checkpoint:
             return Checkpoint(arrays, kind, notes, _beside(value))
     except (FileError, ValueError) as error:  # ValueError: mmap for an empty file, NumPy for an impossible shape
         reason = _one_line(str(error)[:MAX_REASON]).rstrip(".")
-        raise DataError(f"{path}: {reason}. {ADVICE}") from error
+        advice = "Leave the option out to take those." if isinstance(error, NoSuchWeights) else ADVICE
+        raise DataError(f"{path}: {reason}. {advice}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -32,6 +32,10 @@ TAKE = ("auto", "model", "ema")
 """Choices of weights: those that the file's own system would use, those of the last step, the averaged ones."""
 
 
+class NoSuchWeights(FileError):
+    """The file is sound, but lacks the weights that were asked for."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Arrays of one model."""
@@ -60,7 +64,7 @@ def choose_table(value: Mapping[Any, Any], take: str = "auto") -> tuple[dict[str
     require(any(table.items for table in tables), "it has no named arrays")
     wanted = [table for table in tables if take == "auto" or table.is_averaged == (take == "ema")]
     if not wanted:
-        raise FileError(f"--take {take}: it has only {'; '.join(table.label for table in tables)}")
+        raise NoSuchWeights(f"--take {take}: it has only {'; '.join(table.label for table in tables)}")
     chosen = wanted[0]
     notes = []
     others = [table for table in tables if table.is_averaged != chosen.is_averaged]

@@ -104,7 +104,7 @@ def test_the_averaged_copy_is_named_and_can_be_taken(tmp_path: Path) -> None:
     assert found.notes[0].endswith("are left out: --take ema imports them.")
     assert read(content, tmp_path, "model").notes == found.notes
     only_model = fields(model=fields(w=tensor()))
-    with pytest.raises(DataError, match="--take ema: it has only weights in `model`"):
+    with pytest.raises(DataError, match=r"--take ema: it has only weights in `model`\. Leave the option out"):
         read(only_model, tmp_path, "ema")
 
 

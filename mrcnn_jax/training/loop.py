@@ -206,9 +206,9 @@ class TrainingRun:
         stale = self.validation.find_stale(None if evaluated is None else evaluated.step)
         if not stale:
             return evaluated
-        last = "no evaluation is recorded" if evaluated is None else f"the last evaluation was at step {evaluated.step}"
+        last = "no evaluation" if evaluated is None else f"that of step {evaluated.step} as the last evaluation"
         when = f"Step {step} is evaluated now." if self.validation.is_due(step, None) else "The next one replaces this."
-        self.line.say(f"{' and '.join(stale)}, but {last}. {when}")
+        self.line.say(f"{' and '.join(stale)}, but checkpoint step {step} records {last}. {when}")
         return None
 
     def whole(self, state: TrainState) -> TrainState:

@@ -24,8 +24,8 @@ def workdir(tmp_path: Path) -> Path:
 def expected_note(workdir: Path) -> str:
     return (
         f"Weights: {workdir}/weights, step 40. {workdir}/evaluation.json has the scores of step 50, not of these "
-        f"weights. Kept checkpoints: steps 40, 50. `mrcnn weights --workdir {workdir} --step 50 --to {workdir}/weights"
-        "` writes those of step 50.\n"
+        f"weights. Kept checkpoints: steps 40, 50. `mrcnn weights --workdir {workdir} --step 50 --to DIR` writes those "
+        "of step 50.\n"
     )
 
 

@@ -206,9 +206,12 @@ class TrainingRun:
         stale = self.validation.find_stale(None if evaluated is None else evaluated.step)
         if not stale:
             return evaluated
-        last = "no evaluation" if evaluated is None else f"that of step {evaluated.step} as the last evaluation"
+        checkpoint = f"checkpoint step {step}"
+        last = f"{checkpoint} records no evaluation"
+        if evaluated is not None:
+            last = f"the last evaluation in {checkpoint} is of step {evaluated.step}"
         when = f"Step {step} is evaluated now." if self.validation.is_due(step, None) else "The next one replaces this."
-        self.line.say(f"{' and '.join(stale)}, but checkpoint step {step} records {last}. {when}")
+        self.line.say(f"{' and '.join(stale)}, but {last}. {when}")
         return None
 
     def whole(self, state: TrainState) -> TrainState:

@@ -41,8 +41,8 @@ def test_removed_checkpoint_with_fewer_steps(world: World, tmp_path: Path, capsy
     loop.train(with_train(num_steps=16), tmp_path)
     printed = capsys.readouterr().out
     assert (
-        f"{tmp_path}/weights is of step 20 and {tmp_path}/evaluation.json is of step 20, but checkpoint step 16 "
-        "records that of step 16 as the last evaluation. Step 16 is evaluated now." in printed
+        f"{tmp_path}/weights is of step 20 and {tmp_path}/evaluation.json is of step 20, but the last evaluation in "
+        "checkpoint step 16 is of step 16. Step 16 is evaluated now." in printed
     )
     assert f"Trained to step 16. Weights: {tmp_path}/weights (step 16)" in printed
     assert steps_of_files(tmp_path) == (16, 16)
@@ -72,7 +72,10 @@ def test_removed_weights_are_written_again(world: World, tmp_path: Path, capsys:
     capsys.readouterr()
     loop.train(CONFIG, tmp_path)
     printed = capsys.readouterr().out
-    assert f"{tmp_path}/weights does not exist, but checkpoint step 20 records that of step 20 as the" in printed
+    assert (
+        f"{tmp_path}/weights does not exist, but the last evaluation in checkpoint step 20 is of step 20. Step"
+        in printed
+    )
     assert printed.count("TABLE") == 1 and f"Weights: {tmp_path}/weights (step 20)" in printed
     assert steps_of_files(tmp_path) == (20, 20)
 

@@ -57,12 +57,12 @@ class RunFolder:
     def describe_way_out(self) -> str:
         """Returns a sentence with the command that writes the newest checkpoint as weights, or "" if nothing is kept.
 
-        It is also "" if these weights are there already.
+        It is also "" if these weights are there already. Weights of another step are not replaced.
         """
         if not self.kept or (self.has_weights and self.weights_step == self.kept[-1]):
             return ""
-        newest = self.kept[-1]
-        return f"`{self.weights_command(newest, self.weights)}` writes those of step {newest}."
+        newest, to = self.kept[-1], "DIR" if self.has_weights else self.weights
+        return f"`{self.weights_command(newest, to)}` writes those of step {newest}."
 
     def weights_command(self, step: int | str, to: Path | str) -> str:
         """Returns the command that writes a kept checkpoint as a weights folder, as the user would type it."""

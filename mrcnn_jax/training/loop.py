@@ -209,7 +209,10 @@ class TrainingRun:
         stale = self.validation.find_stale(None if evaluated is None else evaluated.step)
         if not stale:
             return evaluated
-        last = "no evaluation is recorded" if evaluated is None else f"the last evaluation was at step {evaluated.step}"
+        checkpoint = f"checkpoint step {step}"
+        last = f"{checkpoint} records no evaluation"
+        if evaluated is not None:
+            last = f"the last evaluation in {checkpoint} is of step {evaluated.step}"
         when = f"Step {step} is evaluated now." if self.validation.is_due(step, None) else "The next one replaces this."
         self.line.say(f"{' and '.join(stale)}, but {last}. {when}")
         return None

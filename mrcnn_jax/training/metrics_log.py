@@ -69,14 +69,13 @@ def _keep_steps_until(path: Path, last_step: int) -> None:
 
 
 def read_losses(workdir: Path) -> dict[int, float]:
-    """Returns the total loss of each logged step, NaN where it was not finite; damaged lines are left out."""
+    """Returns the total loss of each logged step, NaN where any metric was not finite; damaged lines are left out."""
     losses: dict[int, float] = {}
     with suppress(OSError):
         for line in (workdir / "metrics.jsonl").read_text().splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 values = json.loads(line)
-                loss = values["loss/total"]
-                losses[int(values["step"])] = math.nan if loss is None else float(loss)
+                losses[int(values["step"])] = math.nan if "not_finite" in values else float(values["loss/total"])
     return losses
 
 

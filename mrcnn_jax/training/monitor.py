@@ -46,7 +46,10 @@ class StepMonitor:
         self._num_records, self._learning_rate = num_records, learning_rate
         self._start_step = start_step
         self.losses: dict[int, float] = {}
-        """Total losses of the steps after a saved one, computed with its parameters: see `mark_saved`."""
+        """Total losses of the steps that follow a saved one, computed with its parameters, and of the step that failed.
+
+        NaN stands for any metric that is not finite, unless the loss itself has exploded.
+        """
         self._saved = {start_step} - {0}
         self._pending: deque[tuple[int, Mapping[str, jax.Array], np.ndarray]] = deque()
 
@@ -76,7 +79,8 @@ class StepMonitor:
         if not_finite or step % self._log_every == 0 or step == self._num_steps:
             self._report(step, values)
         if not_finite or step - 1 in self._saved:
-            self.losses[step] = math.nan if not_finite else values["loss/total"]
+            loss = values["loss/total"]
+            self.losses[step] = math.nan if not_finite and loss <= EXPLODED_LOSS else loss
         if not_finite or (self._is_first_of_resumed(step) and values["loss/total"] > EXPLODED_LOSS):
             self._refuse(step, values, not_finite, image_ids)
 

@@ -63,7 +63,7 @@ def describe_saved(workdir: Path) -> str:
 def explain_failure(workdir: Path, losses: Mapping[int, float]) -> str:
     """Returns what to do after NaN: whether the newest checkpoint can be continued, and else from which step.
 
-    `losses` maps steps to total losses, infinity or NaN if they were not finite. The loss of step k + 1 is computed
+    `losses` maps steps to total losses, infinity or NaN if metrics were not finite. The loss of step k + 1 is computed
     with the parameters of checkpoint k.
     """
     run = read_run_folder(workdir)
@@ -112,8 +112,8 @@ def _describe_loss(step: int, losses: Mapping[int, float]) -> str:
     if found is None:
         return "no loss of it was logged"
     at, loss = found
-    value = f"was {loss:.4g}" if math.isfinite(loss) else "was not finite"
-    return f"with its parameters, the loss of step {at} {value}" if at > step else f"the loss of step {at} {value}"
+    value = f"the loss of step {at} was {loss:.4g}" if math.isfinite(loss) else f"metrics of step {at} were not finite"
+    return f"with its parameters, {value}" if at > step else value
 
 
 def _find_loss(step: int, losses: Mapping[int, float]) -> tuple[int, float] | None:

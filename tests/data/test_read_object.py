@@ -10,7 +10,6 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.data.annotations import find_fault
 from mrcnn_jax.data.bitmaps import decode_mask
-from mrcnn_jax.data.box_forms import COCO_FORM, FORMS, NO_FORM, BoxSample, convert_bbox, find_form
 from mrcnn_jax.data.file_form import find_file_form
 from mrcnn_jax.data.read_object import FileForm, read_object
 
@@ -192,43 +191,6 @@ def test_keypoints(one_object: Callable[..., Any], keypoints: object, expected: 
     assert find_fault(read.annotation, IMAGE_HW, 2) is None
 
 
-BOXES = [(5.0, 10.0, 20.0, 15.0), (35.0, 28.0, 12.0, 30.0), (60.0, 3.0, 30.0, 9.0), (2.0, 70.0, 40.0, 20.0)]
-IN_FORM: dict[str, Callable[..., list[float]]] = {  # by hand, the inverse of what is tested
-    "x, y, width, height": lambda x, y, w, h: [x, y, w, h],
-    "x0, y0, x1, y1": lambda x, y, w, h: [x, y, x + w, y + h],
-    "y, x, height, width": lambda x, y, w, h: [y, x, h, w],
-    "y0, x0, y1, x1": lambda x, y, w, h: [y, x, y + h, x + w],
-    "centre x, centre y, width, height": lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
-    "x, y, width, height, y from the bottom": lambda x, y, w, h: [x, 100 - y - h, w, h],
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_form_of_boxes_is_found_from_masks(form: str) -> None:
-    image_hw = (100, 140)
-    name = form.removesuffix(" as shares of the image").removesuffix(" in percent of the image")
-    unit = 1 if "shares" in form else 100 if "percent" in form else 0
-    samples = []
-    for box in BOXES:
-        x, y, w, h = (unit * side / (140, 100)[i % 2] for i, side in enumerate(box)) if unit else box
-        first, second, third, fourth = IN_FORM[name](x, y, w, h)
-        samples.append(BoxSample((first, second, third, fourth), box, image_hw))
-    assert find_form(samples) == form
-    for sample, box in zip(samples, BOXES, strict=True):
-        np.testing.assert_allclose(convert_bbox(sample.bbox, form, image_hw), box, atol=1e-9)
-    broken = BoxSample((90.0, 90.0, 1.0, 1.0), BOXES[0], image_hw)
-    assert find_form([*samples, *samples, broken]) == form  # one wrong box changes nothing
-
-
-def test_without_masks_a_form_is_named_only_if_no_other_is_possible() -> None:
-    image_hw = (100, 140)
-    corners = [(x, y, x + w, y + h) for x, y, w, h in BOXES]
-    assert find_form([BoxSample(bbox, None, image_hw) for bbox in BOXES]) == COCO_FORM
-    assert find_form([BoxSample(bbox, None, image_hw) for bbox in corners]) == "x0, y0, x1, y1"
-    assert find_form([BoxSample(bbox, None, image_hw) for bbox in corners[:2]]) == COCO_FORM  # too few to tell
-    assert find_form([]) == COCO_FORM
-
-
 def test_shares_of_the_image_become_pixels(one_object: Callable[..., dict[str, Any]]) -> None:
     shares = [side / (32, 24)[index % 2] for index, side in enumerate([4, 6, 14, 6, 14, 16, 4, 16])]
     given = one_object(segmentation=[shares], bbox=[4 / 32, 6 / 24, 10 / 32, 10 / 24], area=0.13)
@@ -236,38 +198,6 @@ def test_shares_of_the_image_become_pixels(one_object: Callable[..., dict[str, A
     read = read_object(given, IMAGE_HW, form)
     assert read.annotation is not None and read.annotation["area"] == 100
     np.testing.assert_array_equal(decode_mask(read.annotation["segmentation"], IMAGE_HW), MASK)
-
-
-SCALED = [[x * 100 / 300, y * 100 / 200] for x, y in ((30, 40), (90, 40), (90, 120), (30, 120))]
-
-
-def make_file(
-    bbox: list[float], polygon: list[list[float]], area: float | None = None
-) -> list[tuple[dict[str, Any], tuple[int, int]]]:
-    annotation = {"bbox": bbox, "segmentation": [[side for point in polygon for side in point]], "area": area}
-    return [(annotation, (200, 300))] * 5
-
-
-@pytest.mark.parametrize(
-    ("bbox", "area", "unit", "form"),
-    [
-        ([30, 40, 60, 80], None, 100, COCO_FORM),
-        ([10, 20, 20, 40], None, 0, COCO_FORM),  # the same numbers may be pixels
-        ([10, 20, 20, 40], 4800, 100, "x, y, width, height in percent of the image"),  # but this is no area of theirs
-        ([10, 20, 20, 40], 800, 0, COCO_FORM),
-        ([200, 150, 5, 5], None, 0, NO_FORM),
-    ],
-)
-def test_percent_is_proved_by_boxes_or_areas(bbox: list[float], area: float | None, unit: float, form: str) -> None:
-    found, notes = find_file_form(make_file(bbox, SCALED, area), {})
-    assert (found.mask_unit, found.box_form) == (unit, form)
-    assert bool(notes) == (form == NO_FORM)
-
-
-def test_objects_beyond_their_images_are_said() -> None:
-    objects = make_file([100, 40, 500, 80], [[100, 40], [600, 40], [600, 120], [100, 120]])
-    _, (*_, note) = find_file_form(objects, {})
-    assert "reach beyond their images by a factor of about 2.0" in note
 
 
 def test_bitmaps_and_geojson_are_read(one_object: Callable[..., dict[str, Any]]) -> None:

@@ -146,6 +146,19 @@ def test_no_damage_anywhere_restores_silently_wrong(tmp_path):
     assert detected > 5  # the rest hit bytes that Orbax does not read
 
 
+def test_a_step_that_is_not_finite_is_not_restored(tmp_path, monkeypatch):
+    monkeypatch.setattr("mrcnn_jax.training.checkpoint.find_not_finite", lambda leaves: [])  # saving refuses it, too
+    save_steps(tmp_path / "checkpoints", 1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(2, make_state(2).replace(params={"w": jnp.array([1.0, jnp.nan])}), SETTINGS, None)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    target = jax.eval_shape(lambda: make_state(0).replace(params={"w": jnp.zeros(2)}))
+    with pytest.raises(DataError, match=r"step 2: params/w and 0 other leaves contain NaN or infinity; step 1: "):
+        checkpoints.restore(target, SETTINGS)
+    checkpoints.close()
+
+
 def test_all_steps_damaged_is_an_error_that_moves_nothing(tmp_path):
     folder = tmp_path / "checkpoints"
     save_steps(folder, 1, 2)

@@ -1,5 +1,7 @@
 """A checkpoint that has exploded is named when a run resumes, and so is a step whose evaluation is not finite."""
 
+import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -11,6 +13,8 @@ import pytest
 from mrcnn_jax.config import Config
 from mrcnn_jax.errors import NumericalError
 from mrcnn_jax.training import loop
+from mrcnn_jax.training.metrics_log import read_losses
+from mrcnn_jax.training.outcome import explain_failure
 from tests.training.test_loop import NUM_DEVICES, World, losses_of, saved_steps, with_train
 
 HIGH, LOW = 0.5, 0.001
@@ -64,9 +68,9 @@ def test_a_checkpoint_that_computes_nan_at_once_has_exploded(world: Exploding, t
     world.overflows_at = 5.0**5
     loop.train(world.config(5), tmp_path)
     world.learning_rate = LOW
-    message = (
-        r"Checkpoint step 5 has already exploded: .*, loss/box is nan on images 500, .* No earlier checkpoint is better"
-    )
+    message = r"Checkpoint step 5 has already exploded: .*, loss/box is nan on images 500, .* "
+    r"metrics of step 6 were not "
+    r"finite.* No earlier checkpoint is better"
     with pytest.raises(NumericalError, match=message):
         loop.train(world.config(20), tmp_path)
 
@@ -96,8 +100,9 @@ def test_an_evaluation_that_is_not_finite_names_its_step(
 
 def test_nan_says_whether_the_newest_checkpoint_is_lost(world: Exploding, tmp_path: Path) -> None:
     world.overflows_at = 5.0**12
-    with pytest.raises(NumericalError) as error:  # the loss of step 10 is 4e6, and no step 11 was resumed
-        loop.train(world.config(20), tmp_path)
+    config = replace(world.config(20), train=replace(world.config(20).train, log_every=100))
+    with pytest.raises(NumericalError) as error:  # only the step that failed is logged
+        loop.train(config, tmp_path)
     assert saved_steps(tmp_path) == [5, 10]
     assert re.search(
         r"^Step 13: loss/box is nan .* The newest checkpoint, step 10, is already lost: with its parameters, the loss "
@@ -115,3 +120,20 @@ def test_a_step_without_a_lost_loss_is_continued(world: Exploding, tmp_path: Pat
     world.learning_rate = LOW
     with pytest.raises(NumericalError, match=r"^Step 1: .*No checkpoint is saved in .*fresh, so .* starts over"):
         loop.train(world.config(20), tmp_path / "fresh")
+
+
+def test_a_gradient_that_is_not_finite_counts_like_a_loss(tmp_path: Path) -> None:
+    lines = [{"step": 5, "loss/total": 3.0}, {"step": 6, "loss/total": 2.0, "gradient_norm": None}]
+    lines[1]["not_finite"] = ["gradient_norm"]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 7, "los')
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    losses = read_losses(tmp_path)
+    assert losses[5] == 3.0 and math.isnan(losses[6]) and len(losses) == 2
+    explained = explain_failure(tmp_path, losses)
+    assert "step 5, is already lost: with its parameters, metrics of step 6 were not finite." in explained
+    assert "step 5, is not lost: its parameters are finite, and the loss of step 5 was 3." in (
+        explain_failure(tmp_path, {5: 3.0})
+    )
+    assert "step 5, is not lost: its parameters are finite, and no loss of it was logged." in (
+        explain_failure(tmp_path, {})
+    )

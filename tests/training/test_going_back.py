@@ -41,8 +41,8 @@ def test_removed_checkpoint_with_fewer_steps(world: World, tmp_path: Path, capsy
     loop.train(with_train(num_steps=16), tmp_path)
     printed = capsys.readouterr().out
     assert (
-        f"{tmp_path}/weights is of step 20 and {tmp_path}/evaluation.json is of step 20, but the last evaluation was "
-        "at step 16. Step 16 is evaluated now." in printed
+        f"{tmp_path}/weights is of step 20 and {tmp_path}/evaluation.json is of step 20, but the last evaluation in "
+        "checkpoint step 16 is of step 16. Step 16 is evaluated now." in printed
     )
     assert f"Trained to step 16. Weights: {tmp_path}/weights (step 16)" in printed
     assert steps_of_files(tmp_path) == (16, 16)
@@ -58,7 +58,7 @@ def test_removed_checkpoint_between_evaluations(
     with pytest.raises(Preempted) as stopped:
         loop.train(with_train(eval_every=0), tmp_path)
     printed = capsys.readouterr().out
-    assert "step 10, but no evaluation is recorded. The next one replaces this." in printed
+    assert "step 10, but checkpoint step 5 records no evaluation. The next one replaces this." in printed
     step = saved_steps(tmp_path)[-1]
     assert (
         f"{tmp_path}/weights contains the weights of step 10. `mrcnn weights --workdir {tmp_path} --step {step} "
@@ -72,7 +72,10 @@ def test_removed_weights_are_written_again(world: World, tmp_path: Path, capsys:
     capsys.readouterr()
     loop.train(CONFIG, tmp_path)
     printed = capsys.readouterr().out
-    assert f"{tmp_path}/weights does not exist, but the last evaluation was at step 20. Step 20 is eval" in printed
+    assert (
+        f"{tmp_path}/weights does not exist, but the last evaluation in checkpoint step 20 is of step 20. Step"
+        in printed
+    )
     assert printed.count("TABLE") == 1 and f"Weights: {tmp_path}/weights (step 20)" in printed
     assert steps_of_files(tmp_path) == (20, 20)
 
@@ -180,7 +183,7 @@ def test_weights_scores_and_checkpoints_of_other_steps_are_noted_where_they_are_
     assert describe_source(tmp_path) == describe_source(tmp_path / "weights") == f"{tmp_path}/weights, step 16"
     assert check_source(tmp_path) == (
         f"{tmp_path}/evaluation.json has the scores of step 20, not of these weights. Kept checkpoints: steps 16, 20. "
-        f"`mrcnn weights --workdir {tmp_path} --step 20 --to {tmp_path}/weights` writes those of step 20."
+        f"`mrcnn weights --workdir {tmp_path} --step 20 --to DIR` writes those of step 20."
     )
     assert check_source(tmp_path / "weights") == ""
     (tmp_path / "evaluation.json").write_text("damaged")

@@ -21,7 +21,7 @@ from mrcnn_jax.training.checkpoint import Checkpoints
 from mrcnn_jax.training.checkpoint_reader import EvaluationRecord
 from mrcnn_jax.training.kept_weights import write_kept_weights
 from mrcnn_jax.training.optimizer import make_optimizer
-from mrcnn_jax.training.settings import CATEGORIES, run_settings
+from mrcnn_jax.training.settings import CATEGORIES, recorded_categories, recorded_config, run_settings
 from mrcnn_jax.training.state import make_train_state
 from mrcnn_jax.training.workdir import claim_workdir
 from mrcnn_jax.weights.folder import load_weights
@@ -103,6 +103,19 @@ def test_every_kept_step_is_written_leaf_by_leaf(
     for name, leaf in expected.items():
         np.testing.assert_array_equal(found[name], leaf, err_msg=name)
     assert sorted(workdir.rglob("*")) == before
+
+
+def test_recorded_settings_are_read_back() -> None:
+    settings = run_settings(AVERAGED, fingerprint="abc", num_records=5, categories=CLASSES)
+    assert (recorded_config(settings), recorded_categories(settings)) == (AVERAGED, CLASSES)
+    older = {name: value for name, value in settings.items() if name not in ("train.ema_decay", CATEGORIES)}
+    assert recorded_config(older).train == replace(AVERAGED.train, ema_decay=0.0) and recorded_categories(older) == ()
+    for changes, message in (
+        ({"model.fpn_chanels": 8}, "fpn_chanels"),
+        ({"model.norm": "none"}, r"model\.norm: expected"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            recorded_config(settings | changes)
 
 
 def test_a_run_that_trains_is_left_alone(workdir: Path, tmp_path: Path) -> None:

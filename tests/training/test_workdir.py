@@ -19,7 +19,9 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def start_python(code: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
 
 
 def test_second_trainer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
@@ -77,7 +79,7 @@ def test_first_signal_is_noted_and_the_second_ends_the_process(number):
     code = """
 import time
 from mrcnn_jax.training.preemption import StopRequest
-with StopRequest() as stop:
+with StopRequest(lambda: "nothing is saved") as stop:
     print("READY", flush=True)
     while stop.poll() is None:
         time.sleep(0.01)
@@ -90,6 +92,9 @@ with StopRequest() as stop:
         assert process.stdout.readline() == f"{number.name}\n"
         process.send_signal(number)
         assert process.wait(timeout=10) == 128 + number
+        first, second = process.stderr.read().splitlines()
+        assert first.startswith(f"{number.name}: ") and first.endswith("ends it at once (nothing is saved).")
+        assert second == f"Ended by {number.name} without saving (nothing is saved)."
 
 
 def test_handlers_are_put_back():

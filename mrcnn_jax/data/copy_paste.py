@@ -96,13 +96,15 @@ def _with_mask(item: ObjectRecord, mask: np.ndarray, num_pixels: int) -> ObjectR
 def _with_box(item: ObjectRecord, mask: np.ndarray, num_pixels: int) -> ObjectRecord | None:
     """Returns an object without a mask with the part of its box around `mask`, the visible pixels of the box.
 
-    None if too little is left of the box's `num_pixels`.
+    None if too little is left of the box's `num_pixels`, or less than a pixel along one side.
     """
     if int(mask.sum()) < max(MIN_PIXELS, MIN_SHARE * num_pixels):
         return None
     before, visible = clip_bbox(item.bbox, (mask.shape[0], mask.shape[1])), _bounds(mask)
     x0, y0 = (max(sides) for sides in zip(before[:2], visible[:2], strict=True))
     x1, y1 = (min(sides) for sides in zip(before[2:], visible[2:], strict=True))
+    if min(x1 - x0, y1 - y0) < 1:  # a strip at the border of pixels that the box only touches
+        return None
     return replace(item, bbox=(x0, y0, x1 - x0, y1 - y0), area=(x1 - x0) * (y1 - y0))
 
 

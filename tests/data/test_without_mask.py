@@ -136,6 +136,12 @@ def paste(below: ObjectRecord, *above: ObjectRecord) -> tuple[ObjectRecord, ...]
     return paste_objects(record, source, All(np.random.PCG64(0))).objects
 
 
+def test_a_strip_of_less_than_a_pixel_is_dropped() -> None:
+    item = make_object(1, (4.9, 2, 9.1, 20))  # touches 10 columns
+    kept = [paste(item, make_object(9, (x, 0, 32 - x, 24), has_mask=True))[0] for x in (6, 5)]
+    assert kept[0].bbox == pytest.approx((4.9, 2, 1.1, 20)) and kept[1].id == 9
+
+
 def test_they_are_never_pasted() -> None:
     below = make_object(1, (4, 6, 10, 10), has_mask=True)
     assert paste(below, make_object(2, (0, 0, 32, 24))) == (below,)

@@ -26,7 +26,7 @@ class Arguments:
     output: Path = Path("metrics.json")
     """JSON file for the scores."""
     results: Path | None = None
-    """JSON file for the detections as COCO results, which other tools can score."""
+    """JSON file for the detections as COCO results, which other tools can score; also for data without annotations."""
     cityscapes: bool = False
     """Also score masks with Cityscapes' metric."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)

@@ -90,6 +90,8 @@ def evaluate(
         keypoint_sigmas=test_config.keypoint_sigmas,
     )
     table = format_table(scores)
+    if not ground_truth["annotations"]:
+        table += f"\n{dataset.name} has no objects of these categories, so nothing is scored."
     if "segm" in predicted.iou_types and (note := describe_boxes_only(ground_truth["annotations"])):
         table += "\n" + note
     if cityscapes:

@@ -155,6 +155,16 @@ def test_cityscapes_scores_are_added_for_the_evaluated_images():
     assert plain.metrics["segm"] == evaluation.metrics["segm"]
 
 
+def test_data_without_annotations_gives_results_and_says_that_nothing_is_scored(monkeypatch):
+    images = Images()
+    truth = images.coco_dict() | {"annotations": []}
+    monkeypatch.setattr(images, "coco_dict", lambda: truth)
+    evaluation = evaluate(images, RectangleFinder(), test_config=TEST, cityscapes=True)
+    assert evaluation.metrics["bbox"]["AP"] is evaluation.metrics["segm"]["AP50"] is None
+    assert len(evaluation.results) == 2 * len(images)
+    assert "has no objects of these categories, so nothing is scored." in evaluation.table
+
+
 def test_no_images_are_an_error():
     with pytest.raises(DataError, match="no images"):
         evaluate(Images(0), RectangleFinder(), test_config=TEST)

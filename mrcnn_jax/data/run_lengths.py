@@ -29,7 +29,7 @@ def read_run_lengths(
     if counts is None or len(counts) == 0:
         return None
     if isinstance(code["counts"], str):
-        if code["counts"][:1] in ("b", "["):
+        if not _is_compressed(code["counts"]):
             repairs.append("run lengths are the text of Python bytes, or of a list")
     elif any(type(count) is not int for count in code["counts"]):
         repairs.append("run lengths are not integers")
@@ -82,10 +82,15 @@ def _choose_reading(counts: np.ndarray, image_hw: ImageHW, bbox: BBox | None) ->
     return None
 
 
+def _is_compressed(counts: str) -> bool:
+    """Returns whether a text may be compressed run lengths, in which neither quotes nor commas occur."""
+    return "'" not in counts and '"' not in counts and "," not in counts
+
+
 def _read_counts(counts: object) -> np.ndarray | None:
     if isinstance(counts, str) and counts[:2] in _BYTES:
         counts = counts[2:-1].replace("\\\\", "\\")
-    if isinstance(counts, str) and counts[:1] == "[":
+    if isinstance(counts, str) and not _is_compressed(counts):
         try:
             counts = json.loads(counts)
         except (ValueError, RecursionError):

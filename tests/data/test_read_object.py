@@ -12,6 +12,7 @@ from mrcnn_jax.data.annotations import find_fault
 from mrcnn_jax.data.bitmaps import decode_mask
 from mrcnn_jax.data.file_form import find_file_form
 from mrcnn_jax.data.read_object import FileForm, read_object
+from mrcnn_jax.data.segmentations import read_segmentation
 
 IMAGE_HW = (24, 32)
 FORM = FileForm({7: 2})
@@ -198,6 +199,17 @@ def test_shares_of_the_image_become_pixels(one_object: Callable[..., dict[str, A
     read = read_object(given, IMAGE_HW, form)
     assert read.annotation is not None and read.annotation["area"] == 100
     np.testing.assert_array_equal(decode_mask(read.annotation["segmentation"], IMAGE_HW), MASK)
+
+
+@pytest.mark.parametrize("height", range(1, 24))
+def test_compressed_run_lengths_may_begin_with_any_letter(height: int) -> None:
+    """Among them are [ and b, with which lists and Python's bytes begin, too."""
+    for first in range(0, 24 * 32 - height, 7):
+        mask = np.zeros(IMAGE_HW, np.uint8)
+        mask.T.flat[first : first + height] = 1
+        text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+        read = read_segmentation({"size": list(IMAGE_HW), "counts": text}, IMAGE_HW)
+        assert read.repairs == [] and read.segmentation == {"size": list(IMAGE_HW), "counts": text}
 
 
 def test_bitmaps_and_geojson_are_read(one_object: Callable[..., dict[str, Any]]) -> None:

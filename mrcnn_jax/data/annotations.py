@@ -5,6 +5,7 @@ that do not sum to the image size. A COCO RLE lists run lengths in column-major 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def decode_counts(counts: object) -> np.ndarray | None:
         return np.asarray(counts, np.int64)
     if not isinstance(counts, str) or not counts or not counts.isascii():
         return None
+    return _decode_text(counts)
+
+
+@lru_cache(maxsize=256)  # an annotation is decoded several times while it is read
+def _decode_text(counts: str) -> np.ndarray | None:
+    """Returns the run lengths int64 [R] of compressed counts, read-only; None if malformed."""
     chars = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
     if chars.min() < 0 or chars.max() > 63:
         return None
@@ -49,6 +56,7 @@ def decode_counts(counts: object) -> np.ndarray | None:
     # From the fourth on, each run is stored as its difference from the run two before it.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
+    values.flags.writeable = False
     return values if values.min() >= 0 else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.category_entries import read_category_entries
-from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids
+from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids, unwrap_scalars
 from mrcnn_jax.data.coco_json import load_coco_json
 from mrcnn_jax.data.coco_objects import assign_annotations, describe_annotations
 from mrcnn_jax.data.data_findings import Findings
@@ -88,7 +88,7 @@ def _entries(path: Path, content: Mapping[str, Any], key: str) -> list[Any] | No
         entries = [entries] if is_lone else [_with_id(name, entry) for name, entry in entries.items()]
     if entries is not None and not isinstance(entries, list):
         raise DataError(f"{path} is not a COCO file: {key!r} is not a list.")
-    return entries
+    return None if entries is None else [unwrap_scalars(entry) for entry in entries]
 
 
 def _with_id(key: str, entry: object) -> object:

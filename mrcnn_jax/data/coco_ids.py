@@ -39,10 +39,12 @@ _SCALARS = ("id", "image_id", "category_id", "file_name", "width", "height", "na
 
 
 def as_dict(entry: object) -> dict[str, Any]:
-    """Returns the entry if it is a JSON object, else an empty one. R writes numbers and texts as lists of one."""
-    if not isinstance(entry, dict):
-        return {}
-    if any(isinstance(entry.get(key), list) for key in _SCALARS):
-        lone = {key: entry[key][0] for key in _SCALARS if isinstance(entry.get(key), list) and len(entry[key]) == 1}
-        return entry | lone
-    return entry
+    """Returns the entry if it is a JSON object, else an empty one."""
+    return entry if isinstance(entry, dict) else {}
+
+
+def unwrap_scalars(entry: object) -> object:
+    """Returns the entry with numbers and texts that are lists of one, as R writes them, out of their lists."""
+    if not isinstance(entry, dict) or type(entry.get("id", entry.get("image_id"))) in (int, str):
+        return entry
+    return entry | {key: entry[key][0] for key in _SCALARS if isinstance(entry.get(key), list) and len(entry[key]) == 1}

@@ -31,7 +31,6 @@ def assign_annotations(
         if not isinstance(entry, dict):
             findings.leave_out_object("annotation is not a JSON object", which)
             continue
-        entry = as_dict(entry)
         image_id = image_ids.get(id_key(entry.get("image_id")))
         if image_id is None:
             findings.leave_out_object("its image is not in the file", which)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from mrcnn_jax.data.annotations import Segmentation
-from mrcnn_jax.data.bitmaps import decode_mask
+from mrcnn_jax.data.annotations import Segmentation, decode_counts
 from mrcnn_jax.data.images import ImageHW
 
 BBox = tuple[float, float, float, float]
@@ -17,9 +16,15 @@ def mask_bbox(segmentation: Segmentation, image_hw: ImageHW) -> BBox:
     """Returns the box of a valid, non-empty mask inside its image."""
     height, width = image_hw
     if isinstance(segmentation, dict):
-        mask = decode_mask(segmentation, image_hw)
-        (columns,), (rows,) = np.nonzero(mask.any(axis=0)), np.nonzero(mask.any(axis=1))
-        x0, y0, x1, y1 = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        counts = decode_counts(segmentation["counts"])
+        assert counts is not None
+        ends = np.cumsum(counts)
+        starts, lasts = ends[:-1:2], ends[1::2] - 1  # of the runs of ones
+        starts, lasts = starts[starts <= lasts], lasts[starts <= lasts]
+        is_single_column = (starts // height == lasts // height).all()
+        x0, x1 = starts[0] // height, lasts[-1] // height + 1
+        y0, y1 = ((starts % height).min(), (lasts % height).max() + 1) if is_single_column else (0, height)
+        return float(x0), float(y0), float(x1 - x0), float(y1 - y0)
     else:
         points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation])
         x0, y0 = np.clip(points.min(axis=0), 0, (width, height)).tolist()

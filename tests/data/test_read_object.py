@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from mrcnn_jax.data.annotations import find_fault
 from mrcnn_jax.data.bitmaps import decode_mask
 from mrcnn_jax.data.file_form import find_file_form
+from mrcnn_jax.data.mask_boxes import mask_bbox
 from mrcnn_jax.data.read_object import FileForm, read_object
 from mrcnn_jax.data.segmentations import read_segmentation
 
@@ -210,6 +211,17 @@ def test_compressed_run_lengths_may_begin_with_any_letter(height: int) -> None:
         text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
         read = read_segmentation({"size": list(IMAGE_HW), "counts": text}, IMAGE_HW)
         assert read.repairs == [] and read.segmentation == {"size": list(IMAGE_HW), "counts": text}
+
+
+def test_boxes_of_run_lengths_equal_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for density in (0.002, 0.02, 0.5, 0.999):
+        for _ in range(50):
+            mask = (rng.random(IMAGE_HW) < density).astype(np.uint8)
+            mask[rng.integers(24), rng.integers(32)] = 1
+            code = coco_mask.encode(np.asfortranarray(mask))
+            found = mask_bbox({"size": list(IMAGE_HW), "counts": code["counts"].decode()}, IMAGE_HW)
+            assert found == tuple(coco_mask.toBbox(code).tolist())
 
 
 def test_bitmaps_and_geojson_are_read(one_object: Callable[..., dict[str, Any]]) -> None:

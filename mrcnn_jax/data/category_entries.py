@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn_jax.categories import Category
-from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids
+from mrcnn_jax.data.coco_ids import IdKey, as_dict, category_of, id_key, number_ids
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.json_values import read_integer
 from mrcnn_jax.errors import DataError
@@ -65,7 +65,7 @@ def _merge_copies(entries: list[dict[str, Any]], findings: Findings) -> list[dic
 
 def _invent_categories(annotations: list[Any], findings: Findings) -> list[dict[str, Any]]:
     """Returns a category for each id that annotations use, if the file lists no categories."""
-    keys = sorted({id_key(as_dict(entry).get("category_id")) for entry in annotations} - {None}, key=str)
+    keys = sorted({id_key(category_of(as_dict(entry))) for entry in annotations} - {None}, key=str)
     for key in keys:
         findings.repair("category is not listed and named after its id", str(key))
     return [{"id": key, "name": str(key)} if isinstance(key, int) else {"name": key} for key in keys]

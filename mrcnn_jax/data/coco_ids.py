@@ -35,6 +35,12 @@ def number_ids(keys: Iterable[IdKey]) -> list[int]:
     return numbers
 
 
+def category_of(annotation: dict[str, Any]) -> object:
+    """Returns the id or name of an annotation's category as the file gives it."""
+    keys = ("category_id", "category_name", "category", "label")
+    return next((annotation[key] for key in keys if annotation.get(key) is not None), None)
+
+
 _SCALARS = ("id", "image_id", "category_id", "file_name", "width", "height", "name", "iscrowd", "area", "supercategory")
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids
+from mrcnn_jax.data.coco_ids import IdKey, as_dict, category_of, id_key, number_ids
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.json_values import read_flag
 
@@ -36,7 +36,7 @@ def assign_annotations(
             findings.leave_out_object("its image is not in the file", which)
             continue
         which += f" of image {image_id}"
-        category_key = id_key(entry.get("category_id"))
+        category_key = id_key(category_of(entry))
         category_id = category_ids.get(category_key, only_category if category_key is None else None)
         if category_id is None:
             unknown_categories[category_key] += 1

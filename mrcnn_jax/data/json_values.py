@@ -1,11 +1,15 @@
 """Numbers as exports write them: as numbers, as text, as booleans, or not at all."""
 
+import re
+
 
 def read_number(value: object) -> float | None:
     """Returns the finite number that a JSON value means, of type int or float; None if it means none."""
     if isinstance(value, str):
+        # A comma before other than three digits is a decimal comma, and px a unit.
+        text = re.sub(r"^(-?\d+),(\d{1,2}|\d{4,})$", r"\1.\2", value.strip().removesuffix("px"))
         try:
-            value = float(value) if len(value) < 40 else None
+            value = float(text) if len(text) < 40 else None
         except ValueError:
             return None
     if isinstance(value, bool) or not isinstance(value, int | float):

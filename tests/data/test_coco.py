@@ -192,6 +192,16 @@ def test_missing_categories_are_named_after_their_ids(small_coco: Any) -> None:
     assert read_coco(small_coco.annotations).categories == (Category(7, "7"), Category(90, "90"))
 
 
+def test_categories_may_be_given_by_name_alone(small_coco: Any) -> None:
+    del small_coco.content["categories"]
+    for annotation in small_coco.content["annotations"]:
+        annotation["category_name"] = "cat" if annotation.pop("category_id") == 7 else "dog"
+    small_coco.write()
+    coco = read_coco(small_coco.annotations)
+    assert coco.categories == (Category(1, "cat"), Category(2, "dog"))
+    assert [a["category_id"] for image in coco.images for a in image.annotations] == [1, 2, 1, 1]
+
+
 def test_a_list_of_images_alone_is_a_split_without_ground_truth(small_coco: Any) -> None:
     del small_coco.content["annotations"]
     small_coco.write()

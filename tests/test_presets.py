@@ -108,7 +108,20 @@ def find_cover(configs: Collection[Config]) -> list[Config]:
     return chosen
 
 
-COVER = find_cover(SMALL)
+ELSEWHERE = {
+    ("box_head_stages", 3): "tests/detection/test_cascade.py: losses, gradients of every parameter, detections",
+    ("mask_activation", "softmax"): "tests/detection/test_variants.py: the loss, its gradients, probabilities",
+    ("backbone", "resnet18"): "here: with one block in each stage it is the resnet10 of shapes_tiny",
+    ("backbone", "resnext101_32x8d"): "tests/weights/test_golden.py, test_sharding.py and test_convolution.py",
+}
+"""Values of options that other tests of the fast suite compile."""
+
+
+def is_elsewhere(config: Config) -> bool:
+    return any(getattr(config.model, name) == value for name, value in ELSEWHERE)
+
+
+COVER = find_cover([config for config in SMALL if not is_elsewhere(config)])
 OTHERS = [config for config in SMALL if config not in COVER]
 
 
@@ -120,7 +133,7 @@ def test_what_is_shrunk_keeps_the_choices() -> None:
 def test_every_choice_of_a_preset_is_compiled() -> None:
     for field in fields(ModelConfig):
         compiled, wanted = ({getattr(config.model, field.name) for config in configs} for configs in (COVER, SMALL))
-        assert compiled == wanted, field.name
+        assert compiled | {value for name, value in ELSEWHERE if name == field.name} == wanted, field.name
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ FROZEN = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
 KINDS = {
     "fpn": tiny.MODEL,
     "c4": replace(FROZEN, neck="c4", anchor_sizes=(16.0, 32.0, 64.0), mask_head_dim=8),
-    "grouped": replace(FROZEN, backbone="resnext50_32x4d", backbone_width=16),
-    "keypoints": replace(FROZEN, num_keypoints=3, keypoint_head_convs=1, keypoint_head_dim=8),
-    "sync_bn": replace(FROZEN, norm="sync_bn"),
+    "grouped": replace(FROZEN, neck="dc5", backbone="resnext50_32x4d", backbone_width=16),
+    "keypoints": replace(FROZEN, neck="dc5", num_keypoints=3, keypoint_head_convs=1, keypoint_head_dim=8),
+    "sync_bn": replace(FROZEN, neck="dc5", norm="sync_bn"),
 }
-"""A small model of every kind that the presets have."""
+"""A small model of every kind that the presets have. DC5 compiles in half the time of FPN, which one of them has."""
 
 
 def find_collectives(compiled: jax.stages.Compiled) -> list[Collective]:

@@ -1,7 +1,7 @@
 """Every preset: in the table of the docs with its number of parameters, and a step and a prediction at a small size."""
 
 import runpy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from mrcnn_jax.config import Config, ModelConfig
-from mrcnn_jax.config.backbones import BACKBONES
 from mrcnn_jax.detection.predict import predict
-from mrcnn_jax.models import mask_rcnn
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, count_parameters, variable_shapes
 from mrcnn_jax.models.resnet import frozen_modules
 from mrcnn_jax.named_leaves import PyTree, named_leaves
@@ -134,19 +132,6 @@ def test_every_choice_of_a_preset_is_compiled() -> None:
     for field in fields(ModelConfig):
         compiled, wanted = ({getattr(config.model, field.name) for config in configs} for configs in (COVER, SMALL))
         assert compiled | {value for name, value in ELSEWHERE if name == field.name} == wanted, field.name
-
-
-@pytest.fixture
-def one_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stages of one block. Variables are kept by config, which does not name the number of blocks."""
-    for name, layout in BACKBONES.items():
-        monkeypatch.setitem(BACKBONES, name, layout._replace(blocks=(1, 1, 1, 1)))
-    kept = (tiny.make_variables, variable_shapes, mask_rcnn.jit_init)
-    for function in kept:
-        function.cache_clear()
-    yield
-    for function in kept:
-        function.cache_clear()
 
 
 def make_step(config: Config) -> tuple[Callable, tuple[PyTree, Batch]]:

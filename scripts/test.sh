@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all checks: lint, format, types and tests. Creates its own .venv; PYTHON selects the interpreter.
-#   bash scripts/test.sh            # the fast suite
-#   bash scripts/test.sh -m slow    # arguments go to pytest
+#   bash scripts/test.sh            # the fast suite, and the documentation
+#   bash scripts/test.sh -m slow    # arguments go to pytest; the documentation is not built
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/_environment.sh
@@ -27,10 +27,12 @@ say "With the flags of users: a model against torchvision"
 stages=(tests/weights/test_golden.py::test_{input,features,rpn,anchors,proposals,box_head,detections})
 seen=("${stages[@]/%/[torchvision_maskrcnn_resnet50_fpn]}")
 FLAGS_OF_USERS=1 "$python" -m pytest -q "${seen[@]}"
-say "The documentation, with its notebook"
-XLA_FLAGS=$("$python" -c 'from tests.xla import FAST_TO_COMPILE; print(FAST_TO_COMPILE)') \
-  "$python" -m sphinx -W --keep-going -q -b html docs build/site &
-building=$!
+if (($# == 0)); then
+  say "The documentation, with its notebook"
+  XLA_FLAGS=$("$python" -c 'from tests.xla import FAST_TO_COMPILE; print(FAST_TO_COMPILE)') \
+    "$python" -m sphinx -W --keep-going -q -b html docs build/site &
+  building=$!
+fi
 wait "$checking"
 # The compiler frees and allocates many small blocks of memory. Letting glibc keep more of them saves an eighth of its
 # time.
@@ -38,5 +40,5 @@ export GLIBC_TUNABLES=glibc.malloc.tcache_count=2000:glibc.malloc.trim_threshold
 GLIBC_TUNABLES+=:glibc.malloc.top_pad=67108864:glibc.malloc.mmap_threshold=1073741824
 say "pytest: all other tests, in two processes"
 "$python" -m pytest -n 2 --dist worksteal "${seen[@]/#/--deselect=}" "$@"
-wait "$building"
+if (($# == 0)); then wait "$building"; fi
 say "All passed."

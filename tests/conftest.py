@@ -11,6 +11,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from mrcnn_jax import known_faults
 from tests.xla import FAST_TO_COMPILE
@@ -37,6 +38,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Checks the shapes and dtypes in the annotations of every call, also while tracing.
 install_import_hook(["mrcnn_jax.ops", "mrcnn_jax.detection"], "beartype.beartype")
+
+
+@pytest.fixture
+def one_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stages of one block. Variables are kept by config, which does not name the number of blocks."""
+    from mrcnn_jax.config.backbones import BACKBONES
+    from mrcnn_jax.models import mask_rcnn
+    from tests import tiny
+
+    for name, layout in BACKBONES.items():
+        monkeypatch.setitem(BACKBONES, name, layout._replace(blocks=(1, 1, 1, 1)))
+    kept = (tiny.make_variables, mask_rcnn.variable_shapes, mask_rcnn.jit_init)
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,13 +23,14 @@ from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.images import decode_image, locate_image
 from mrcnn_jax.data.source import Source, SourceImage
 from mrcnn_jax.models.layers import make_extent, relu, zero_outside
-from mrcnn_jax.models.mask_rcnn import MaskRCNN, init_variables
+from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from mrcnn_jax.models.resnet import Conv, compute_dtype
 from mrcnn_jax.ops.boxes import compute_iou
 from mrcnn_jax.ops.losses import masked_mean, pick, sigmoid_cross_entropy
 from mrcnn_jax.presets import load_preset
 from mrcnn_jax.structures import GroundTruth, RoiTargets
 from mrcnn_jax.weights.folder import save_weights
+from tests import tiny
 from tests.paths import ROOT
 
 NAMES = {
@@ -64,7 +65,7 @@ def test_detections_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     test = type(config.test)(**{**vars(config.test), "score_threshold": 0.0})
     save_weights(
         "weights/r50",
-        init_variables(MaskRCNN(model), 0),
+        tiny.make_variables(model),
         model_config=model,
         test_config=test,
         categories=[Category(7, "shape")],

@@ -14,7 +14,9 @@ from mrcnn_jax.structures import Batch
 from tests import tiny
 
 NUM_KEYPOINTS = 3
-CONFIG = replace(tiny.MODEL, num_keypoints=NUM_KEYPOINTS, keypoint_head_convs=1, keypoint_head_dim=8)
+CONFIG = replace(
+    tiny.MODEL, neck="dc5", masks=False, num_keypoints=NUM_KEYPOINTS, keypoint_head_convs=1, keypoint_head_dim=8
+)
 
 
 def with_keypoints(batch: Batch, visibility: np.ndarray) -> Batch:

@@ -13,7 +13,7 @@ from mrcnn_jax.detection.predict import predict
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
 from tests import tiny
 
-MODEL = replace(tiny.MODEL, masks=False, rpn_convs=2, box_head_convs=1, box_head_conv_dim=8, box_head_fcs=1)
+MODEL = replace(tiny.MODEL, neck="dc5", masks=False, rpn_convs=2, box_head_convs=1, box_head_conv_dim=8, box_head_fcs=1)
 TEST = TestConfig(post_nms_top_n=20, max_detections=5, score_threshold=0.0)
 
 

@@ -90,7 +90,7 @@ def test_hidden_rows_are_zero():
 
 
 def test_an_invalid_image_is_in_no_batch_statistics():
-    config = replace(tiny.MODEL, norm="sync_bn", head_norm="none")
+    config = replace(tiny.MODEL, norm="sync_bn", head_norm="none", neck="dc5", masks=False)
     variables = tiny.make_variables(config)
     model_state = {"batch_stats": variables["batch_stats"]}
     run = jax.jit(partial(compute_objective, model=MaskRCNN(config), targets_config=tiny.TARGETS))

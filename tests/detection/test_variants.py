@@ -104,7 +104,7 @@ def mask_gradients():
     """Gradients of a batch whose objects all have label 2, with respect to the mask head, by mask variant."""
 
     def run(**changes: object) -> dict:
-        config = replace(tiny.MODEL, **changes)
+        config = replace(tiny.MODEL, neck="dc5", **changes)
         batch = tiny.make_batch(2)
         truth = batch.ground_truth
         truth = truth.replace(labels=jnp.where(truth.valid, 2, 0))

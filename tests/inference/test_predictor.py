@@ -19,7 +19,7 @@ from mrcnn_jax.weights.folder import Weights, save_weights
 CATEGORIES = (Category(2, "dark"), Category(5, "light"))
 TEST = TestConfig(short_side=64, max_side=96, canvases=((64, 96), (96, 64)), batch_size=2)
 TINY = ModelConfig(
-    backbone="resnet18",
+    backbone="resnet10",
     num_classes=2,
     norm="group_norm",
     fpn_channels=32,

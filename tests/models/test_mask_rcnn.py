@@ -48,7 +48,7 @@ def test_every_backbone_builds(changes):
 
 
 def test_initial_variables_have_the_spread_of_their_initialiser():
-    model = tiny.model_with(backbone_width=4, fpn_channels=4)
+    model = tiny.model_with(backbone_width=4, neck="dc5", masks=False)
     kernel = init_variables(model, 0)["params"]["backbone"]["stem"]["conv"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (49 * 4)), rtol=0.2)  # He, fan out
 
@@ -81,7 +81,7 @@ def test_maps_have_their_strides():
         {"norm": "frozen_bn", "head_norm": "none", "backbone": "resnet50"},
     ],
 )
-def test_canvas_does_not_matter(changes):
+def test_canvas_does_not_matter(changes, one_block):
     # An image of 50 x 70 alone on its canvas of 64 x 96, and on 128 x 160 with garbage around it, beside another one.
     config = replace(tiny.MODEL, **changes)
     model, variables, rng = MaskRCNN(config), tiny.make_variables(config), np.random.default_rng(0)

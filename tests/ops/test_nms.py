@@ -144,9 +144,10 @@ def test_under_vmap_a_shared_column_and_a_loop_over_images_give_the_same():
     sets = [jnp.asarray(column) for column in random_sets(10, 6, 40)]
     sets[3] = sets[3][0]  # the same groups for all
     sets[0] = sets[0].at[0].add(50.0 * jnp.arange(40)[:, None])  # all apart: done after fewer tiles than the others
-    function = partial(suppress_overlaps, iou_threshold=0.5, max_kept=16, tile_size=8)
-    together = jax.vmap(function, in_axes=(0, 0, 0, None))(*sets)
-    twice = jax.vmap(jax.vmap(function, in_axes=(0, 0, 0, None)), in_axes=(0, 0, 0, None))(
+    function = jax.jit(partial(suppress_overlaps, iou_threshold=0.5, max_kept=16, tile_size=8))
+    over_images = jax.vmap(function, in_axes=(0, 0, 0, None))
+    together = jax.jit(over_images)(*sets)
+    twice = jax.jit(jax.vmap(over_images, in_axes=(0, 0, 0, None)))(
         *(column.reshape(2, 3, *column.shape[1:]) for column in sets[:3]), sets[3]
     )
     for image in range(6):

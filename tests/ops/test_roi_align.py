@@ -134,20 +134,22 @@ def test_gradients(gather_only, align):
 
 
 def test_gradient_of_a_roi_outside_is_zero(gather_only):
-    features, levels = make_pyramid(), jnp.zeros(1, jnp.int32)
+    features, levels = make_pyramid()[2:], jnp.zeros(1, jnp.int32)
+    choices = options(2, True) | {"strides": STRIDES[2:]}
     far = jnp.array([[-300.0, -300.0, -200.0, -250.0]])
-    gradient = jax.jit(jax.grad(lambda f: align_rois(f, far, levels, **options(2, True)).sum()))(features)
+    gradient = jax.jit(jax.grad(lambda f: align_rois(f, far, levels, **choices).sum()))(features)
     assert all((leaf == 0).all() for leaf in gradient)
 
 
 def test_bfloat16_gradients_add_up_in_float32(gather_only):
     # Six hundred RoIs on one place: bfloat16 would stop counting at 256.
-    features = tuple(f.astype(jnp.bfloat16) for f in make_pyramid(3, channels=1))
+    features = (make_pyramid(3, channels=1)[0].astype(jnp.bfloat16),)
+    choices = options(2, True) | {"strides": STRIDES[:1]}
     rois = jnp.tile(jnp.array([[40.0, 40.0, 68.0, 68.0]]), (600, 1))
     levels = jnp.zeros(600, jnp.int32)
 
     def total(features):
-        return align_rois(features, rois, levels, **options(2, True)).astype(jnp.float32).sum()
+        return align_rois(features, rois, levels, **choices).astype(jnp.float32).sum()
 
     gradient = jax.jit(jax.grad(total))(features)[0]
     exact = jax.jit(jax.grad(total))(tuple(f.astype(jnp.float32) for f in features))[0]
@@ -158,11 +160,10 @@ def test_bfloat16_gradients_add_up_in_float32(gather_only):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sets_together_equal_each_alone(gather_only, dtype):
     """Values, and gradients, which add up over the sets; in bfloat16 they are rounded once and not once for each."""
-    features = tuple(f.astype(dtype) for f in make_pyramid(4, channels=2))
+    features = tuple(f.astype(dtype) for f in make_pyramid(4, channels=2)[2:])
     rois = jnp.asarray(make_rois())
-    levels = assign_levels(rois, 4)
-    choices = options(2, True) | {"strides": STRIDES}
-    choices.pop("output_size")
+    levels = jnp.arange(len(rois)) % 2
+    choices = {"strides": STRIDES[2:], "sampling_ratio": 1, "aligned": True}
     rng = np.random.default_rng(0)
     sizes = (3, 5)
     weights = [jnp.asarray(rng.uniform(0.5, 1, (n, s, s, 2)), jnp.float32) for n, s in zip((25, 9), sizes, strict=True)]
@@ -176,35 +177,39 @@ def test_sets_together_equal_each_alone(gather_only, dtype):
         return [pool(rois, levels, output_size=3), pool(rois[:9], levels[:9], output_size=5)]
 
     def total(pool, features):
-        return sum((x.astype(jnp.float32) * w).sum() for x, w in zip(pool(features), weights, strict=True))
+        pooled = pool(features)
+        return sum((x.astype(jnp.float32) * w).sum() for x, w in zip(pooled, weights, strict=True)), pooled
 
-    for mine, expected in zip(jax.jit(together)(features), jax.jit(alone)(features), strict=True):
+    (gradients, pooled), (expected_gradients, expected_pooled) = (
+        jax.jit(jax.grad(functools.partial(total, pool), has_aux=True))(features) for pool in (together, alone)
+    )
+    for mine, expected in zip(pooled, expected_pooled, strict=True):
         np.testing.assert_array_equal(mine, expected)
-    gradients = [jax.jit(jax.grad(functools.partial(total, pool)))(features) for pool in (together, alone)]
-    for mine, expected in zip(*gradients, strict=True):
+    for mine, expected in zip(gradients, expected_gradients, strict=True):
         assert mine.dtype == dtype
         mine, expected = (np.asarray(x, np.float32) for x in (mine, expected))
         np.testing.assert_allclose(mine, expected, rtol=1e-5 if dtype == "float32" else 2**-6, atol=1e-5)
 
 
 def test_vmap_equals_loop_and_jit_equals_eager(gather_only):
-    pyramids = [make_pyramid(seed) for seed in (0, 1)]
+    pyramids = [make_pyramid(seed)[2:] for seed in (0, 1)]
     # Corners and sides with which no sample's place is rounded, since compilers round in other places.
     corners, sides = np.split(make_rois()[:20], 2, axis=1)
     corners, sides = 8 * np.round(corners / 8), 56 * np.ceil((sides - corners) / 56)
     rois = jnp.asarray(np.concatenate([corners, corners + sides], axis=1)).reshape(2, 10, 4)
-    levels = jnp.stack([assign_levels(rois[0], 4), assign_levels(rois[1], 4)])
+    levels = jnp.arange(20).reshape(2, 10) % 2
+    choices = options(2, True) | {"strides": STRIDES[2:]}
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pyramids)
-    together = jax.jit(jax.vmap(functools.partial(align_rois, **options(2, True))))(stacked, rois, levels)
+    together = jax.jit(jax.vmap(functools.partial(align_rois, **choices)))(stacked, rois, levels)
     for index, pyramid in enumerate(pyramids):
-        eager = align_rois(pyramid, rois[index], levels[index], **options(2, True))
+        eager = align_rois(pyramid, rois[index], levels[index], **choices)
         np.testing.assert_allclose(together[index], eager, atol=1e-6)
 
 
 def test_many_rois_are_pooled_in_chunks(gather_only):
     # More than one chunk of the CPU's form, and not a multiple of it.
     rois = jnp.tile(jnp.asarray(make_rois()), (6, 1))
-    levels = assign_levels(rois, 4)
-    pooled = jitted_align(make_pyramid(), rois, levels, **options(1, True))
+    levels = jnp.tile(jnp.arange(25) % 2, 6)
+    pooled = jitted_align(make_pyramid()[2:], rois, levels, **options(1, True) | {"strides": STRIDES[2:]})
     np.testing.assert_array_equal(pooled[25:50], pooled[:25])
     np.testing.assert_array_equal(pooled[125:], pooled[:25])

@@ -46,9 +46,10 @@ def test_inference_is_timed_with_all_slots_filled(
 
     def draw_as_if_deep(*arguments: object) -> dict:
         """The features of an untrained deep network are large, so that its deltas would leave no box in the image."""
-        leaves = named_leaves(draw(*arguments))
+        variables = draw(*arguments)
+        leaves = named_leaves(variables)
         large = {name: leaf * (1e6 if "/deltas/" in name else 1) for name, leaf in leaves.items()}
-        return replace_leaves(draw(*arguments), large)
+        return replace_leaves(variables, large)
 
     monkeypatch.setattr(benchmark, "init_variables", draw_as_if_deep)
     benchmark.main()
@@ -88,7 +89,7 @@ def test_what_a_profile_does_not_say_is_said(
 def test_the_step_that_is_timed_has_the_runs_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(benchmark, "compile_function", lambda *job: seen.append(job) or (None, 0.0, None))
-    options = ["--train.gradient-dtype", "bfloat16", "--train.shard-optimizer"]
+    options = ["--train.gradient-dtype", "bfloat16", "--train.shard-optimizer", "--model.neck", "dc5"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "train", PRESET, "--batch-size", "8", *options, *TINY])
     _, _, arguments = benchmark.read_arguments()
     config = dataclasses.replace(

@@ -31,33 +31,37 @@ def data(folder: Path) -> list[str]:
     return ["--data.train", f"{folder}/data:train", "--data.canvases", "96x64"]
 
 
-def test_two_processes_train_and_score_as_one_does_bit_for_bit(folder):
+def train_and_score(folder: Path, data: list[str], processes: int) -> Run:
+    """A whole run of eight steps and an evaluation on two devices."""
+    options = [*data, "--data.val", f"{folder}/data:val", "--test.canvases", "96x64"]
+    with Run(folder / f"whole-{processes}", processes=processes, devices=2 // processes, options=options) as run:
+        assert set(run.wait()) == {0}, run.log()
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, data: list[str]) -> Run:
+    """A whole run of one process."""
+    return train_and_score(folder, data, 1)
+
+
+def test_two_processes_train_and_score_as_one_does_bit_for_bit(folder, data, whole):
     # The sum over two devices has one order, so that nothing may differ.
-    data = ["--data.train", f"{folder}/data:train", "--data.val", f"{folder}/data:val", "--test.canvases", "96x64"]
-    runs = [
-        Run(folder / name, processes=processes_, devices=devices, options=data)
-        for name, processes_, devices in (("one", 1, 2), ("two", 2, 1))
-    ]
-    for run in runs:
-        with run:
-            assert set(run.wait()) == {0}, run.log()
-    one, two = runs
+    one, two = whole, train_and_score(folder, data, 2)
     assert losses(one.workdir) == losses(two.workdir) and len(losses(two.workdir)) == 8
-    scores = [json.loads((run.workdir / "evaluation.json").read_text()) for run in runs]
+    scores = [json.loads((run.workdir / "evaluation.json").read_text()) for run in (one, two)]
     assert scores[0] == scores[1] and scores[0]["num_images"] == 7
     assert "step 8/8" in two.log(0) and "step 8/8" not in two.log(1)  # one of them tells people
 
 
-def test_a_stopped_run_continues_on_other_numbers_of_processes_and_devices(folder, data):
-    moved, whole = folder / "moved", folder / "whole"
-    for workdir, processes_, devices, num_steps in ((moved, 2, 2, 3), (moved, 1, 1, 8), (whole, 1, 1, 8)):
+def test_a_stopped_run_continues_on_other_numbers_of_processes_and_devices(folder, data, whole):
+    moved = folder / "moved"
+    for processes, devices, num_steps in ((2, 2, 3), (1, 1, 8)):
         options = [*data, "--train.num-steps", str(num_steps), "--train.shard-optimizer"]
-        if workdir == whole and (moved / "programs").exists():  # the same step need not be traced again
-            shutil.copytree(moved / "programs", whole / "programs")
-        with Run(workdir, processes=processes_, devices=devices, options=options) as run:
-            assert run.wait() == [0] * processes_, run.log()
+        with Run(moved, processes=processes, devices=devices, options=options) as run:
+            assert run.wait() == [0] * processes, run.log()
     assert sorted(losses(moved)) == list(range(1, 9))
-    assert worst_difference(losses(whole), losses(moved)) <= 1e-5
+    assert worst_difference(losses(whole.workdir), losses(moved)) <= 1e-5
 
 
 def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, data):

@@ -20,11 +20,11 @@ FROZEN = replace(tiny.MODEL, norm="frozen_bn", head_norm="none")
 KINDS = {
     "fpn": tiny.MODEL,
     "c4": replace(FROZEN, neck="c4", anchor_sizes=(16.0, 32.0, 64.0), mask_head_dim=8),
-    "grouped": replace(FROZEN, backbone="resnext50_32x4d", backbone_width=16),
-    "keypoints": replace(FROZEN, num_keypoints=3, keypoint_head_convs=1, keypoint_head_dim=8),
-    "sync_bn": replace(FROZEN, norm="sync_bn"),
+    "grouped": replace(FROZEN, neck="dc5", backbone="resnext50_32x4d", backbone_width=16),
+    "keypoints": replace(FROZEN, neck="dc5", num_keypoints=3, keypoint_head_convs=1, keypoint_head_dim=8),
+    "sync_bn": replace(FROZEN, neck="dc5", norm="sync_bn"),
 }
-"""A small model of every kind that the presets have."""
+"""A small model of every kind that the presets have. DC5 compiles in half the time of FPN, which one of them has."""
 
 
 def find_collectives(compiled: jax.stages.Compiled) -> list[Collective]:
@@ -45,7 +45,9 @@ def compile_step(one) -> jax.stages.Compiled:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_sums_gradients_and_metrics_and_nothing_else(trainer, make_trainer, kind):
+def test_a_step_sums_gradients_and_metrics_and_nothing_else(trainer, make_trainer, kind, request):
+    if kind == "grouped":  # the other backbone has one block in each stage anyway
+        request.getfixturevalue("one_block")
     eight = trainer(8) if KINDS[kind] == tiny.MODEL else make_trainer(KINDS[kind], 8)
     collectives, state = find_collectives(compile_step(eight)), eight.start()
     assert {(one.kind, one.group_size, one.times) for one in collectives} == {("all-reduce", 8, 1)}
@@ -59,7 +61,7 @@ def test_a_step_sums_gradients_and_metrics_and_nothing_else(trainer, make_traine
 
 
 @pytest.mark.parametrize("kind", ["c4", "grouped", "keypoints"])
-def test_prediction_communicates_nothing(kind):
+def test_prediction_communicates_nothing(kind, one_block):
     mesh, model, config = make_mesh(), MaskRCNN(KINDS[kind]), TestConfig(post_nms_top_n=20, max_detections=5)
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     sharded = jax.shard_map(
@@ -76,7 +78,7 @@ def test_prediction_communicates_nothing(kind):
     assert find_collectives(compiled) == []
 
 
-def test_grouped_convolutions_stay_on_their_device():
+def test_grouped_convolutions_stay_on_their_device(one_block):
     # Under plain jit they gather the whole batch.
     config = replace(tiny.MODEL, backbone="resnext50_32x4d", backbone_width=16, norm="frozen_bn", head_norm="none")
     model, batch, mesh = MaskRCNN(config), tiny.make_batch(8), make_mesh()

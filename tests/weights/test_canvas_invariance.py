@@ -2,6 +2,10 @@
 
 What the convolutions' biases and ReLUs write into the padding is put back to zero after every layer, so a static shape
 gives what an exact one does; the weights are those of the golden files, so that there are detections everywhere.
+
+A minute each: `pytest -m slow tests/weights/test_canvas_invariance.py`. The fast suite has the same property of a tiny
+model's detections (tests/detection/test_predict.py) and of the features of every kind of block and of the RPN
+(tests/models/test_mask_rcnn.py).
 """
 
 from dataclasses import replace
@@ -35,17 +39,18 @@ def soften(reference: Reference) -> Reference:
     return replace(reference, variables=variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "canvas", "others"),
     [
         ("torchvision_maskrcnn_resnet50_fpn", (448, 608), 1),
-        # A minute each, of large maps, of adaptive RoIAlign and of res5 on a thousand RoIs.
-        pytest.param("torchvision_maskrcnn_resnet50_fpn", (800, 1344), 0, marks=pytest.mark.slow),
-        pytest.param("torchvision_maskrcnn_resnet50_fpn", (800, 1344), 1, marks=pytest.mark.slow),
-        pytest.param("detectron2_r50_fpn", (800, 1344), 0, marks=pytest.mark.slow),
-        pytest.param("detectron2_r50_fpn", (800, 1344), 1, marks=pytest.mark.slow),
-        pytest.param("detectron2_r50_c4", (384, 448), 0, marks=pytest.mark.slow),
-        pytest.param("detectron2_r50_c4", (384, 448), 1, marks=pytest.mark.slow),
+        # Large maps, adaptive RoIAlign, and res5 on a thousand RoIs.
+        ("torchvision_maskrcnn_resnet50_fpn", (800, 1344), 0),
+        ("torchvision_maskrcnn_resnet50_fpn", (800, 1344), 1),
+        ("detectron2_r50_fpn", (800, 1344), 0),
+        ("detectron2_r50_fpn", (800, 1344), 1),
+        ("detectron2_r50_c4", (384, 448), 0),
+        ("detectron2_r50_c4", (384, 448), 1),
     ],
 )
 def test_detections_do_not_depend_on_the_canvas(name: str, canvas: tuple[int, int], others: int) -> None:

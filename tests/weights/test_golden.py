@@ -28,7 +28,16 @@ from tests.weights.reference import (
 IS_DETECTRON2 = "detectron2"
 
 
-@pytest.fixture(scope="module", params=INFERENCE)
+SLOW = "detectron2_keypoint_r50_fpn"
+"""A keypoint R-CNN as torchvision's, in the names and conventions of detectron2_r50_fpn: both are in the fast suite.
+
+pytest -m slow tests/weights/test_golden.py
+"""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in INFERENCE]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

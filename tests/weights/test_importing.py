@@ -126,7 +126,9 @@ def test_checksum(tmp_path: Path) -> None:
         check_sha256(tmp_path / "file", "abc")
 
 
-def test_from_a_file_to_detections_in_two_commands(tmp_path: Path, arrays: dict) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, arrays: dict) -> Path:
+    """The weights folder that scripts/import_weights.py makes of a published file."""
     file = tmp_path / "published.npz"
     np.savez(file, **arrays)
     command = [sys.executable, "scripts/import_weights.py", file, "--to", tmp_path / "w", "--model.norm-eps", "1e-5"]
@@ -135,10 +137,18 @@ def test_from_a_file_to_detections_in_two_commands(tmp_path: Path, arrays: dict)
     assert "Recognised: torchvision Mask R-CNN, resnet50 FPN, 91 classes with background (npz)" in done.stdout
     assert "307 arrays, every parameter filled; left over, not needed: 53" in done.stdout
     assert f"predict.py --weights {tmp_path / 'w'}" in done.stdout
+    return tmp_path / "w"
+
+
+def test_a_file_becomes_a_weights_folder_in_one_command(folder: Path, arrays: dict) -> None:
     source = make_source(arrays)
     expected = import_variables(source, source.recognised.model)[0]
-    jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "w").variables, expected)
-    predictor = Predictor.load(tmp_path / "w", short_side=320, max_side=512, canvases=[(320, 416)])
+    jax.tree.map(np.testing.assert_array_equal, load_weights(folder).variables, expected)
+
+
+@pytest.mark.slow  # a ResNet-50's prediction, which test_golden.py checks; of a folder: test_predictor.py
+def test_from_a_file_to_detections_in_two_commands(folder: Path) -> None:
+    predictor = Predictor.load(folder, short_side=320, max_side=512, canvases=[(320, 416)])
     (found,) = predictor([load_image()])
     golden = load_golden(NAME)
     iou = pairwise_iou(found.boxes, golden["det_boxes"]) * (found.labels[:, None] == golden["det_labels"][None])

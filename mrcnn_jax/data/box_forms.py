@@ -26,6 +26,7 @@ _AGREES = 0.9  # IoU of a box in the right form with its mask's box
 _SIMILAR = 0.7  # IoU that rounding leaves to boxes of small objects
 _SHARE = 0.8  # of the boxes must agree with one form to name it
 _MIN_BOXES = 3  # without masks, to name a form
+_MANY_BOXES = 6  # that are all possible as corners, which widths and heights seldom are
 _MARGIN = 1.0  # pixels by which boxes may extend beyond the image
 
 
@@ -36,6 +37,7 @@ class BoxSample:
     bbox: BBox  # four finite numbers
     of_mask: BBox | None  # x, y, width, height of the object's mask
     image_hw: ImageHW
+    area: float | None = None
 
 
 def convert_bbox(bbox: BBox, form: str, image_hw: ImageHW) -> BBox:
@@ -74,9 +76,21 @@ def find_form(samples: Iterable[BoxSample]) -> str:
     unit = " as shares of the image" if are_shares else ""
     forms = [name + unit for name in _TO_COCO]
     possible = {form: sum(_is_possible(sample, form) for sample in samples) for form in forms}
+    corners = forms[1]
+    if sum(_proves_corners(sample) for sample in samples) >= _SHARE * len(samples):
+        return corners
+    if len(samples) >= _MANY_BOXES and possible[corners] == len(samples) > possible[forms[0]]:
+        return corners
     if possible[forms[0]] >= _SHARE * len(samples):
         return forms[0]
     return next((form for form in forms if possible[form] == len(samples)), forms[0])
+
+
+def has_another_form(bbox: BBox, of_mask: BBox, iou: float) -> bool:
+    """Returns whether a box that has this IoU with its mask agrees with it in another form, and much better."""
+    return iou < _AGREES and any(
+        bbox_iou(convert(bbox), of_mask) >= max(_AGREES, iou + 0.1) for convert in _TO_COCO.values()
+    )
 
 
 def count_agreements(samples: Iterable[BoxSample], form: str, min_iou: float = _AGREES) -> int:
@@ -86,6 +100,15 @@ def count_agreements(samples: Iterable[BoxSample], form: str, min_iou: float = _
         and bbox_iou(convert_bbox(sample.bbox, form, sample.image_hw), sample.of_mask) >= min_iou
         for sample in samples
     )
+
+
+def _proves_corners(sample: BoxSample) -> bool:
+    """Returns whether the area is that of x0, y0, x1, y1 and not that of x, y, width, height."""
+    x0, y0, x1, y1 = sample.bbox
+    of_corners, of_coco = (x1 - x0) * (y1 - y0), x1 * y1
+    if not sample.area or min(x1 - x0, y1 - y0) <= 0 or abs(of_corners - of_coco) < 0.1 * of_coco:
+        return False
+    return abs(sample.area - of_corners) <= 0.01 * of_corners
 
 
 def _is_possible(sample: BoxSample, form: str) -> bool:

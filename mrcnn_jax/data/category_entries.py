@@ -136,8 +136,17 @@ def _read_skeleton(
 ) -> tuple[tuple[int, int], ...]:
     """Returns the pairs of keypoints, counted from 1, that are drawn as lines. Names are replaced by numbers."""
     pairs = []
+    numbers = [
+        read_integer(end)
+        for pair in (given if isinstance(given, list) else [])
+        if isinstance(pair, list)
+        for end in pair
+    ]
+    first = 0 if 0 in numbers else 1
+    if first == 0 and keypoints:
+        findings.repair("skeleton counts keypoints from 0", which)
     for pair in given if isinstance(given, list) else []:
-        ends = [_read_end(end, keypoints) for end in pair] if isinstance(pair, list) else []
+        ends = [_read_end(end, keypoints, first) for end in pair] if isinstance(pair, list) else []
         if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
             pairs.append((ends[0], ends[1]))
         elif keypoints:
@@ -145,8 +154,8 @@ def _read_skeleton(
     return tuple(pairs) if keypoints else ()
 
 
-def _read_end(end: object, keypoints: tuple[str, ...]) -> int | None:
+def _read_end(end: object, keypoints: tuple[str, ...], first: int) -> int | None:
     if isinstance(end, str) and end in keypoints:
         return keypoints.index(end) + 1
     number = read_integer(end)
-    return number if number is not None and 0 <= number <= len(keypoints) else None
+    return number + 1 - first if number is not None and 1 <= number + 1 - first <= len(keypoints) else None

@@ -123,7 +123,8 @@ def _read_images(
     for position, entry in enumerate(entries):
         findings.num_images += 1
         entry = as_dict(entry)
-        file_name = next((v for key in _NAME_KEYS if isinstance(v := entry.get(key), str) and v.strip()), None)
+        names = (str(entry[key]).strip() for key in _NAME_KEYS if type(entry.get(key)) in (str, int))
+        file_name = next(filter(None, names), None)
         if file_name is None:
             findings.leave_out_image("image has no file_name", f"entry {position}")
             continue

@@ -29,7 +29,7 @@ def load_coco_json(path: Path) -> tuple[bytes, dict[str, Any], str | None]:
     except UnicodeDecodeError:
         try:
             content = json.loads(data.decode("cp1252"))
-            note = "the file is not UTF-8 and was read as Windows-1252"
+            note = "the file is not UTF-8 and was read as Windows-1252; save it as UTF-8 if names look wrong"
         except (ValueError, RecursionError) as error:
             raise _not_json(path, error, data) from None
     except (ValueError, RecursionError) as error:  # ValueError: JSON, numbers with thousands of digits
@@ -60,6 +60,10 @@ def _not_json(path: Path, error: Exception, data: bytes) -> DataError:
     start = data.lstrip()[:2]
     if not start:
         return DataError(f"{path} is empty.")
+    if start in (b"BZ", b"\xfd7", b"7z"):
+        return DataError(f"{path} is compressed. Unpack it, or compress it with gzip.")
+    if isinstance(error, RecursionError):
+        return DataError(f"{path} is not a COCO file: it is nested too deeply.")
     if start == b"PK":
         return DataError(f"{path} is a ZIP archive. Unpack it, and name the annotation file in it.")
     if start == b"{'":

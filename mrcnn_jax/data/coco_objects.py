@@ -7,6 +7,7 @@ from typing import Any
 from mrcnn_jax.data.coco_ids import IdKey, as_dict, category_of, id_key, number_ids
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.json_values import read_flag
+from mrcnn_jax.data.read_object import numbers_of_bbox
 
 Annotations = dict[int, list[dict[str, Any]]]
 """Annotations by image id."""
@@ -76,7 +77,9 @@ def describe_annotations(by_image: Annotations, has_annotations: bool) -> list[s
             "If they are ordinary objects, as in exports of CVAT's masks, pass --crowds objects."
         )
     boxes = Counter(
-        (entry["image_id"], entry["category_id"], str(entry["bbox"])) for entry in annotations if entry.get("bbox")
+        (entry["image_id"], entry["category_id"], *(round(side, 1) for side in bbox))
+        for entry in annotations
+        if (bbox := numbers_of_bbox(entry.get("bbox"))) is not None
     )
     num_copies = sum(boxes.values()) - len(boxes)
     if num_copies > len(annotations) // 100:

@@ -70,8 +70,10 @@ def _sample(annotation: Mapping[str, Any], image_hw: ImageHW, unit: float) -> Bo
     bbox = numbers_of_bbox(annotation.get("bbox"))
     if bbox is None or bbox[2] == bbox[3] == 0:
         return None
-    mask = read_segmentation(annotation.get("segmentation"), image_hw, scale=unit_scale(unit, image_hw)).segmentation
-    return BoxSample(bbox, None if mask is None else mask_bbox(mask, image_hw), image_hw)
+    scale = unit_scale(unit, image_hw)
+    mask = read_segmentation(annotation.get("segmentation"), image_hw, bbox, scale=scale).segmentation
+    of_mask = None if mask is None else mask_bbox(mask, image_hw)
+    return BoxSample(bbox, of_mask, image_hw, read_number(annotation.get("area")))
 
 
 def _are_percent(objects: Sequence[Object]) -> bool:
@@ -91,9 +93,9 @@ def _are_percent(objects: Sequence[Object]) -> bool:
 
 
 def _keypoint_unit(objects: Sequence[Object]) -> float:
-    """Returns 1 if all annotated keypoints are within 0..1, which means shares of the image, else 0."""
-    largest = 0.0
-    for annotation, _ in objects:
+    """Returns 1 if all keypoints are within 0..1, 100 if they lie in their boxes as percent alone, else 0."""
+    largest, num_in_pixels, num_in_percent, num_points = 0.0, 0, 0, 0
+    for annotation, (height, width) in objects:
         values = annotation.get("keypoints")
         if not isinstance(values, list):
             continue
@@ -103,18 +105,41 @@ def _keypoint_unit(objects: Sequence[Object]) -> float:
             else [values[i : i + 3] for i in range(0, len(values), 3)]
         )
         for row in rows:
-            numbers = [read_number(value) for value in row[:2]] if isinstance(row, list) else []
-            largest = max([largest, *(abs(number) for number in numbers if number is not None)])
-    return 1.0 if 0 < largest <= 1 else 0.0
+            x, y = map(read_number, row[:2]) if isinstance(row, list) and len(row) > 1 else (None, None)
+            if not x or not y:
+                continue
+            largest = max(largest, abs(x), abs(y))
+            bbox = numbers_of_bbox(annotation.get("bbox"))
+            if bbox is not None:
+                num_points += 1
+                num_in_pixels += _is_inside(x, y, bbox)
+                num_in_percent += _is_inside(x * width / 100, y * height / 100, bbox)
+    if 0 < largest <= 1:
+        return 1.0
+    is_percent = largest <= 100 and num_points > 0 and num_in_percent >= _SHARE * num_points > 2 * num_in_pixels
+    return 100.0 if is_percent else 0.0
+
+
+def _is_inside(x: float, y: float, bbox: BBox) -> bool:
+    margin = 0.1 * max(bbox[2], bbox[3])
+    return -margin <= x - bbox[0] <= bbox[2] + margin and -margin <= y - bbox[1] <= bbox[3] + margin
 
 
 def _overflow(samples: Sequence[BoxSample], form: FileForm) -> float | None:
     """Returns how far the boxes reach beyond their images, if a fifth of them do."""
     if form.box_form not in (COCO_FORM, NO_FORM) or not samples:
         return None
-    reaches = np.array([_reach(sample.bbox, sample.image_hw) for sample in samples])
+    # A mask that is clipped by its image reaches its border.
+    reaches = np.array([_reach(sample) for sample in samples])
     return float(reaches.max()) if np.mean(reaches > _OVERFLOW) > 1 - _SHARE else None
 
 
-def _reach(bbox: BBox, image_hw: ImageHW) -> float:
-    return max((bbox[0] + bbox[2]) / image_hw[1], (bbox[1] + bbox[3]) / image_hw[0])
+def _reach(sample: BoxSample) -> float:
+    """Returns how many times the image's side a box ends from its start; 1 if its mask ends inside the image."""
+    x, y, width, height = sample.bbox
+    image_height, image_width = sample.image_hw
+    reach = max((x + width) / image_width, (y + height) / image_height)
+    if sample.of_mask is None:
+        return reach
+    x, y, width, height = sample.of_mask
+    return reach if x + width >= image_width - 1 or y + height >= image_height - 1 else 1.0

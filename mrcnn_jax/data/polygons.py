@@ -49,6 +49,10 @@ def _collect(value: object, codes: list[dict[str, Any]], parts: list[list[float 
         else:
             raise Unreadable
     elif isinstance(value, list):
+        if len(value) > 2 and all(
+            isinstance(entry, list) and len(entry) == 1 and _is_point(entry[0]) for entry in value
+        ):
+            value = [entry[0] for entry in value]  # OpenCV's contours [N, 1, 2]
         if value and all(_is_point(entry) for entry in value):
             parts.append([number for entry in value for number in _read_point(entry)])
         elif all(entry is None or not isinstance(entry, list | dict) for entry in value):
@@ -81,7 +85,7 @@ def read_polygons(
     bound = COORDINATE_BOUND * max(image_hw)
     polygons: list[list[float]] = []
     repairs = []
-    for part in parts:
+    for part in _split_at_gaps(parts):
         if len(part) % 2 != 0:
             repairs.append(ODD)
             continue
@@ -98,6 +102,21 @@ def read_polygons(
             continue
         polygons.append([side for point in points for side in point])
     return polygons, repairs
+
+
+def _split_at_gaps(parts: list[list[float | None]]) -> list[list[float | None]]:
+    """Returns the parts, cut at points without coordinates that separate polygons of at least three points each."""
+    result = []
+    for part in parts:
+        pieces: list[list[float | None]] = [[]]
+        for x, y in zip(part[::2], part[1::2], strict=False):
+            if x is None and y is None:
+                pieces.append([])
+            else:
+                pieces[-1] += [x, y]
+        are_polygons = len(part) % 2 == 0 and all(len(piece) >= 6 for piece in pieces)
+        result += pieces if are_polygons else [part]
+    return result
 
 
 def _shoelace(points: list[tuple[float, float]]) -> float:

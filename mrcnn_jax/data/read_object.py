@@ -1,13 +1,14 @@
 """Reading one COCO annotation: what is wrong is repaired where its meaning is clear, and every repair is named."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mrcnn_jax.data.annotations import COORDINATE_BOUND, check_bbox, clip_bbox, find_fault
 from mrcnn_jax.data.bitmaps import mask_area
-from mrcnn_jax.data.box_forms import COCO_FORM, convert_bbox
+from mrcnn_jax.data.box_forms import COCO_FORM, convert_bbox, has_another_form
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_flag, read_number
 from mrcnn_jax.data.mask_boxes import FITS, BBox, bbox_iou, mask_bbox
@@ -63,8 +64,11 @@ def read_object(given: Mapping[str, Any], image_hw: ImageHW, form: FileForm) -> 
             return ReadObject(None, check_bbox(given.get("bbox"), image_hw) or "bbox has no extent", repairs)
         if form.box_form != COCO_FORM:
             repairs.append(f"bbox is {form.box_form}")
-        is_exact = form.box_form == COCO_FORM and _OTHER_BBOX not in repairs
-        annotation["bbox"] = given["bbox"] if is_exact else list(bbox)
+        turned = _turn_bbox(bbox, given.get("attributes"))
+        if turned != bbox:
+            repairs.append("bbox is turned by its attribute rotation, the box around it is taken")
+        is_exact = form.box_form == COCO_FORM and _OTHER_BBOX not in repairs and turned == bbox
+        annotation["bbox"] = given["bbox"] if is_exact else list(turned)
     else:
         annotation["segmentation"] = mask.segmentation
         of_mask = mask_bbox(mask.segmentation, image_hw)
@@ -85,6 +89,17 @@ def _read_bbox(given: object, image_hw: ImageHW, form: FileForm, repairs: list[s
         repairs.append(_OTHER_BBOX)
     converted = convert_bbox(bbox, form.box_form, image_hw)
     return None if check_bbox(list(converted), image_hw) else converted
+
+
+def _turn_bbox(bbox: BBox, attributes: object) -> BBox:
+    """Returns the box around a rectangle that CVAT stores unturned, with the angle in degrees as an attribute."""
+    angle = read_number(attributes.get("rotation")) if isinstance(attributes, dict) else None
+    if not angle or angle % 180 == 0:
+        return bbox
+    x, y, width, height = bbox
+    cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
+    turned_width, turned_height = width * cos + height * sin, width * sin + height * cos
+    return x + (width - turned_width) / 2, y + (height - turned_height) / 2, turned_width, turned_height
 
 
 def numbers_of_bbox(given: object) -> BBox | None:
@@ -121,7 +136,8 @@ def _choose_bbox(given: object, bbox: BBox | None, of_mask: BBox, form: FileForm
     if form.box_form != COCO_FORM:
         repairs.append(f"bbox is {form.box_form}, the mask's is taken")
         return list(of_mask)
-    if bbox_iou(bbox, of_mask) < FITS and of_mask[2] > 0 and of_mask[3] > 0:
+    iou = bbox_iou(bbox, of_mask)
+    if (iou < FITS or has_another_form(bbox, of_mask, iou)) and of_mask[2] > 0 and of_mask[3] > 0:
         repairs.append("bbox does not fit the mask, the mask's is taken")
         return list(of_mask)
     return list(bbox) if _OTHER_BBOX in repairs else given
@@ -179,7 +195,7 @@ def _read_keypoints(given: Mapping[str, Any], form: FileForm, image_hw: ImageHW,
     bound = COORDINATE_BOUND * max(image_hw)
     scale = unit_scale(form.keypoint_unit, image_hw)
     if form.keypoint_unit:
-        repairs.append("keypoints are in shares of the image")
+        repairs.append(f"keypoints are in {'percent' if form.keypoint_unit == 100 else 'shares'} of the image")
     points: list[float] = []
     for x, y, visibility in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
         numbers = (

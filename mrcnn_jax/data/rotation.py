@@ -61,7 +61,7 @@ def choose_frames(images: Sequence[RotatedImage], rotation: Rotation = "auto") -
     note = f"{len(images)} images carry a camera's rotation; the frame of their annotations: {counts}."
     if undecided:
         note += f" For {undecided} of them the file does not tell"
-        note += ", as for the others of the file." if undecided < len(images) else ", so that upright is assumed."
+        note += ", so that they follow the others." if undecided < len(images) else ", so that upright is assumed."
     elif not any(by_objects) and not sizes_mislead:
         note += " Their sizes tell."
     note += " If masks lie beside their objects, pass --rotation upright or --rotation stored."

@@ -56,13 +56,16 @@ def read_run_lengths(
         return None  # no box proves what the code means
     if is_exchanged:
         repairs.append("size of the run lengths has the width first")
+    if reading == _INVERTED:
+        repairs.append("first run of the run lengths is missing, as the box proves")
+        return {"size": list(image_hw), "counts": [0, *counts.tolist()]}, repairs
     if reading == _ROWS:
         repairs.append("run lengths are row by row, as the box proves")
         return encode_mask(_decode_rows(counts, image_hw)), repairs
     return {"size": list(image_hw), "counts": counts.tolist() if repairs else code["counts"]}, repairs
 
 
-_COLUMNS, _ROWS = "columns", "rows"
+_COLUMNS, _ROWS, _INVERTED = "columns", "rows", "inverted"
 
 
 def _decode_rows(counts: np.ndarray, image_hw: ImageHW) -> np.ndarray:
@@ -71,7 +74,10 @@ def _decode_rows(counts: np.ndarray, image_hw: ImageHW) -> np.ndarray:
 
 
 def _choose_reading(counts: np.ndarray, image_hw: ImageHW, bbox: BBox | None) -> str | None:
-    """Returns whether the run lengths are column by column, as they should be, or row by row; None if no box says."""
+    """Returns how the box proves that run lengths are counted; None if it proves nothing.
+
+    They are column by column, as they should be, or row by row, or column by column without the leading run of zeros.
+    """
     if bbox is None:
         return None
     code = {"size": list(image_hw), "counts": counts.tolist()}
@@ -79,6 +85,9 @@ def _choose_reading(counts: np.ndarray, image_hw: ImageHW, bbox: BBox | None) ->
         return _COLUMNS
     if bbox_iou(mask_bbox(encode_mask(_decode_rows(counts, image_hw)), image_hw), bbox) >= _PROVES:
         return _ROWS
+    inverted = {"size": list(image_hw), "counts": [0, *counts.tolist()]}
+    if bbox_iou(mask_bbox(inverted, image_hw), bbox) >= _PROVES:
+        return _INVERTED
     return None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mrcnn_jax.data.annotations import Segmentation
 from mrcnn_jax.data.bitmaps import decode_mask, encode_mask, mask_area
+from mrcnn_jax.data.corner_order import reorder_corners
 from mrcnn_jax.data.data_findings import BOX_KEPT
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.mask_boxes import BBox, mask_bbox
@@ -64,6 +65,9 @@ def read_segmentation(
         masks.append(polygons)
     if not masks:
         return _explain_empty(dropped)
+    if area and len(polygons) == 1 and (ordered := reorder_corners(polygons[0], area)):
+        polygons[0] = ordered
+        repairs.append("corners are out of order, as the area proves")
     if len(masks) > 1:
         union = np.bitwise_or.reduce([decode_mask(mask, image_hw) for mask in masks])
         return _checked(encode_mask(union), image_hw, [*repairs, "several segmentations of one object are joined"])

@@ -171,6 +171,16 @@ def test_a_key_that_occurs_twice_is_refused(small_coco: Any) -> None:
     assert len(read_coco(small_coco.annotations).images) == 3
 
 
+def test_skeletons_may_count_from_0_and_file_names_be_numbers(small_coco: Any) -> None:
+    small_coco.content["categories"][0] |= {"keypoints": ["a", "b", "c"], "skeleton": [[0, 1], [1, 2]]}
+    small_coco.content["images"][0]["file_name"] = 42
+    small_coco.write()
+    coco = read_coco(small_coco.annotations)
+    assert coco.categories[1].skeleton == ((1, 2), (2, 3)) and coco.images[0].file_name == "42"
+    assert "skeleton counts keypoints from 0" in coco.findings.repaired
+    assert coco_source(small_coco.images, small_coco.annotations).load(0).image_hw == (24, 32)
+
+
 def test_what_is_suspicious_is_said(small_coco: Any) -> None:
     def notes() -> str:
         small_coco.write()

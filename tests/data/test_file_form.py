@@ -37,6 +37,26 @@ def test_the_form_of_boxes_is_found_from_masks(form: str) -> None:
     assert find_form([*samples, *samples, broken]) == form  # one wrong box changes nothing
 
 
+def test_without_masks_areas_or_many_boxes_prove_corners() -> None:
+    image_hw = (100, 140)
+    inside = [(5, 10, 25, 25), (10, 8, 40, 30), (3, 20, 30, 45), (20, 20, 50, 60)]  # as widths and heights, inside, too
+    with_areas = [BoxSample(b, None, image_hw, (b[2] - b[0]) * (b[3] - b[1])) for b in inside]
+    assert find_form(with_areas) == "x0, y0, x1, y1"
+    assert find_form([BoxSample(b, None, image_hw, b[2] * b[3]) for b in inside]) == COCO_FORM
+    many = [*inside, *inside, (60, 40, 120, 90)]  # the last one leaves the image as width and height
+    assert find_form([BoxSample(b, None, image_hw) for b in many]) == "x0, y0, x1, y1"
+
+
+def test_keypoints_in_percent_are_proved_by_boxes() -> None:
+    annotation = {
+        "bbox": [120, 80, 60, 60],
+        "keypoints": [50, 55, 2, 45, 50, 1],
+    }  # of 300 x 200: (150, 110), (135, 100)
+    assert find_file_form([(annotation, (200, 300))] * 3, {})[0].keypoint_unit == 100
+    in_pixels = annotation | {"bbox": [40, 45, 20, 20]}
+    assert find_file_form([(in_pixels, (200, 300))] * 3, {})[0].keypoint_unit == 0
+
+
 def test_without_masks_a_form_is_named_only_if_no_other_is_possible() -> None:
     image_hw = (100, 140)
     corners = [(x, y, x + w, y + h) for x, y, w, h in BOXES]

@@ -86,7 +86,7 @@ def _choose_reading(counts: np.ndarray, image_hw: ImageHW, bbox: BBox | None) ->
     if bbox_iou(mask_bbox(encode_mask(_decode_rows(counts, image_hw)), image_hw), bbox) >= _PROVES:
         return _ROWS
     inverted = {"size": list(image_hw), "counts": [0, *counts.tolist()]}
-    if bbox_iou(mask_bbox(inverted, image_hw), bbox) >= _PROVES:
+    if counts[::2].sum() > 0 and bbox_iou(mask_bbox(inverted, image_hw), bbox) >= _PROVES:
         return _INVERTED
     return None
 

@@ -1,4 +1,4 @@
-"""Where a mask, box or area of an object proves what another of its fields means, it is read so; elsewhere it is not."""
+"""Where a mask, box or area proves what another field of its object means, it is read so, and elsewhere it is not."""
 
 from collections.abc import Callable
 from typing import Any

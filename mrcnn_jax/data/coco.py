@@ -63,7 +63,7 @@ def coco_source(
     _check_options(crowds, rotation, depth)
     if not images.is_dir():
         raise DataError(f"The image folder {images} does not exist.")
-    coco = read_coco(annotations)
+    coco = read_coco(annotations, crowds_are_objects=crowds == "objects")
     num_listed = len(coco.images)
     if annotated_only:
         of_points = any(category.keypoints for category in coco.categories)

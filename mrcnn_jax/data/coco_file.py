@@ -45,8 +45,11 @@ class CocoFile:
     findings: Findings
 
 
-def read_coco(path: Path) -> CocoFile:
-    """Reads an annotation file. Raises DataError if it cannot be read as one at all."""
+def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
+    """Reads an annotation file. Raises DataError if it cannot be read as one at all.
+
+    `crowds_are_objects` states what will be made of crowds, for the findings.
+    """
     data, content, note = load_coco_json(path)
     findings = Findings(notes=[f"{path}: {note}."] if note else [])
     entries = {key: _entries(path, content, key) for key in ("images", "annotations", "categories")}
@@ -60,7 +63,7 @@ def read_coco(path: Path) -> CocoFile:
     images, image_ids = _read_images(entries["images"], _used_ids(annotations), findings)
     by_image = assign_annotations(annotations, image_ids, category_ids, findings)
     has_annotations = entries["annotations"] is not None or bool(inner)
-    findings.notes += describe_annotations(by_image, has_annotations)
+    findings.notes += describe_annotations(by_image, has_annotations, crowds_are_objects=crowds_are_objects)
     findings.notes += _describe_copies(images, by_image)
     return CocoFile(
         path,

@@ -62,7 +62,7 @@ def _list(keys: Iterable[IdKey]) -> str:
     return ", ".join(map(str, keys[:_MAX_SHOWN])) + ", ..." * (len(keys) > _MAX_SHOWN)
 
 
-def describe_annotations(by_image: Annotations, has_annotations: bool) -> list[str]:
+def describe_annotations(by_image: Annotations, has_annotations: bool, *, crowds_are_objects: bool) -> list[str]:
     """Returns a line for each of these: no annotations, many crowds, objects that are listed twice."""
     if not has_annotations:
         return ["The file has no annotations: the split can be predicted, but neither trained on nor scored."]
@@ -71,7 +71,11 @@ def describe_annotations(by_image: Annotations, has_annotations: bool) -> list[s
         return ["No image has an object: there is nothing to learn from this split, and nothing to score."]
     lines = []
     num_crowds = sum(bool(read_flag(entry.get("iscrowd"))) for entry in annotations)
-    if num_crowds > len(annotations) // 20:
+    if num_crowds and crowds_are_objects:
+        lines.append(
+            f"{num_crowds} of {len(annotations)} objects are crowds (iscrowd 1) and are taken as ordinary objects."
+        )
+    elif num_crowds > len(annotations) // 20:
         lines.append(
             f"{num_crowds} of {len(annotations)} objects are crowds (iscrowd 1), which are not learned and not scored. "
             "If they are ordinary objects, as in exports of CVAT's masks, pass --crowds objects."

@@ -112,7 +112,7 @@ class Findings:
         """Raises DataError if more than this share of the images or of the objects was left out, or all images."""
         if excess := self.find_excess(max_fraction):
             details = "; ".join(_describe(reason, which) for _, reason, which in self._left_out())
-            more = "" if excess.startswith("all") else ", or allow more with --max-skip-fraction"
+            more = "" if excess.startswith("all") else ", or allow more (--max-skip-fraction, without --strict)"
             raise DataError(f"{name}: {excess}. {details or ' '.join(self.describe())}. Correct the data{more}.")
 
 

@@ -186,7 +186,9 @@ def test_what_is_suspicious_is_said(small_coco: Any) -> None:
         small_coco.write()
         return "\n".join(read_coco(small_coco.annotations).findings.notes)
 
-    assert "Warning" not in notes()
+    assert "Warning" not in notes() and "pass --crowds objects" in notes()
+    (line,) = read_coco(small_coco.annotations, crowds_are_objects=True).findings.notes
+    assert line == "1 of 4 objects are crowds (iscrowd 1) and are taken as ordinary objects."
     small_coco.content["annotations"].append(small_coco.content["annotations"][0] | {"id": 77})
     assert "1 of 5 objects have the same box and class as another" in notes()
     small_coco.content["annotations"][-1] |= {"image_id": 6, "category_id": 8}

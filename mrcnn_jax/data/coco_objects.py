@@ -13,6 +13,7 @@ Annotations = dict[int, list[dict[str, Any]]]
 """Annotations by image id."""
 
 _MAX_SHOWN = 5
+_MAX_CHARS = 40
 
 
 def assign_annotations(
@@ -34,14 +35,17 @@ def assign_annotations(
             continue
         image_id = image_ids.get(id_key(entry.get("image_id")))
         if image_id is None:
-            findings.leave_out_object("its image is not in the file", which)
+            findings.leave_out_object(
+                "its image is not in the file", f"{which}: image {_shorten(entry.get('image_id'))}"
+            )
             continue
         which += f" of image {image_id}"
         category_key = id_key(category_of(entry))
         category_id = category_ids.get(category_key, only_category if category_key is None else None)
         if category_id is None:
             unknown_categories[category_key] += 1
-            findings.leave_out_object("its category is not in the file", which)
+            named = _shorten(category_of(entry))
+            findings.leave_out_object("its category is not in the file", f"{which}: category {named}")
             continue
         numbered = {"id": annotation_id, "image_id": image_id, "category_id": category_id}
         for key, number in numbered.items():
@@ -55,6 +59,11 @@ def assign_annotations(
             "be off by one: then the classes of the other objects are wrong, too."
         )
     return by_image
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "..."
 
 
 def _list(keys: Iterable[IdKey]) -> str:

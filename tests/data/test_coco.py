@@ -118,7 +118,11 @@ LEFT_OUT: list[tuple[str, Change, str]] = [
     ("unknown category", lambda c: c["annotations"][1].update(category_id=8), "its category is not in the file"),
     ("no category", lambda c: c["annotations"][1].pop("category_id"), "its category is not in the file"),
     ("category as object", lambda c: c["annotations"][1].update(category_id={}), "its category is not in the file"),
-    ("unknown image", lambda c: c["annotations"][2].update(image_id=9), "its image is not in the file (annotation 3)"),
+    (
+        "unknown image",
+        lambda c: c["annotations"][2].update(image_id=9),
+        "its image is not in the file (annotation 3: image 9)",
+    ),
     ("no object", lambda c: c["annotations"].append("text"), "annotation is not a JSON object (annotation 5)"),
     ("no file name", lambda c: c["images"][2].update(file_name=""), "image has no file_name (entry 2)"),
     ("image id twice", lambda c: c["images"][2].update(id=42), "several images have this id, to which objects refer"),

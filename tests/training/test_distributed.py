@@ -64,10 +64,16 @@ def test_a_stopped_run_continues_on_other_numbers_of_processes_and_devices(folde
     assert worst_difference(losses(whole.workdir), losses(moved)) <= 1e-5
 
 
-def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, data):
+@pytest.fixture(scope="module")
+def endless(folder: Path) -> Path:
+    """Holds runs with a compilation cache of their own: a step that is in JAX's cache is not kept in `programs`."""
+    (folder / "endless").mkdir()
+    return folder / "endless"
+
+
+def test_sigterm_to_one_process_stops_all_at_the_same_step(endless, data):
     options = [*data, "--train.num-steps", "100000"]
-    # The step of the first test, which need not be compiled again.
-    with Run(folder / "stopped", processes=2, devices=1, options=options) as run:
+    with Run(endless / "stopped", processes=2, devices=1, options=options) as run:
         run.wait_for_step(2)
         run.send(1, signal.SIGTERM)
         start = time.monotonic()
@@ -79,9 +85,9 @@ def test_sigterm_to_one_process_stops_all_at_the_same_step(folder, data):
         assert f"Stopped by SIGTERM at step {step} of 100000" in run.log(index)
 
 
-def test_no_process_outlives_another(folder, data):
-    workdir, stopped = folder / "killed", folder / "stopped"
-    if (stopped / "programs").exists():  # the same step need not be compiled again
+def test_no_process_outlives_another(endless, data):
+    workdir, stopped = endless / "killed", endless / "stopped"
+    if (stopped / "programs").exists():  # the same step need not be traced again
         shutil.copytree(stopped / "programs", workdir / "programs")
     with Run(workdir, processes=2, devices=1, options=[*data, "--train.num-steps", "100000"]) as run:
         run.wait_for_step(2)

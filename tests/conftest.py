@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from mrcnn_jax import known_faults
+from mrcnn_jax import command_names, known_faults
 from tests.xla import FAST_TO_COMPILE
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,6 +38,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Checks the shapes and dtypes in the annotations of every call, also while tracing.
 install_import_hook(["mrcnn_jax.ops", "mrcnn_jax.detection"], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name commands as if none had been started, whatever a test before this one started."""
+    monkeypatch.setattr(command_names, "_typed", ["mrcnn"])
 
 
 @pytest.fixture

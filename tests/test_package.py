@@ -61,7 +61,6 @@ def test_every_command_has_a_module_and_a_script() -> None:
 def test_commands_of_several_processes_end_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = {}
     monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(command_names, "_typed", ["mrcnn"])
     for name, command in command_names.COMMANDS.items():
         source = (ROOT / "mrcnn_jax" / "cli" / f"{command.module}.py").read_text()
         assert ("join_processes(" in source) == command.in_processes, name
@@ -72,7 +71,6 @@ def test_commands_of_several_processes_end_without_waiting(monkeypatch: pytest.M
 
 
 def test_messages_name_commands_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_names, "_typed", ["mrcnn"])
     text = "See mrcnn benchmark-ops, mrcnn train and mrcnn trains."
     command_names.start("train")
     assert command_names.current() == command_names.typed("train") == "mrcnn train"

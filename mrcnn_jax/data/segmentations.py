@@ -52,6 +52,8 @@ def read_segmentation(
         codes, parts, repairs = split_segmentation(value)
     except (Unreadable, RecursionError):
         return _lost("segmentation cannot be read")
+    if not codes and not any(parts):
+        return ReadMask()
     masks: list[Segmentation] = []
     for code in codes:
         read = read_run_lengths(code, image_hw, bbox if len(codes) == 1 and not parts else None)

@@ -57,7 +57,7 @@ def test_predict_names_the_step(
 def test_evaluate_names_the_step(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluation = SimpleNamespace(table="", metrics={"skipped": {}})
+    evaluation = SimpleNamespace(table="", note="", metrics={"skipped": {}})
     monkeypatch.setattr(evaluate_weights, "default_test_config", TestConfig)
     monkeypatch.setattr(evaluate_weights, "join_processes", lambda _: None)
     monkeypatch.setattr(evaluate_weights, "evaluate_weights", lambda *_, **__: evaluation)

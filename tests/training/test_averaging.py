@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config, ModelConfig, TrainConfig
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.mesh import make_mesh, place, replicated
@@ -19,6 +20,7 @@ from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.settings import run_settings
 from mrcnn_jax.training.state import TrainState, make_train_state
 
+ANTS = (Category(1, "ant"),)
 TRAIN = TrainConfig(num_steps=12, warmup_steps=0, ema_decay=0.5, accumulate_steps=2, clip_norm=1.0)
 
 
@@ -71,8 +73,8 @@ def test_averaged_weights_are_evaluated_and_written(
     scorer = validation.Validation(
         config=Config(train=train_config),
         workdir=tmp_path,
-        data=type("Data", (), {"name": "val", "__len__": lambda self: 1})(),
-        categories=(),
+        data=type("Data", (), {"name": "val", "categories": ANTS, "__len__": lambda self: 1})(),
+        categories=ANTS,
         mesh=mesh,
         stop=SimpleNamespace(poll=lambda: False),
         line=SimpleNamespace(say=lambda text: None, show_evaluation=None),

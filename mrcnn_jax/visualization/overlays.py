@@ -72,7 +72,7 @@ def draw_detections(
     rectangles = [_rectangle(box, factor, canvas.shape) for box in np.asarray(boxes, np.float64).reshape(-1, 4)]
     for index in painting_order:
         if masks is not None and masks.size:
-            _draw_mask(canvas, np.asarray(masks[index], bool), factor, colors[index], line_width)
+            _draw_mask(canvas, np.ascontiguousarray(masks[index], bool), factor, colors[index], line_width)
         _draw_box(canvas, rectangles[index], colors[index], line_width)
         if keypoints is not None:
             skeleton = skeletons.get(int(labels[index]), ())
@@ -159,15 +159,14 @@ def _rectangle(box: np.ndarray, factor: int, shape: tuple[int, ...]) -> _Rectang
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, factor: int, color: Color, line_width: int) -> None:
     """Blends the mask's area with the colour and draws its contour, within the mask's bounding box."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if rows.size == 0:
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+    if width == 0:
         return
-    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    crop = _enlarge(mask[y0:y1, x0:x1].astype(np.uint8), factor, cv2.INTER_NEAREST)
-    region = canvas[y0 * factor : y1 * factor, x0 * factor : x1 * factor]
-    inside = crop.astype(bool)
-    blended = (1 - FILL_OPACITY) * region[inside] + FILL_OPACITY * np.array(color)
-    region[inside] = blended.astype(np.uint8)
+    crop = _enlarge(mask[y0 : y0 + height, x0 : x0 + width].astype(np.uint8), factor, cv2.INTER_NEAREST)
+    region = canvas[y0 * factor : (y0 + height) * factor, x0 * factor : (x0 + width) * factor]
+    values = np.arange(256)[:, None]
+    blended = ((1 - FILL_OPACITY) * values + FILL_OPACITY * np.array(color)).astype(np.uint8)  # [256, 3]
+    cv2.copyTo(cv2.LUT(region, blended[None]), crop, region)
     contours, _ = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, color, line_width, cv2.LINE_AA, offset=(x0 * factor, y0 * factor))
 

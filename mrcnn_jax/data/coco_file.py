@@ -15,6 +15,7 @@ from mrcnn_jax.data.category_entries import read_category_entries
 from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids, unwrap_scalars
 from mrcnn_jax.data.coco_json import load_coco_json
 from mrcnn_jax.data.coco_objects import assign_annotations, describe_annotations
+from mrcnn_jax.data.coco_tables import read_table
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_integer
@@ -59,9 +60,15 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
     if inner:
         findings.notes.append(f"{path}: {len(inner)} annotations are read from inside the entries of images.")
     annotations = entries["annotations"] or inner
+    if annotations and all("segments_info" in as_dict(entry) for entry in annotations):
+        raise DataError(
+            f"{path} has COCO's panoptic annotations, whose masks are pictures. Convert them to detection annotations "
+            "with panopticapi's panoptic2detection_coco_format.py."
+        )
     categories, category_ids = read_category_entries(path, entries["categories"] or [], annotations, findings)
     images, image_ids = _read_images(entries["images"], _used_ids(annotations), findings)
-    by_image = assign_annotations(annotations, image_ids, category_ids, findings)
+    keypoint_names = {category.id: category.keypoints for category in categories}
+    by_image = assign_annotations(annotations, image_ids, category_ids, keypoint_names, findings)
     has_annotations = entries["annotations"] is not None or bool(inner)
     findings.notes += describe_annotations(by_image, has_annotations, crowds_are_objects=crowds_are_objects)
     findings.notes += _describe_copies(images, by_image)
@@ -85,13 +92,23 @@ def read_categories(path: Path) -> tuple[Category, ...]:
 def _entries(path: Path, content: Mapping[str, Any], key: str) -> list[Any] | None:
     """Returns one of the file's lists, which some exports write as an object; None if there is none."""
     entries = content.get(key)
-    if isinstance(entries, dict):
+    if isinstance(rows := read_table(entries), list):
+        entries = rows
+    elif isinstance(entries, dict) and key == "categories" and _are_ids_by_name(entries):
+        entries = [{"id": number, "name": name} for name, number in entries.items()]
+    elif isinstance(entries, dict):
         # MATLAB writes a list of one as the entry itself; others write an object whose keys are the ids.
         is_lone = "file_name" in entries or "id" in entries
         entries = [entries] if is_lone else [_with_id(name, entry) for name, entry in entries.items()]
     if entries is not None and not isinstance(entries, list):
         raise DataError(f"{path} is not a COCO file: {key!r} is not a list.")
     return None if entries is None else [unwrap_scalars(entry) for entry in entries]
+
+
+def _are_ids_by_name(entries: Mapping[str, Any]) -> bool:
+    """Returns whether an object of categories is {"cat": 1, "dog": 2} and not {"1": "cat"}."""
+    numbers = list(map(read_integer, entries.values()))
+    return None not in numbers and len(set(numbers)) == len(numbers) > 0
 
 
 def _with_id(key: str, entry: object) -> object:

@@ -50,7 +50,18 @@ def as_dict(entry: object) -> dict[str, Any]:
 
 
 def unwrap_scalars(entry: object) -> object:
-    """Returns the entry with numbers and texts that are lists of one, as R writes them, out of their lists."""
+    """Returns the entry with numbers and texts that are lists of one, as R writes them, out of their lists.
+
+    The same is done to those that MongoDB writes as {"$oid": "..."} or {"$numberInt": "7"}.
+    """
     if not isinstance(entry, dict) or type(entry.get("id", entry.get("image_id"))) in (int, str):
         return entry
-    return entry | {key: entry[key][0] for key in _SCALARS if isinstance(entry.get(key), list) and len(entry[key]) == 1}
+    return entry | {key: _unwrap(entry[key]) for key in _SCALARS if key in entry}
+
+
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1:
+        return value[0]
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value)).startswith("$"):
+        return next(iter(value.values()))
+    return value

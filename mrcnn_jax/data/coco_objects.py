@@ -1,12 +1,13 @@
 """Which image and category each annotation of a COCO file belongs to, and what its annotations have in common."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mrcnn_jax.data.coco_ids import IdKey, as_dict, category_of, id_key, number_ids
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.json_values import read_flag
+from mrcnn_jax.data.notations import rewrite_annotation
 from mrcnn_jax.data.read_object import numbers_of_bbox
 
 Annotations = dict[int, list[dict[str, Any]]]
@@ -20,9 +21,13 @@ def assign_annotations(
     entries: list[Any],
     image_ids: Mapping[IdKey, int | None],
     category_ids: Mapping[IdKey, int],
+    keypoint_names: Mapping[int, Sequence[str]],
     findings: Findings,
 ) -> Annotations:
-    """Returns the annotations by image id, with unique integer ids. What belongs nowhere is left out and counted."""
+    """Returns the annotations by image id, with unique integer ids and in COCO's notation.
+
+    What belongs nowhere is left out and counted. `keypoint_names` are by category id.
+    """
     ids = number_ids(id_key(as_dict(entry).get("id")) for entry in entries)
     only_category = next(iter(category_ids.values())) if len(set(category_ids.values())) == 1 else None
     by_image: Annotations = {}
@@ -51,7 +56,10 @@ def assign_annotations(
         for key, number in numbered.items():
             if type(entry.get(key)) is not int or entry[key] != number:
                 findings.repair(f"{key} is not {'a unique' if key == 'id' else 'an'} integer", which)
-        by_image.setdefault(image_id, []).append(entry | numbered)
+        rewritten, repairs = rewrite_annotation(entry, keypoint_names.get(category_id, ()))
+        for reason in repairs:
+            findings.repair(reason, which)
+        by_image.setdefault(image_id, []).append(rewritten | numbered)
     if unknown_categories:
         listed = _list(dict.fromkeys(category_ids.values()))
         findings.notes.append(

@@ -9,7 +9,7 @@ from mrcnn_jax.data.box_forms import COCO_FORM, NO_FORM, BoxSample, count_agreem
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_number
 from mrcnn_jax.data.mask_boxes import BBox, mask_bbox
-from mrcnn_jax.data.polygons import Unreadable, split_segmentation
+from mrcnn_jax.data.polygons import polygon_extent
 from mrcnn_jax.data.read_object import FileForm, numbers_of_bbox, unit_scale
 from mrcnn_jax.data.segmentations import read_bitmap, read_segmentation
 
@@ -29,7 +29,7 @@ def find_file_form(objects: Sequence[Object], num_keypoints: Mapping[int, int]) 
         extent
         for annotation, image_hw in sampled
         if read_bitmap(annotation.get("segmentation"), image_hw) is None
-        and (extent := _polygon_extent(annotation)) is not None
+        and (extent := polygon_extent(annotation.get("segmentation"))) is not None
     ]
     mask_unit = 0.0
     if extents and np.max(np.abs(extents)) <= 1:
@@ -52,20 +52,6 @@ def find_file_form(objects: Sequence[Object], num_keypoints: Mapping[int, int]) 
     return form, notes
 
 
-def _polygon_extent(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
-    """Returns x0, y0, x1, y1 of the numbers in an object's polygons; None if it has none, or an RLE."""
-    try:
-        codes, parts, _ = split_segmentation(annotation.get("segmentation"))
-    except (Unreadable, RecursionError):
-        return None
-    pairs = [(x, y) for part in parts for x, y in zip(part[::2], part[1::2], strict=False)]
-    points = np.array([(x, y) for x, y in pairs if x is not None and y is not None], np.float64)
-    if codes or len(points) == 0:
-        return None
-    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-    return float(x0), float(y0), float(x1), float(y1)
-
-
 def _sample(annotation: Mapping[str, Any], image_hw: ImageHW, unit: float) -> BoxSample | None:
     bbox = numbers_of_bbox(annotation.get("bbox"))
     if bbox is None or bbox[2] == bbox[3] == 0:
@@ -84,7 +70,7 @@ def _are_percent(objects: Sequence[Object]) -> bool:
         return count_agreements(in_pixels, COCO_FORM) < len(in_pixels) / 2
     ratios = []
     for annotation, (height, width) in objects:
-        extent, area = _polygon_extent(annotation), read_number(annotation.get("area"))
+        extent, area = polygon_extent(annotation.get("segmentation")), read_number(annotation.get("area"))
         if extent is not None and area and (box_area := (extent[2] - extent[0]) * (extent[3] - extent[1])) > 0:
             ratios.append((area / box_area, height * width / 10_000))
     # The area of a polygon is at most that of its box, and seldom a small part of it.

@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from mrcnn_jax.data.images import SUFFIXES, ImageError, locate_image
 
+_OF_ORIGINALS = frozenset((".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".psd", ".dcm", ".npy"))
+"""Suffixes of files that are not read, from which images in the folder may have been converted."""
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # eight digits that some servers put before the names of uploads
 
 
@@ -100,7 +102,7 @@ def _without_prefix(name: str) -> str:
 
 def _without_suffix(name: str) -> str:
     stem, suffix = os.path.splitext(_without_prefix(name))
-    return stem if suffix in SUFFIXES else stem + suffix
+    return stem if suffix in SUFFIXES or suffix in _OF_ORIGINALS else stem + suffix
 
 
 def _count_shared(wanted: tuple[str, ...], candidate: tuple[str, ...]) -> int:

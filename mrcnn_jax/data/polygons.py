@@ -11,12 +11,14 @@ import numpy as np
 from mrcnn_jax.data.annotations import COORDINATE_BOUND
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_number
+from mrcnn_jax.data.mask_boxes import FITS, BBox, bbox_iou, mask_bbox
 
 NO_EXTENT = "a part without extent is dropped"
 TOO_SHORT = "a part of fewer than 3 points is dropped"
 ODD = "a part with an odd number of coordinates is dropped"
 
 _MAX_DEPTH = 6
+_PROVES = 0.9  # IoU with the box from which an outline has the right reading
 
 
 class Unreadable(Exception):
@@ -73,6 +75,32 @@ def _is_point(entry: object) -> bool:
 def _read_point(entry: Any) -> list[float | None]:
     x, y = (entry["x"], entry["y"]) if isinstance(entry, dict) else entry
     return [read_number(x), read_number(y)]
+
+
+def polygon_extent(segmentation: object) -> tuple[float, float, float, float] | None:
+    """Returns x0, y0, x1, y1 of the numbers in polygons; None if there are none, or an RLE."""
+    try:
+        codes, parts, _ = split_segmentation(segmentation)
+    except (Unreadable, RecursionError):
+        return None
+    pairs = [(x, y) for part in parts for x, y in zip(part[::2], part[1::2], strict=False)]
+    points = np.array([(x, y) for x, y in pairs if x is not None and y is not None], np.float64)
+    if codes or len(points) == 0:
+        return None
+    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def join_x_and_y(parts: list[list[float | None]], image_hw: ImageHW, bbox: BBox) -> list[float | None] | None:
+    """Returns the outline whose x are the first part and y the second, if that alone fits the box; else None."""
+    if len(parts) != 2 or len(parts[0]) != len(parts[1]) or len(parts[0]) < 3:
+        return None
+    joined = [side for point in zip(*parts, strict=True) for side in point]
+    of_joined, _ = read_polygons([joined], image_hw, (1, 1))
+    as_given, _ = read_polygons(parts, image_hw, (1, 1))
+    if not of_joined or bbox_iou(mask_bbox([*of_joined], image_hw), bbox) < _PROVES:
+        return None
+    return joined if not as_given or bbox_iou(mask_bbox([*as_given], image_hw), bbox) < FITS else None
 
 
 def read_polygons(

@@ -1,6 +1,5 @@
 """Reading one COCO annotation: what is wrong is repaired where its meaning is clear, and every repair is named."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 from mrcnn_jax.data.annotations import COORDINATE_BOUND, check_bbox, clip_bbox, find_fault
 from mrcnn_jax.data.bitmaps import mask_area
 from mrcnn_jax.data.box_forms import COCO_FORM, convert_bbox, has_another_form
+from mrcnn_jax.data.data_findings import BOX_KEPT
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_flag, read_number
 from mrcnn_jax.data.mask_boxes import FITS, BBox, bbox_iou, mask_bbox
@@ -61,14 +61,13 @@ def read_object(given: Mapping[str, Any], image_hw: ImageHW, form: FileForm) -> 
         return ReadObject(None, "mask is empty", repairs)
     if mask.segmentation is None:
         if bbox is None:
-            return ReadObject(None, check_bbox(given.get("bbox"), image_hw) or "bbox has no extent", repairs)
+            return ReadObject(None, _explain_nothing(given.get("bbox"), mask.repairs, image_hw), repairs)
         if form.box_form != COCO_FORM:
             repairs.append(f"bbox is {form.box_form}")
         turned = _turn_bbox(bbox, given.get("attributes"))
         if turned != bbox:
             repairs.append("bbox is turned by its attribute rotation, the box around it is taken")
-        is_exact = form.box_form == COCO_FORM and _OTHER_BBOX not in repairs and turned == bbox
-        annotation["bbox"] = given["bbox"] if is_exact else list(turned)
+        annotation["bbox"] = given["bbox"] if given["bbox"] == list(turned) else list(turned)
     else:
         annotation["segmentation"] = mask.segmentation
         of_mask = mask_bbox(mask.segmentation, image_hw)
@@ -88,7 +87,20 @@ def _read_bbox(given: object, image_hw: ImageHW, form: FileForm, repairs: list[s
     if not isinstance(given, list) or any(isinstance(side, str | list) for side in given):
         repairs.append(_OTHER_BBOX)
     converted = convert_bbox(bbox, form.box_form, image_hw)
+    if min(converted[2:]) < 0:
+        x, y, width, height = converted
+        converted = (min(x, x + width), min(y, y + height), abs(width), abs(height))
+        repairs.append("bbox has a negative width or height and is taken as drawn from another corner")
     return None if check_bbox(list(converted), image_hw) else converted
+
+
+def _explain_nothing(bbox: object, lost: list[str], image_hw: ImageHW) -> str:
+    """Returns why an object has neither a mask nor a box."""
+    of_mask = next((reason.removesuffix(BOX_KEPT) for reason in lost if reason.endswith(BOX_KEPT)), "")
+    if bbox in (None, [], "", {}):
+        return f"{of_mask}, and there is no bbox" if of_mask else "object has neither bbox nor segmentation"
+    of_bbox = check_bbox(bbox, image_hw) or "bbox has no extent"
+    return f"{of_mask}, and {of_bbox}" if of_mask else of_bbox
 
 
 def _turn_bbox(bbox: BBox, attributes: object) -> BBox:
@@ -105,20 +117,8 @@ def _turn_bbox(bbox: BBox, attributes: object) -> BBox:
 def numbers_of_bbox(given: object) -> BBox | None:
     """Returns the four numbers of an annotation's `bbox`, or None if it has no four finite numbers.
 
-    A bbox may also be text, a column, or an object with x, y and width, height (or w, h).
+    A bbox may also be a column.
     """
-    if isinstance(given, str) and given.strip()[:1] in ("[", "{"):
-        try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            return None
-    if isinstance(given, dict):
-        given = [
-            given.get("x"),
-            given.get("y"),
-            given.get("width", given.get("w")),
-            given.get("height", given.get("h")),
-        ]
     if not isinstance(given, list) or len(given) != 4:
         return None
     lone = [side[0] if isinstance(side, list) and len(side) == 1 else side for side in given]
@@ -140,7 +140,7 @@ def _choose_bbox(given: object, bbox: BBox | None, of_mask: BBox, form: FileForm
     if (iou < FITS or has_another_form(bbox, of_mask, iou)) and of_mask[2] > 0 and of_mask[3] > 0:
         repairs.append("bbox does not fit the mask, the mask's is taken")
         return list(of_mask)
-    return list(bbox) if _OTHER_BBOX in repairs else given
+    return given if given == list(bbox) else list(bbox)
 
 
 def _complete_area(
@@ -188,7 +188,8 @@ def _read_keypoints(given: Mapping[str, Any], form: FileForm, image_hw: ImageHW,
         flat = list(values)
     if len(flat) == 2 * num_keypoints and not _may_be_triples(flat):
         repairs.append("keypoints have no visibility")
-        flat = [value for x, y in zip(flat[::2], flat[1::2], strict=True) for value in (x, y, 2)]
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        flat = [value for x, y in pairs for value in (x, y, 0 if read_number(x) == read_number(y) == 0 else 2)]
     if len(flat) != 3 * num_keypoints:
         repairs.append("number of keypoints differs from the category's; they are left out")
         return []
@@ -203,10 +204,13 @@ def _read_keypoints(given: Mapping[str, Any], form: FileForm, image_hw: ImageHW,
             read_number(y),
             read_number(visibility * 1 if isinstance(visibility, bool) else visibility),
         )
-        if any(number is None or abs(number) > bound for number in numbers):
+        if any(number is None or abs(number) > bound for number in numbers) or numbers[:2] == (-1, -1):
             if visibility:
                 repairs.append("keypoints without usable coordinates are taken as not annotated")
             numbers = (0, 0, 0)
+        elif numbers[2] not in (0, 1, 2):
+            repairs.append("visibility is not 0, 1 or 2; above 0 means visible")
+            numbers = (*numbers[:2], 2 if numbers[2] is not None and numbers[2] > 0 else 0)
         points += [number * factor for number, factor in zip(numbers, (*scale, 1), strict=True) if number is not None]
     return points
 

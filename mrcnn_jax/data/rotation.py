@@ -14,6 +14,7 @@ import numpy as np
 from mrcnn_jax.data.bitmaps import decode_mask, encode_mask
 from mrcnn_jax.data.images import ImageHeader, ImageHW, turn_upright, upright_hw
 from mrcnn_jax.data.json_values import read_integer
+from mrcnn_jax.data.polygons import polygon_extent
 from mrcnn_jax.data.read_object import numbers_of_bbox
 
 Rotation = Literal["auto", "upright", "stored"]
@@ -88,8 +89,11 @@ def _frame_of_objects(image: RotatedImage) -> str | None:
             fits_stored &= sides == stored
             fits_upright &= sides == upright
         bbox = numbers_of_bbox(annotation.get("bbox"))
-        if bbox is not None:
-            right, bottom = bbox[0] + bbox[2], bbox[1] + bbox[3]
+        extent = polygon_extent(segmentation)
+        if extent is None and bbox is not None:
+            extent = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
+        if extent is not None:
+            right, bottom = extent[2:]
             fits_stored &= right <= stored[1] + _MARGIN and bottom <= stored[0] + _MARGIN
             fits_upright &= right <= upright[1] + _MARGIN and bottom <= upright[0] + _MARGIN
     if fits_stored == fits_upright:

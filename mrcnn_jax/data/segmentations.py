@@ -1,6 +1,5 @@
 """Reading the segmentation of an object: polygons (polygons.py), run lengths (run_lengths.py), or a bitmap."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,15 @@ from mrcnn_jax.data.corner_order import reorder_corners
 from mrcnn_jax.data.data_findings import BOX_KEPT
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.mask_boxes import BBox, mask_bbox
-from mrcnn_jax.data.polygons import NO_EXTENT, ODD, TOO_SHORT, Unreadable, read_polygons, split_segmentation
+from mrcnn_jax.data.polygons import (
+    NO_EXTENT,
+    ODD,
+    TOO_SHORT,
+    Unreadable,
+    join_x_and_y,
+    read_polygons,
+    split_segmentation,
+)
 from mrcnn_jax.data.run_lengths import read_run_lengths
 
 _THIN = 2.0  # pixels; polygons that are wider and higher, and larger, cover a pixel for certain
@@ -38,11 +45,6 @@ def read_segmentation(
 
     `scale` are the pixels of a polygon's unit along x and y.
     """
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return _lost("segmentation cannot be read")
     if value is None or value in ([], {}, ""):
         return ReadMask()
     bitmap = read_bitmap(value, image_hw)
@@ -61,6 +63,9 @@ def read_segmentation(
             return _lost("run lengths do not fit the image")
         masks.append(read[0])
         repairs += read[1]
+    if not codes and bbox is not None and (outline := join_x_and_y(parts, image_hw, bbox)):
+        parts = [outline]
+        repairs.append("coordinates are a list of x and one of y, as the box proves")
     polygons, dropped = read_polygons(parts, image_hw, scale)
     repairs += dropped
     if polygons:

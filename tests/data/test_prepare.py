@@ -94,7 +94,7 @@ def test_bad_parts_are_repaired_or_left_out_and_counted(small_coco: Any) -> None
         "image cannot be decoded": {"count": 1, "which": ["image 11 '11.png'"]},
     }
     assert {reason: row["count"] for reason, row in summary["objects"].items()} == {
-        "bbox is outside the image": 1,
+        "run lengths do not fit the image, and bbox is outside the image": 1,
         "mask is empty": 1,
     }
     assert {reason: row["count"] for reason, row in summary["repaired"].items()} == {

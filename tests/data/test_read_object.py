@@ -12,7 +12,9 @@ from mrcnn_jax.data.annotations import find_fault
 from mrcnn_jax.data.bitmaps import decode_mask
 from mrcnn_jax.data.file_form import find_file_form
 from mrcnn_jax.data.mask_boxes import mask_bbox
-from mrcnn_jax.data.read_object import FileForm, read_object
+from mrcnn_jax.data.notations import rewrite_annotation
+from mrcnn_jax.data.read_object import FileForm, ReadObject
+from mrcnn_jax.data.read_object import read_object as read_rewritten
 from mrcnn_jax.data.segmentations import read_segmentation
 
 IMAGE_HW = (24, 32)
@@ -34,7 +36,18 @@ SAME_MASK: list[tuple[object, str | None]] = [
     ([{"x": 4, "y": 6}, {"x": 14, "y": 6}, {"x": 14, "y": 16}, {"x": 4, "y": 16}], "in another form"),
     ([["4", "6", "14", "6", "14", "16", "4", "16"]], "in another form"),
     ([["4,0", "6,0", "14px", "6", "14.0", "16,00", "4 ", "1.6e1"]], "in another form"),
-    ("[[4, 6, 14, 6, 14, 16, 4, 16]]", None),
+    ("[[4, 6, 14, 6, 14, 16, 4, 16]]", "another notation"),
+    ("[(4, 6), (14, 6), (14, 16), (4, 16)]", "another notation"),
+    (str({"size": [24, 32], "counts": TEXT.encode()}), "another notation"),
+    ("POLYGON ((4 6, 14 6, 14 16, 4 16, 4 6))", "another notation"),
+    ("MultiPolygon(((4.0 6, 14e0 6, 14 16, 4 16)))", "another notation"),
+    ({"exterior": [[4, 6], [14, 6], [14, 16], [4, 16]], "interior": []}, "another notation"),
+    ({"points": {"exterior": [[4, 6], [14, 6], [14, 16], [4, 16]], "interior": []}}, "another notation"),
+    ({"all_points_x": [4, 14, 14, 4], "all_points_y": [6, 6, 16, 16]}, "another notation"),
+    ([{"X": 4, "Y": 6}, {"X": 14, "Y": 6}, {"X": 14, "Y": 16}, {"X": 4, "Y": 16}], "another notation"),
+    ([{"x": [4, 14, 14, 4], "y": [6, 6, 16, 16]}], "another notation"),
+    ({"Points": [{"X": 4, "Y": 6}, {"X": 14, "Y": 6}, {"X": 14, "Y": 16}, {"X": 4, "Y": 16}]}, "another notation"),
+    ([[4, 14, 14, 4], [6, 6, 16, 16]], "list of x and one of y"),
     ([[4, 6, 14, 6, 14, 16, 4, 16], [20, 20]], "fewer than 3 points"),
     ([[4, 6, 14, 6, 14, 16, 4, 16], [20, 20, 21, 20, 22, 20]], "a part without extent"),
     ([[4, 6, 14, 6, 14, 16, 4, 16], []], "fewer than 3 points"),
@@ -58,6 +71,13 @@ SAME_MASK: list[tuple[object, str | None]] = [
     ([{"size": [24, 32], "counts": TEXT}], "in another form"),
     ({"size": [24, 32], "counts": str(TEXT.encode())}, "Python bytes"),
 ]
+
+
+def read_object(given: dict[str, Any], image_hw: tuple[int, int], form: FileForm) -> ReadObject:
+    """Reads an annotation as the reader of files does."""
+    rewritten, repairs = rewrite_annotation(given, ("nose", "tail"))
+    read = read_rewritten(rewritten, image_hw, form)
+    return ReadObject(read.annotation, read.left_out, repairs + read.repairs)
 
 
 @pytest.mark.parametrize(("segmentation", "repair"), SAME_MASK, ids=lambda value: str(value)[:60])
@@ -126,7 +146,7 @@ def test_objects_without_a_mask_keep_their_box(one_object: Callable[..., Any]) -
         ({"bbox": None}, "bbox is missing"),
         ({"bbox": []}, "bbox is missing"),
         ({"bbox": [0, 0, 0, 0]}, "bbox is not usable"),
-        ({"bbox": [4, 16, 10, -10]}, "bbox is not usable"),
+        ({"bbox": [4, 16, 10, -10]}, "negative width or height"),
         ({"bbox": "text"}, "bbox is not usable"),
         ({"bbox": [1, 2, NAN, 4]}, "bbox is not usable"),
         ({"bbox": [20, 0, 10, 5]}, "bbox does not fit the mask"),

@@ -1,0 +1,92 @@
+"""Detects objects with an exported model. It needs jax, numpy and flatbuffers, and neither mrcnn_jax nor OpenCV.
+
+    from load import Detector                  # with the folder of this file on sys.path
+
+    detector = Detector()                      # reads the folder of this file
+    detections = detector(images)              # a list of uint8 RGB arrays [H, W, 3] of any size
+    detections[0]["boxes"]                     # [n, 4] x0 y0 x1 y1 in pixels of the image
+
+`mrcnn export` writes this module as load.py, followed by those of which it uses functions.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn_jax.inference.exported_inputs import fit_size, resize
+from mrcnn_jax.inference.exported_outputs import restore
+
+class Detector:
+    """Detects objects in images of any size; description.json lists the arrays of a result under `results`."""
+
+    def __init__(
+        self, folder: str | Path = Path(__file__).parent, *, batch_size: int | None = None, masks: str | None = None
+    ) -> None:
+        """Reads the programs for JAX's default platform, and the weights.
+
+        `batch_size` fixes the number of images of a call: fewer are filled up, and more are split. Without it, each new
+        number of images compiles once. `masks` is "full" or "crops"; by default what the export chose.
+        """
+        folder = Path(folder)
+        self.description = json.loads((folder / "description.json").read_text())
+        _set_flags(self.description["xla_flags"])
+        import jax
+        import jax.export
+
+        self.batch_size, self.masks = batch_size, masks or self.description["masks"]
+        platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+        if platform not in self.description["programs"]:
+            raise ValueError(f"{folder} has programs for {', '.join(self.description['programs'])}, not {platform}.")
+        self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
+        for program in self.description["programs"][platform]:
+            exported = jax.export.deserialize(bytearray((folder / program["file"]).read_bytes()))
+            self._programs[tuple(program["canvas"])] = jax.jit(exported.call)
+        with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
+            self._weights = jax.device_put([arrays[name] for name in self.description["weights"]])
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Returns the detections of each image, best first; FloatingPointError if the network computed NaN."""
+        settings = self.description["test"]
+        fitted = [fit_size(image.shape[:2], settings) for image in images]
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for canvas in dict.fromkeys(canvas for _, canvas in fitted):
+            members = [index for index, (_, own) in enumerate(fitted) if own == canvas]
+            size = self.batch_size or len(members)
+            for batch in (members[start : start + size] for start in range(0, len(members), size)):
+                inputs = np.zeros((size, *canvas, 3), self.description["images_dtype"])
+                image_hw = np.zeros((size, 2), np.int32)
+                for slot, index in enumerate(batch):
+                    image_hw[slot] = height, width = fitted[index][0]
+                    inputs[slot, :height, :width] = resize(images[index], (height, width), settings["resize"])
+                outputs = self._programs[canvas](self._weights, inputs, image_hw)
+                outputs = {name: np.asarray(values) for name, values in outputs.items()}
+                for slot, index in enumerate(batch):
+                    one = {name: values[slot] for name, values in outputs.items()}
+                    found[index] = restore(one, image_hw[slot], images[index].shape[:2], self.description, self.masks)
+        return [found[index] for index in range(len(images))]
+
+
+def _set_flags(flags: Sequence[dict[str, str]]) -> None:
+    """Adds flags for the installed jaxlib to XLA_FLAGS, without which this release computes wrong or slowly."""
+    if "jax" in sys.modules:
+        return
+
+    def release(version: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+    jaxlib, known = release(importlib.metadata.version("jaxlib")), os.environ.get("XLA_FLAGS", "").strip()
+    if known and not known.startswith("-"):  # the name of a file
+        return
+    for flag in flags:
+        is_set = flag["flag"].partition("=")[0] in re.split(r"[\s=]+", known)
+        if not is_set and release(flag["first"]) <= jaxlib <= release(flag["last"]):
+            known = f"{known} {flag['flag']}".strip()
+    if known:
+        os.environ["XLA_FLAGS"] = known

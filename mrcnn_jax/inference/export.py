@@ -6,7 +6,7 @@
     exported/PLATFORM_HEIGHTxWIDTH.jaxexport    a program for each platform and canvas
 
 The weights are a file of their own. Inside a program they would be stored once for each platform and canvas, up to the
-two GiB that the format allows, and compiled as constants. NumPy's format needs no further package and has no such limit.
+two GiB that the format allows, and compiled as constants. NumPy's format has no such limit and needs no other package.
 
 The programs of different platforms differ, because operations such as RoIAlign and NMS have forms for each platform.
 """
@@ -147,15 +147,15 @@ def describe(
         "weights": names,
         "needs": packages,
         "xla_flags": [
-            {"first": fault.first, "last": fault.last, "flag": fault.flag, "reason": fault.source}
+            {name: getattr(fault, name) for name in ("first", "last", "effect", "flag", "source")}
             for fault in FAULTS
             if fault.flag
         ],
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "calling_convention_version": exported.calling_convention_version,
         "written": datetime.date.today().isoformat(),
-        "loadable": f"JAX promises to load the programs with releases up to {MONTHS_LOADABLE} months newer than the jax "
-        "in `versions`, and 3 weeks older. Export again for later ones.",
+        "loadable": f"JAX promises to load the programs with releases up to {MONTHS_LOADABLE} months newer than the "
+        "jax in `versions`, and 3 weeks older. Export again for later ones.",
     }
 
 
@@ -172,8 +172,8 @@ RESULTS = {
     "boxes": "float32 [n, 4]: x0, y0, x1, y1 in pixels of the image",
     "scores": "float32 [n], best first",
     "labels": "int64 [n], ids of the categories",
-    "masks": "bool [n, H, W] (full), or float32 [n, m, m] probabilities that cover the box (crops); absent without head",
-    "keypoints": "float32 [n, K, 3]: x, y in pixels of the image, and a score; absent without head",
+    "masks": "bool [n, H, W] (full), or float32 [n, m, m] probabilities that cover the box (crops); if there is a head",
+    "keypoints": "float32 [n, K, 3]: x, y in pixels of the image, and a score; if there is a head",
 }
 
 

@@ -67,7 +67,7 @@ def combine(values: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
 def _resize_linear(image: np.ndarray, new_hw: tuple[int, int]) -> np.ndarray:
     """Returns OpenCV's INTER_LINEAR, which has weights of 11 bits and drops four bits between the passes."""
     across, x = _linear_taps(image.shape[1], new_hw[1])
-    down, y = _linear_taps(image.shape[0], new_hw[0])
+    down, _ = _linear_taps(image.shape[0], new_hw[0])
     is_outside = (x < 0) | (x >= image.shape[1] - 1)  # here alone, OpenCV clips the weights, too
     across[1][is_outside] = [2048, 0]
     across = np.clip(across[0], 0, image.shape[1] - 1), across[1]

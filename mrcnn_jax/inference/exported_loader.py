@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.inference.exported_inputs import fit_size, resize
-from mrcnn_jax.inference.exported_outputs import restore
+from mrcnn_jax.inference.exported_outputs import is_finite, restore
+
 
 class Detector:
     """Detects objects in images of any size; description.json lists the arrays of a result under `results`."""
@@ -52,7 +54,14 @@ class Detector:
             self._weights = jax.device_put([arrays[name] for name in self.description["weights"]])
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Returns the detections of each image, best first; FloatingPointError if the network computed NaN."""
+        """Returns the detections of each image, best first.
+
+        Raises ValueError for an image that is not uint8 RGB [H, W, 3], and FloatingPointError if the network computed
+        NaN or infinity for one.
+        """
+        for index, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(f"Expected images[{index}] as uint8 [H, W, 3], got {image.dtype} {image.shape}.")
         settings = self.description["test"]
         fitted = [fit_size(image.shape[:2], settings) for image in images]
         found: dict[int, dict[str, np.ndarray]] = {}
@@ -69,14 +78,14 @@ class Detector:
                 outputs = {name: np.asarray(values) for name, values in outputs.items()}
                 for slot, index in enumerate(batch):
                     one = {name: values[slot] for name, values in outputs.items()}
+                    if not is_finite(one):
+                        raise FloatingPointError(f"The network computed NaN or infinity for images[{index}].")
                     found[index] = restore(one, image_hw[slot], images[index].shape[:2], self.description, self.masks)
         return [found[index] for index in range(len(images))]
 
 
 def _set_flags(flags: Sequence[dict[str, str]]) -> None:
-    """Adds flags for the installed jaxlib to XLA_FLAGS, without which this release computes wrong or slowly."""
-    if "jax" in sys.modules:
-        return
+    """Adds the flags that this jaxlib needs for correct results or speed to XLA_FLAGS; warns if it is too late."""
 
     def release(version: str) -> list[int]:
         return [int(number) for number in re.findall(r"\d+", version)[:3]]
@@ -84,9 +93,12 @@ def _set_flags(flags: Sequence[dict[str, str]]) -> None:
     jaxlib, known = release(importlib.metadata.version("jaxlib")), os.environ.get("XLA_FLAGS", "").strip()
     if known and not known.startswith("-"):  # the name of a file
         return
-    for flag in flags:
-        is_set = flag["flag"].partition("=")[0] in re.split(r"[\s=]+", known)
-        if not is_set and release(flag["first"]) <= jaxlib <= release(flag["last"]):
-            known = f"{known} {flag['flag']}".strip()
-    if known:
-        os.environ["XLA_FLAGS"] = known
+    wanted = [flag for flag in flags if release(flag["first"]) <= jaxlib <= release(flag["last"])]
+    missing = [flag for flag in wanted if flag["flag"].partition("=")[0] not in re.split(r"[\s=]+", known)]
+    if "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = " ".join([known, *dict.fromkeys(flag["flag"] for flag in missing)]).strip()
+    elif wrong := [flag["flag"] for flag in missing if flag["effect"] == "wrong"]:
+        text = (
+            f"This jaxlib computes wrong results. Make the Detector before jax is imported, or set XLA_FLAGS={wrong[0]}"
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=3)

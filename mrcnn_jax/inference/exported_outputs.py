@@ -11,6 +11,12 @@ from mrcnn_jax.inference.exported_inputs import combine
 from mrcnn_jax.inference.paste_masks import paste_masks
 
 
+def is_finite(outputs: dict[str, np.ndarray]) -> bool:
+    """Returns whether the network computed neither NaN nor infinity for one image."""
+    rows = (values[outputs["valid"]] for values in outputs.values() if values.ndim)
+    return not outputs["not_finite"] and all(np.isfinite(values).all() for values in rows)
+
+
 def restore(
     outputs: dict[str, np.ndarray],
     resized_hw: np.ndarray,
@@ -25,8 +31,6 @@ def restore(
     """
     height, width = image_hw
     settings, valid = description["test"], outputs["valid"]
-    if outputs["not_finite"] or not all(np.isfinite(values[valid]).all() for values in outputs.values() if values.ndim):
-        raise FloatingPointError("The network computed values that are not finite (NaN or infinity).")
     found = {name: outputs[name][valid] for name in ("boxes", "scores", "labels", "masks", "heat_maps")}
     scale_y, scale_x = height / int(resized_hw[0]), width / int(resized_hw[1])
     keypoints = decode_keypoints(found.pop("heat_maps"), found["boxes"], settings["keypoint_score"])

@@ -65,9 +65,7 @@ def export_prediction_program(
         variables = jax.tree.unflatten(structure, leaves)
         return vars(predict(variables, images, image_hw, model=model, test_config=test_config))
 
-    images = jax.ShapeDtypeStruct(
-        (count, *canvas, 3), jnp.float32 if test_config.resize == "float" else jnp.uint8
-    )
+    images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32 if test_config.resize == "float" else jnp.uint8)
     inputs = leaves, images, jax.ShapeDtypeStruct((count, 2), jnp.int32)
     return jax.export.export(jax.jit(predict_by_name), platforms=[platform])(*inputs)
 

@@ -22,6 +22,8 @@ class Arguments:
     """Folder to write, which must not exist."""
     canvas: Canvas | None = None
     """Padded size of the network input. Without it, every canvas of the test settings has a program of its own."""
+    batch_size: int | None = None
+    """Fixed number of images of a call, which the loader fills up to; without it, any number."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda", "tpu")
     """Platforms to lower for; none of them needs to be present."""
     masks: MasksForm = "full"
@@ -44,6 +46,8 @@ def main() -> None:
                 f"{arguments.canvas[0]}x{arguments.canvas[1]}."
             )
         test_config = replace(test_config, canvases=(arguments.canvas,))
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size: expected 1 or more, got {arguments.batch_size}.")
     check_export(arguments.to.absolute(), test_config, arguments.platforms)
     weights = load_weights(arguments.weights)
     note_source(arguments.weights)

@@ -52,6 +52,7 @@ def export_model(
     *,
     platforms: Sequence[Platform] = get_args(Platform),
     masks: MasksForm = "full",
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Writes the folder and returns the content of its description.json.
 
@@ -61,6 +62,8 @@ def export_model(
         platforms: platforms to lower for; none of them needs to be present.
         masks: form in which the loader returns masks unless it is told otherwise: pasted into the image (full), or
             probabilities that cover their boxes (crops).
+        batch_size: number of images of a call; None for any number. A fixed number gives the Predictor's numbers bit
+            for bit on the same device, and convolutions that suit it on a TPU.
 
     Raises:
         ConfigError: the folder exists, a setting cannot be exported, or flatbuffers is not installed.
@@ -79,12 +82,12 @@ def export_model(
         programs: dict[str, list[dict[str, Any]]] = {platform: [] for platform in platforms}
         for platform in platforms:
             for canvas in test_config.canvases:
-                exported = export_prediction_program(weights.model, test_config, canvas, platform)
+                exported = export_prediction_program(weights.model, test_config, canvas, platform, batch_size)
                 name = f"{platform}_{canvas[0]}x{canvas[1]}.jaxexport"
                 (new / name).write_bytes(exported.serialize())
                 programs[platform].append({"canvas": list(canvas), "file": name})
         description = describe(weights, test_config, list(leaves), programs, exported)
-        description |= {"masks": masks, "files": _describe_files(new)}
+        description |= {"masks": masks, "batch_size": batch_size, "files": _describe_files(new)}
         (new / "description.json").write_text(json.dumps(description, indent=1) + "\n")
         os.rename(new, path)
     except OSError as error:
@@ -118,7 +121,7 @@ def describe(
     programs: Mapping[str, list[dict[str, Any]]],
     exported: jax.export.Exported,
 ) -> dict[str, Any]:
-    """Returns the content of description.json without its files and the form of masks. Sizes named b are symbolic."""
+    """Returns the content of description.json without its files and options. Sizes named b are symbolic."""
     model, test = weights.model, asdict(test_config)
     of_inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][1:]
     of_outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)

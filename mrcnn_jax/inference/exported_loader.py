@@ -33,8 +33,9 @@ class Detector:
     ) -> None:
         """Reads the programs for JAX's default platform, and the weights.
 
-        `batch_size` fixes the number of images of a call: fewer are filled up, and more are split. Without it, each new
-        number of images compiles once. `masks` is "full" or "crops"; by default what the export chose.
+        `batch_size` fixes the number of images of a call, as the export may do: fewer are filled up, and more are
+        split. Otherwise each new number of images compiles once. `masks` is "full" or "crops", by default what the
+        export chose.
         """
         folder = Path(folder)
         self.description = json.loads((folder / "description.json").read_text())
@@ -42,7 +43,10 @@ class Detector:
         import jax
         import jax.export
 
-        self.batch_size, self.masks = batch_size, masks or self.description["masks"]
+        fixed = self.description["batch_size"]
+        if fixed and batch_size not in (None, fixed):
+            raise ValueError(f"{folder} was exported for batches of {fixed} images, not {batch_size}.")
+        self.batch_size, self.masks = fixed or batch_size, masks or self.description["masks"]
         platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
         if platform not in self.description["programs"]:
             raise ValueError(f"{folder} has programs for {', '.join(self.description['programs'])}, not {platform}.")

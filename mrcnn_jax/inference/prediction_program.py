@@ -1,4 +1,4 @@
-"""The prediction program of a model: `predict`, which is jitted only here, with test-time augmentation if requested."""
+"""The prediction program of a model: `predict`, jitted and exported only here, with test-time augmentation."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -51,14 +51,16 @@ def make_predict_fn(
 
 
 def export_prediction_program(
-    model_config: ModelConfig, test_config: TestConfig, canvas: Canvas, platform: str
+    model_config: ModelConfig, test_config: TestConfig, canvas: Canvas, platform: str, batch_size: int | None = None
 ) -> jax.export.Exported:
-    """Returns the prediction program for one canvas, lowered for cpu, cuda or tpu, with a symbolic number of images.
+    """Returns the prediction program for one canvas, lowered for cpu, cuda or tpu.
 
-    It maps the leaves of the variables, in the order of their tree, images [b, H, W, 3] and image_hw int32 [b, 2] to
-    the fields of batched Detections by name. Test-time augmentation, which the host merges, is not part of it.
+    The number of images is symbolic unless `batch_size` fixes it. The program maps the leaves of the variables, in the
+    order of their tree, images [b, H, W, 3] and image_hw int32 [b, 2] to the fields of batched Detections by name.
+    Test-time augmentation, which the host merges, is not part of it.
     """
-    model, (count,) = MaskRCNN(model_config), jax.export.symbolic_shape("b")
+    model = MaskRCNN(model_config)
+    (count,) = jax.export.symbolic_shape("b") if batch_size is None else (batch_size,)
     leaves, structure = jax.tree.flatten(variable_shapes(model))
 
     def predict_by_name(leaves: Sequence[jax.Array], images: jax.Array, image_hw: jax.Array) -> dict[str, jax.Array]:

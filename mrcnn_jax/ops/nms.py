@@ -8,7 +8,7 @@ iterating until nothing changes. The loop over tiles ends as soon as enough boxe
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def suppress_overlaps(
 
     @suppress_one.def_vmap
     def suppress_all(
-        count: int, are_batched: list[bool], *columns: Array
+        count: Any, are_batched: list[bool], *columns: Array
     ) -> tuple[tuple[Array, ...], tuple[bool, bool]]:
         pairs = zip(columns, are_batched, strict=True)
         rows = [x if is_batched else jnp.broadcast_to(x, (count, *x.shape)) for x, is_batched in pairs]

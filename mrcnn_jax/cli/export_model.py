@@ -52,7 +52,14 @@ def main() -> None:
     weights = load_weights(arguments.weights)
     note_source(arguments.weights)
     command_line.note(f"Lowering for {', '.join(arguments.platforms)}")
-    description = export_model(arguments.to, weights, test_config, platforms=arguments.platforms, masks=arguments.masks)
+    description = export_model(
+        arguments.to,
+        weights,
+        test_config,
+        platforms=arguments.platforms,
+        masks=arguments.masks,
+        batch_size=arguments.batch_size,
+    )
     for name, file in description["files"].items():
         print(f"{arguments.to / name}  {file['bytes'] / 1e6:.1f} MB")
     print(f"Next: import load from {arguments.to} (needs {', '.join(description['needs'])}); see its first lines.")

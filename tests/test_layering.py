@@ -53,7 +53,17 @@ ALLOWED = {
         "run_folder",
         *BASE,
     },
-    "inference": {"detection", "models", "data", "weights", "mesh", "json_files", *BASE},
+    "inference": {
+        "detection",
+        "models",
+        "data",
+        "weights",
+        "mesh",
+        "json_files",
+        "named_leaves",
+        "known_faults",
+        *BASE,
+    },
     "evaluation": {"inference", "data", "weights", "mesh", "distributed", *BASE},
     "visualization": BASE,
     "profiling": BASE,
@@ -82,6 +92,7 @@ MAY_JIT = (
     "training.training_program",
     "training.loop",  # moves arrays alone
     "inference.prediction_program",
+    "inference.exported_loader",  # runs in a process without this package
     "cli",
     "selftest",
     "models.mask_rcnn",  # init_variables alone: eager initialisation would run the whole network

@@ -1,18 +1,20 @@
-"""The prediction program of a model: `predict`, which is jitted only here, with test-time augmentation if requested."""
+"""The prediction program of a model: `predict`, jitted and exported only here, with test-time augmentation."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.export
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
 from mrcnn_jax.detection.predict import predict, predict_boxes, predict_masks_and_keypoints
 from mrcnn_jax.inference.augmentation import augment, check_keypoint_flip, is_augmented
 from mrcnn_jax.inference.batches import PredictFn
 from mrcnn_jax.mesh import DATA_AXIS, batch_sharding, replicated
-from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
 from mrcnn_jax.structures import Detections
 
 PredictionProgram = Callable[..., Detections]
@@ -46,6 +48,28 @@ def make_predict_fn(
     """Copies the variables to the mesh and returns the prediction program with them as its first argument."""
     on_devices = jax.device_put(dict(variables), replicated(mesh))
     return functools.partial(make_prediction_program(model_config, test_config, mesh), on_devices)
+
+
+def export_prediction_program(
+    model_config: ModelConfig, test_config: TestConfig, canvas: Canvas, platform: str, batch_size: int | None = None
+) -> jax.export.Exported:
+    """Returns the prediction program for one canvas, lowered for cpu, cuda or tpu.
+
+    The number of images is symbolic unless `batch_size` fixes it. The program maps the leaves of the variables, in the
+    order of their tree, images [b, H, W, 3] and image_hw int32 [b, 2] to the fields of batched Detections by name.
+    Test-time augmentation, which the host merges, is not part of it.
+    """
+    model = MaskRCNN(model_config)
+    (count,) = jax.export.symbolic_shape("b") if batch_size is None else (batch_size,)
+    leaves, structure = jax.tree.flatten(variable_shapes(model))
+
+    def predict_by_name(leaves: Sequence[jax.Array], images: jax.Array, image_hw: jax.Array) -> dict[str, jax.Array]:
+        variables = jax.tree.unflatten(structure, leaves)
+        return vars(predict(variables, images, image_hw, model=model, test_config=test_config))
+
+    images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32 if test_config.resize == "float" else jnp.uint8)
+    inputs = leaves, images, jax.ShapeDtypeStruct((count, 2), jnp.int32)
+    return jax.export.export(jax.jit(predict_by_name), platforms=[platform])(*inputs)
 
 
 def _jit_over_images(function: Callable[..., Detections], mesh: Mesh, num_inputs: int = 2) -> jax.stages.Wrapped:

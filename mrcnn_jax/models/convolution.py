@@ -228,8 +228,10 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """Returns the largest divisor of a number up to `most`, at least 1."""
-    return max(n for n in range(1, max(min(number, most), 1) + 1) if number % n == 0)
+    """Returns the largest divisor of a number, which may be symbolic, up to `most`, at least 1."""
+    if isinstance(number, int):
+        most = max(min(number, most), 1)
+    return max(n for n in range(1, most + 1) if number % n == 0)
 
 
 def choose_tpu_form(x: Array, kernel: Array, window: ConvWindow) -> Callable[..., Array] | None:
@@ -253,6 +255,8 @@ def choose_tpu_form(x: Array, kernel: Array, window: ConvWindow) -> Callable[...
 
 def count_strips(batch: int, height: int) -> int:
     """Returns the number of row strips per map on a TPU: the largest that divides the height and fits in a tile."""
+    if not isinstance(batch, int):  # symbolic in an export
+        return 1
     return max((n for n in range(1, TILE_IMAGES // max(batch, 1) + 1) if height % n == 0), default=1)
 
 

@@ -8,7 +8,7 @@ iterating until nothing changes. The loop over tiles ends as soon as enough boxe
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def suppress_overlaps(
 
     @suppress_one.def_vmap
     def suppress_all(
-        count: int, are_batched: list[bool], *columns: Array
+        count: Any, are_batched: list[bool], *columns: Array
     ) -> tuple[tuple[Array, ...], tuple[bool, bool]]:
         pairs = zip(columns, are_batched, strict=True)
         rows = [x if is_batched else jnp.broadcast_to(x, (count, *x.shape)) for x, is_batched in pairs]
@@ -81,7 +81,7 @@ def _suppress_batch(
         index = order.reshape(*order.shape, *[1] * (column.ndim - 2))
         padding = [(0, 0), (0, num_tiles * tile_size - num_boxes), *[(0, 0)] * (column.ndim - 2)]
         rows = jnp.pad(jnp.take_along_axis(column, index, axis=1), padding)
-        return rows.reshape(len(column), num_tiles, tile_size, *column.shape[2:])
+        return rows.reshape(column.shape[0], num_tiles, tile_size, *column.shape[2:])
 
     tiles, tile_groups, tile_valid = cut(boxes), cut(groups), cut(valid)
     is_earlier = jnp.tri(tile_size, k=-1, dtype=bool).T[None]  # [1, above, below]: above has the higher score
@@ -105,7 +105,7 @@ def _suppress_batch(
             return jax.lax.fori_loop(0, tile, suppress_by, take(tile_valid, tile))
 
         def by_all(tile: Array, keep: Array) -> Array:  # boxes of later tiles are not kept yet
-            every, groups, kept = (x.reshape(len(x), -1, *x.shape[3:]) for x in (tiles, tile_groups, keep))
+            every, groups, kept = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in (tiles, tile_groups, keep))
             same_group = groups[:, :, None] == take(tile_groups, tile)[:, None, :]
             is_over = jax.vmap(compute_iou)(every, take(tiles, tile)) > iou_threshold  # [b, n or so, T]
             return take(tile_valid, tile) & ~jnp.any(same_group & is_over & kept[:, :, None], axis=1)
@@ -116,9 +116,9 @@ def _suppress_batch(
         keep = jax.lax.dynamic_update_index_in_dim(keep, kept, tile, axis=1)
         return tile + 1, keep, counts + jnp.sum(kept, axis=1)
 
-    start = (jnp.int32(0), jnp.zeros_like(tile_valid), jnp.zeros(len(boxes), jnp.int32))
+    start = (jnp.int32(0), jnp.zeros_like(tile_valid), jnp.zeros(boxes.shape[0], jnp.int32))
     _, keep, _ = jax.lax.while_loop(is_needed, visit_tile, start)
-    keep = keep.reshape(len(boxes), -1)[:, :num_boxes]
+    keep = keep.reshape(boxes.shape[0], -1)[:, :num_boxes]
     slots = jnp.argsort(~keep, axis=1, stable=True)[:, :max_kept]  # positions in `order`
     kept_valid = jnp.take_along_axis(keep, slots, axis=1)
     index = jnp.where(kept_valid, jnp.take_along_axis(order, slots, axis=1), 0).astype(jnp.int32)

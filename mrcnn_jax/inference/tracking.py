@@ -1,0 +1,268 @@
+"""Tracks: the same object has the same number in all frames of a video.
+
+The rule is that of ByteTrack (arXiv 2110.06864): detections with high scores are assigned to tracks first, then those
+with low scores to the tracks that are left, since a hidden object has a low score. Only high scores start a track.
+There are two differences. The overlap is that of masks, not of boxes. And a hidden object is known by its whole mask:
+while less of an object is seen than before, its track keeps its motion and its whole mask, and a visible part matches
+by the share of the part that this mask covers. So the first part that reappears has the object's number.
+
+Shapes: n detections of a frame, t tracks, h x w window of a mask. Positions are x, y in pixels, at the box's centre.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+MIN_IOU = 0.2
+"""Lowest mask IoU of a track and a detection with a high score; ByteTrack's."""
+MIN_IOU_LOW = 0.5
+"""The same for a low score; ByteTrack's."""
+MIN_IOU_NEW = 0.3
+"""The same for the second detection of a track; ByteTrack's."""
+MIN_COVERED = 0.7
+"""Lowest share of a visible part that the whole mask of its object covers."""
+WHOLE = 0.8
+"""A mask with less than this share of the expected pixels is a visible part."""
+SHRINKAGE = 0.97
+"""Factor on the expected pixels for each frame with a visible part: after some frames, what is seen is the whole."""
+MEASURED, ACCELERATION, FIRST_SPEED = 1 / 20, 1 / 160, 1 / 4
+"""Standard deviations of the motion's Kalman filter as shares of the object's size: of a measured position and of the
+change of speed from frame to frame (ByteTrack's), and of a new object's speed."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameObjects:
+    """The detections of one frame as tracking needs them."""
+
+    boxes: np.ndarray  # [n, 4] x0, y0, x1, y1 in pixels
+    scores: np.ndarray  # [n]
+    labels: np.ndarray  # [n] category ids
+    windows: tuple[np.ndarray, ...]  # n masks, bool [h, w], each cut to a window
+    origins: np.ndarray  # [n, 2] x, y of each window's first pixel, int64
+
+    @property
+    def areas(self) -> np.ndarray:
+        """[n] pixels of the masks, int64."""
+        return np.array([np.count_nonzero(window) for window in self.windows], np.int64)
+
+
+@dataclass(frozen=True)
+class TrackSettings:
+    """When tracks start, continue and end."""
+
+    score: float = 0.5
+    """Lowest score of a high detection. Two high ones in successive frames start a track."""
+    low_score: float = 0.1
+    """Lowest score of a detection that continues a track."""
+    memory: int = 30
+    """Number of frames without a detection that a track outlives. An object that is hidden longer gets a new number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """An object at the time of the newest frame."""
+
+    key: int  # unique, from the first frame on
+    number: int  # 0 until the second frame
+    label: int
+    missed: int  # frames since the last detection
+    position: np.ndarray  # [2]
+    velocity: np.ndarray  # [2] pixels a frame
+    covariance: np.ndarray  # [2, 2] of position and velocity, the same for x and y
+    box_wh: np.ndarray  # [2] of the whole object
+    window: np.ndarray  # bool [h, w], the whole mask
+    offset: np.ndarray  # [2] from the position to the window's first pixel
+    area: float  # expected pixels of the whole mask
+
+    @property
+    def origin(self) -> np.ndarray:
+        """[2] x, y of the window's first pixel at the position, int64."""
+        return np.round(self.position + self.offset).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TrackerState:
+    """What tracking knows after a frame."""
+
+    tracks: tuple[Track, ...] = ()
+    last_key: int = 0
+    last_number: int = 0
+
+
+def follow(frames: Iterable[tuple[T, FrameObjects]], settings: TrackSettings) -> Iterator[tuple[T, np.ndarray]]:
+    """Yields each item with the track numbers of its detections, int64 [n]: 1, 2, ..., and 0 for those without a track.
+
+    An item is yielded when the next frame has been seen, in which the tracks that it starts are confirmed or dropped.
+    """
+    state = TrackerState()
+    waiting: tuple[T, np.ndarray, dict[int, int]] | None = None
+
+    def number(keys: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
+        return np.array([numbers.get(key, 0) for key in keys.tolist()], np.int64)
+
+    for item, objects in frames:
+        state, keys = update(state, objects, settings)
+        numbers = {track.key: track.number for track in state.tracks}
+        if waiting is not None:
+            yield waiting[0], number(waiting[1], waiting[2] | numbers)
+        waiting = item, keys, numbers
+    if waiting is not None:
+        yield waiting[0], number(waiting[1], waiting[2])
+
+
+def update(state: TrackerState, objects: FrameObjects, settings: TrackSettings) -> tuple[TrackerState, np.ndarray]:
+    """Returns the state after one more frame, and the keys of the detections' tracks, int64 [n], 0 for no track.
+
+    The result does not depend on the order of the detections.
+    """
+    areas = objects.areas
+    moved = [_move(track) for track in state.tracks]
+    matches = _match(moved, objects, areas, settings)
+    keys = np.zeros(len(objects.scores), np.int64)
+    tracks: list[Track] = []
+    number, key = state.last_number, state.last_key
+    order = _canonical_order(objects, areas)
+    rank = {index: place for place, index in enumerate(order)}
+    for position in sorted(range(len(moved)), key=lambda place: rank.get(matches.get(place, -1), len(rank))):
+        track, index = moved[position], matches.get(position)
+        if index is not None:
+            if not track.number:
+                number += 1
+                track = replace(track, number=number)
+            tracks.append(_observe(track, objects, index, int(areas[index])))
+            keys[index] = track.key
+        elif track.number and track.missed < settings.memory:
+            tracks.append(replace(track, missed=track.missed + 1))
+    for index in order:
+        if not keys[index] and objects.scores[index] >= settings.score and areas[index]:
+            key += 1
+            keys[index] = key
+            tracks.append(_start(key, objects, index, int(areas[index])))
+    return TrackerState(tuple(tracks), key, number), keys
+
+
+def _canonical_order(objects: FrameObjects, areas: np.ndarray) -> list[int]:
+    """Returns the indices of the detections, best first, in an order that does not depend on the given one."""
+    return np.lexsort((*objects.boxes.T, objects.labels, areas, -objects.scores)).tolist()
+
+
+def _match(
+    tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settings: TrackSettings
+) -> dict[int, int]:
+    """Returns which detection continues which track, by index; round by round, each with what the others left."""
+    order = np.array(_canonical_order(objects, areas), np.int64)
+    shared = _shared_pixels(tracks, objects)  # [t, n]
+    whole = np.array([np.count_nonzero(track.window) for track in tracks], np.int64)
+    iou = shared / np.maximum(whole[:, None] + areas - shared, 1)
+    covered = shared / np.maximum(areas, 1)
+    high = objects.scores >= settings.score
+    low = ~high & (objects.scores >= settings.low_score)
+    known = np.array([track.number > 0 for track in tracks], bool)
+    seen_last = known & np.array([track.missed == 0 for track in tracks], bool)
+    rounds = (
+        (known, high, iou, MIN_IOU),
+        (seen_last, low, iou, MIN_IOU_LOW),
+        (~known, high, iou, MIN_IOU_NEW),
+        (known, high, covered, MIN_COVERED),
+        (seen_last, low, covered, MIN_COVERED),
+    )
+    matches: dict[int, int] = {}
+    for eligible, detections, similarity, lowest in rounds:
+        rows = [row for row in np.flatnonzero(eligible).tolist() if row not in matches]
+        columns = [column for column in order[detections[order]].tolist() if column not in matches.values()]
+        for row, column in _assign(similarity[np.ix_(rows, columns)], lowest):
+            matches[rows[row]] = columns[column]
+    return matches
+
+
+def _assign(similarity: np.ndarray, lowest: float) -> list[tuple[int, int]]:
+    """Returns the pairs of rows and columns with the largest sum of similarities, each of at least `lowest`."""
+    from scipy.optimize import linear_sum_assignment
+
+    gains = np.where(similarity >= lowest, similarity, 0.0)
+    rows, columns = linear_sum_assignment(gains, maximize=True)
+    return [(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True) if gains[row, column]]
+
+
+def _shared_pixels(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
+    """Returns the number of pixels that are in both masks, int64 [t, n]; 0 for different categories."""
+    shared = np.zeros((len(tracks), len(objects.scores)), np.int64)
+    if not shared.size:
+        return shared
+    firsts = np.stack([track.origin for track in tracks])[:, None]  # [t, 1, 2]
+    lasts = firsts + np.array([track.window.shape[::-1] for track in tracks])[:, None]
+    ends = objects.origins + np.array([window.shape[::-1] for window in objects.windows])  # [n, 2]
+    starts, stops = np.maximum(firsts, objects.origins), np.minimum(lasts, ends)  # [t, n, 2]
+    labels = np.array([track.label for track in tracks])
+    possible = (starts < stops).all(-1) & (labels[:, None] == objects.labels)
+    for row, column in np.argwhere(possible).tolist():
+        cuts = []
+        for window, origin in (
+            (tracks[row].window, firsts[row, 0]),
+            (objects.windows[column], objects.origins[column]),
+        ):
+            (x0, y0), (x1, y1) = starts[row, column] - origin, stops[row, column] - origin
+            cuts.append(window[y0:y1, x0:x1])
+        shared[row, column] = np.count_nonzero(cuts[0] & cuts[1])
+    return shared
+
+
+def _move(track: Track) -> Track:
+    """Returns the track a frame later, at constant velocity."""
+    step = np.array([[1.0, 1.0], [0.0, 1.0]])
+    deviation = ACCELERATION * _size(track.box_wh)
+    noise = deviation**2 * np.array([[0.25, 0.5], [0.5, 1.0]])
+    covariance = step @ track.covariance @ step.T + noise
+    return replace(track, position=track.position + track.velocity, covariance=covariance)
+
+
+def _start(key: int, objects: FrameObjects, index: int, area: int) -> Track:
+    centre, box_wh = _centre(objects.boxes[index])
+    covariance = np.diag([MEASURED, FIRST_SPEED]) ** 2 * _size(box_wh) ** 2
+    window, offset = objects.windows[index], objects.origins[index] - centre
+    label = int(objects.labels[index])
+    return Track(key, 0, label, 0, centre, np.zeros(2), covariance, box_wh, window, offset, float(area))
+
+
+def _observe(track: Track, objects: FrameObjects, index: int, area: int) -> Track:
+    """Returns the moved track corrected by its detection: by its position, or by the place that a part leaves to it."""
+    centre, box_wh = _centre(objects.boxes[index])
+    gain = track.covariance[:, 0] / (track.covariance[0, 0] + (MEASURED * _size(track.box_wh)) ** 2)
+    if area >= WHOLE * track.area:
+        error = centre - track.position
+        return replace(
+            track,
+            missed=0,
+            position=track.position + gain[0] * error,
+            velocity=track.velocity + gain[1] * error,
+            covariance=track.covariance - np.outer(gain, track.covariance[0]),
+            box_wh=box_wh,
+            window=objects.windows[index],
+            offset=objects.origins[index] - centre,
+            area=float(area),
+        )
+    # The whole box contains that of the part: it moves no farther than it must.
+    slack = (track.box_wh - box_wh) / 2
+    error = centre - track.position
+    error = np.where(slack > 0, error - np.clip(error, -slack, slack), error)
+    return replace(
+        track,
+        missed=0,
+        position=track.position + error,
+        velocity=track.velocity + gain[1] * error,
+        area=max(SHRINKAGE * track.area, float(area)),
+    )
+
+
+def _centre(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the centre [2] and the width and height [2] of a box."""
+    first, last = box[:2].astype(np.float64), box[2:].astype(np.float64)
+    return (first + last) / 2, last - first
+
+
+def _size(box_wh: np.ndarray) -> float:
+    return float(np.sqrt(box_wh[0] * box_wh[1]))

@@ -25,7 +25,9 @@ MIN_IOU_NEW = 0.3
 """The same for the second detection of a track; ByteTrack's."""
 MIN_COVERED = 0.7
 """Lowest share of a visible part that the whole mask of its object covers."""
-WHOLE = 0.8
+MIN_BOX_IOU = 0.3
+"""Lowest IoU of the boxes where the masks do not match, as those of a thin object after a turn."""
+WHOLE = 0.9
 """A mask with less than this share of the expected pixels is a visible part."""
 SHRINKAGE = 0.97
 """Factor on the expected pixels for each frame with a visible part: after some frames, what is seen is the whole."""
@@ -159,6 +161,7 @@ def _match(
     whole = np.array([np.count_nonzero(track.window) for track in tracks], np.int64)
     iou = shared / np.maximum(whole[:, None] + areas - shared, 1)
     covered = shared / np.maximum(areas, 1)
+    box_iou = _box_iou(tracks, objects)
     high = objects.scores >= settings.score
     low = ~high & (objects.scores >= settings.low_score)
     known = np.array([track.number > 0 for track in tracks], bool)
@@ -169,6 +172,7 @@ def _match(
         (~known, high, iou, MIN_IOU_NEW),
         (known, high, covered, MIN_COVERED),
         (seen_last, low, covered, MIN_COVERED),
+        (known, high, box_iou, MIN_BOX_IOU),
     )
     matches: dict[int, int] = {}
     for eligible, detections, similarity, lowest in rounds:
@@ -211,6 +215,19 @@ def _shared_pixels(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
     return shared
 
 
+def _box_iou(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
+    """Returns the IoU of the boxes, float64 [t, n]; 0 for different categories."""
+    centres = np.array([track.position for track in tracks]).reshape(-1, 1, 2)
+    halves = np.array([track.box_wh for track in tracks]).reshape(-1, 1, 2) / 2
+    starts = np.maximum(centres - halves, objects.boxes[:, :2])
+    stops = np.minimum(centres + halves, objects.boxes[:, 2:])
+    shared = np.maximum(stops - starts, 0).prod(-1)
+    sizes = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(-1)
+    labels = np.array([track.label for track in tracks], np.int64)
+    union = (2 * halves).prod(-1) + sizes - shared
+    return np.where(labels[:, None] == objects.labels, shared / np.maximum(union, 1e-9), 0.0)
+
+
 def _move(track: Track) -> Track:
     """Returns the track a frame later, at constant velocity."""
     step = np.array([[1.0, 1.0], [0.0, 1.0]])
@@ -232,7 +249,8 @@ def _observe(track: Track, objects: FrameObjects, index: int, area: int) -> Trac
     """Returns the moved track corrected by its detection: by its position, or by the place that a part leaves to it."""
     centre, box_wh = _centre(objects.boxes[index])
     gain = track.covariance[:, 0] / (track.covariance[0, 0] + (MEASURED * _size(track.box_wh)) ** 2)
-    if area >= WHOLE * track.area:
+    expected = max(SHRINKAGE * track.area, float(area))
+    if area >= WHOLE * expected:
         error = centre - track.position
         return replace(
             track,
@@ -243,7 +261,7 @@ def _observe(track: Track, objects: FrameObjects, index: int, area: int) -> Trac
             box_wh=box_wh,
             window=objects.windows[index],
             offset=objects.origins[index] - centre,
-            area=float(area),
+            area=expected,
         )
     # The whole box contains that of the part: it moves no farther than it must.
     slack = (track.box_wh - box_wh) / 2
@@ -254,7 +272,7 @@ def _observe(track: Track, objects: FrameObjects, index: int, area: int) -> Trac
         missed=0,
         position=track.position + error,
         velocity=track.velocity + gain[1] * error,
-        area=max(SHRINKAGE * track.area, float(area)),
+        area=expected,
     )
 
 

@@ -9,6 +9,7 @@ an object that has another track than when it was last detected, unless it was n
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import _checkout  # noqa: F401 - puts the package on the path
 import numpy as np
@@ -64,7 +65,7 @@ def count(frames: Iterator[Detected], settings: TrackSettings = SETTINGS) -> dic
 
 def main() -> None:
     num_videos = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "exact, five classes": {},
         "exact, one class": {"label": 1},
         "dropped and moved, five classes": {"dropped": 0.1, "jitter": 2},

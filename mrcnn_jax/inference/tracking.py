@@ -152,9 +152,7 @@ def _canonical_order(objects: FrameObjects, areas: np.ndarray) -> list[int]:
     return np.lexsort((*objects.boxes.T, objects.labels, areas, -objects.scores)).tolist()
 
 
-def _match(
-    tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settings: TrackSettings
-) -> dict[int, int]:
+def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settings: TrackSettings) -> dict[int, int]:
     """Returns which detection continues which track, by index; round by round, each with what the others left."""
     order = np.array(_canonical_order(objects, areas), np.int64)
     shared = _shared_pixels(tracks, objects)  # [t, n]

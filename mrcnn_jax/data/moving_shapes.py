@@ -25,6 +25,7 @@ class MovingScene:
     image: np.ndarray  # [H, W, 3] uint8 RGB
     masks: np.ndarray  # [N, H, W] bool, disjoint
     labels: np.ndarray  # [N] int64, 1..5, position in OUTLINES
+    colours: np.ndarray  # [N, 3] uint8 RGB, different for each object
 
 
 def draw_moving_shapes(
@@ -40,7 +41,8 @@ def draw_moving_shapes(
     velocities = speeds[:, None] * np.stack([np.cos(headings), np.sin(headings)], axis=-1)
     angles, turns = rng.uniform(0, 2 * np.pi, num_objects), rng.uniform(-TURNS, TURNS, num_objects)
     labels = np.full(num_objects, label) if label else rng.integers(1, len(OUTLINES) + 1, num_objects)
-    colours = rng.uniform(60, 255, (num_objects, 3))
+    hues = np.arange(num_objects)[:, None] / num_objects + np.array([0, 2, 1]) / 3  # of red, green and blue
+    colours = np.clip(255 * (6 * np.abs(hues % 1 - 0.5) - 1), 0, 255).astype(np.uint8)
     outlines = list(OUTLINES.values())
     background = rng.integers(20, 50, (height, width, 3)).astype(np.uint8)
     y, x = np.mgrid[0.5:height, 0.5:width]
@@ -55,9 +57,9 @@ def draw_moving_shapes(
                 u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
             )
             owner[inside] = index
-            image[inside] = colours[index].astype(np.uint8)
+            image[inside] = colours[index]
         masks = owner == np.arange(num_objects)[:, None, None]
-        yield MovingScene(image, masks, labels.astype(np.int64))
+        yield MovingScene(image, masks, labels.astype(np.int64), colours)
 
 
 def _bounce(positions: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ import _checkout  # noqa: F401 - puts the package on the path
 import numpy as np
 
 from mrcnn_jax.data.moving_shapes import draw_moving_shapes
-from mrcnn_jax.inference.tracking import FrameObjects, TrackSettings, follow
+from mrcnn_jax.inference.track_motion import FrameObjects
+from mrcnn_jax.inference.tracking import TrackSettings, follow
 
 NUM_FRAMES, NUM_OBJECTS = 100, 8
 MIN_PIXELS = 20
@@ -25,10 +26,12 @@ Detected = tuple[np.ndarray, FrameObjects]
 """The objects, as indices, and their detections."""
 
 
-def detect(seed: int, *, label: int = 0, dropped: float = 0.0, jitter: int = 0) -> Iterator[Detected]:
+def detect(
+    seed: int, *, label: int = 0, dropped: float = 0.0, jitter: int = 0, num_frames: int = NUM_FRAMES
+) -> Iterator[Detected]:
     """Yields the detections of each frame, in random order."""
     rng = np.random.default_rng((seed, 2))
-    for scene in draw_moving_shapes(NUM_FRAMES, NUM_OBJECTS, seed=seed, label=label):
+    for scene in draw_moving_shapes(num_frames, NUM_OBJECTS, seed=seed, label=label):
         visible = np.flatnonzero(scene.masks.sum((1, 2)) >= MIN_PIXELS)
         kept = rng.permutation(visible[rng.random(len(visible)) >= dropped])
         boxes, windows = np.zeros((len(kept), 4)), []

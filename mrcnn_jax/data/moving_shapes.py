@@ -45,19 +45,22 @@ def draw_moving_shapes(
     colours = np.clip(255 * (6 * np.abs(hues % 1 - 0.5) - 1), 0, 255).astype(np.uint8)
     outlines = list(OUTLINES.values())
     background = rng.integers(20, 50, (height, width, 3)).astype(np.uint8)
-    y, x = np.mgrid[0.5:height, 0.5:width]
     for frame in range(num_frames):
         centres = _bounce(starts + frame * velocities, lows, highs)
         owner = np.full(image_hw, -1)
         image = background.copy()
         for index, (cx, cy) in enumerate(centres):
             angle = angles[index] + frame * turns[index]
+            first = np.floor([cy - radii[index], cx - radii[index]]).astype(int)
+            last = np.ceil([cy + radii[index], cx + radii[index]]).astype(int)
+            y, x = np.mgrid[first[0] : last[0], first[1] : last[1]] + 0.5
             u, v = (x - cx) / radii[index], (y - cy) / radii[index]
             inside = outlines[labels[index] - 1](
                 u * np.cos(angle) + v * np.sin(angle), v * np.cos(angle) - u * np.sin(angle)
             )
-            owner[inside] = index
-            image[inside] = colours[index]
+            window = slice(first[0], last[0]), slice(first[1], last[1])
+            owner[window][inside] = index
+            image[window][inside] = colours[index]
         masks = owner == np.arange(num_objects)[:, None, None]
         yield MovingScene(image, masks, labels.astype(np.int64), colours)
 

@@ -2,11 +2,11 @@
 
 The rule is that of ByteTrack (arXiv 2110.06864): detections with high scores are assigned to tracks first, then those
 with low scores to the tracks that are left, since a hidden object has a low score. Only high scores start a track.
-There are two differences. The overlap is that of masks, not of boxes. And a hidden object is known by its whole mask:
-while less of an object is seen than before, its track keeps its motion and its whole mask, and a visible part matches
-by the share of the part that this mask covers. So the first part that reappears has the object's number.
+There are two differences. The overlap is that of masks; boxes decide only about what the masks leave. And a track keeps
+the whole mask of an object that is partly hidden (`track_motion`): a visible part matches by the share of the part that
+the whole mask covers. So the first part that reappears has the object's number.
 
-Shapes: n detections of a frame, t tracks, h x w window of a mask. Positions are x, y in pixels, at the box's centre.
+Shapes: n detections of a frame, t tracks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+
+from mrcnn_jax.inference.track_motion import FrameObjects, Track, move_track, observe_track, start_track
 
 T = TypeVar("T")
 
@@ -27,29 +29,6 @@ MIN_COVERED = 0.7
 """Lowest share of a visible part that the whole mask of its object covers."""
 MIN_BOX_IOU = 0.3
 """Lowest IoU of the boxes where the masks do not match, as those of a thin object after a turn."""
-WHOLE = 0.9
-"""A mask with less than this share of the expected pixels is a visible part."""
-SHRINKAGE = 0.97
-"""Factor on the expected pixels for each frame with a visible part: after some frames, what is seen is the whole."""
-MEASURED, ACCELERATION, FIRST_SPEED = 1 / 20, 1 / 160, 1 / 4
-"""Standard deviations of the motion's Kalman filter as shares of the object's size: of a measured position and of the
-change of speed from frame to frame (ByteTrack's), and of a new object's speed."""
-
-
-@dataclass(frozen=True, eq=False)
-class FrameObjects:
-    """The detections of one frame as tracking needs them."""
-
-    boxes: np.ndarray  # [n, 4] x0, y0, x1, y1 in pixels
-    scores: np.ndarray  # [n]
-    labels: np.ndarray  # [n] category ids
-    windows: tuple[np.ndarray, ...]  # n masks, bool [h, w], each cut to a window
-    origins: np.ndarray  # [n, 2] x, y of each window's first pixel, int64
-
-    @property
-    def areas(self) -> np.ndarray:
-        """[n] pixels of the masks, int64."""
-        return np.array([np.count_nonzero(window) for window in self.windows], np.int64)
 
 
 @dataclass(frozen=True)
@@ -62,28 +41,6 @@ class TrackSettings:
     """Lowest score of a detection that continues a track."""
     memory: int = 30
     """Number of frames without a detection that a track outlives. An object that is hidden longer gets a new number."""
-
-
-@dataclass(frozen=True, eq=False)
-class Track:
-    """An object at the time of the newest frame."""
-
-    key: int  # unique, from the first frame on
-    number: int  # 0 until the second frame
-    label: int
-    missed: int  # frames since the last detection
-    position: np.ndarray  # [2]
-    velocity: np.ndarray  # [2] pixels a frame
-    covariance: np.ndarray  # [2, 2] of position and velocity, the same for x and y
-    box_wh: np.ndarray  # [2] of the whole object
-    window: np.ndarray  # bool [h, w], the whole mask
-    offset: np.ndarray  # [2] from the position to the window's first pixel
-    area: float  # expected pixels of the whole mask
-
-    @property
-    def origin(self) -> np.ndarray:
-        """[2] x, y of the window's first pixel at the position, int64."""
-        return np.round(self.position + self.offset).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -122,7 +79,7 @@ def update(state: TrackerState, objects: FrameObjects, settings: TrackSettings) 
     The result does not depend on the order of the detections.
     """
     areas = objects.areas
-    moved = [_move(track) for track in state.tracks]
+    moved = [move_track(track) for track in state.tracks]
     matches = _match(moved, objects, areas, settings)
     keys = np.zeros(len(objects.scores), np.int64)
     tracks: list[Track] = []
@@ -135,7 +92,7 @@ def update(state: TrackerState, objects: FrameObjects, settings: TrackSettings) 
             if not track.number:
                 number += 1
                 track = replace(track, number=number)
-            tracks.append(_observe(track, objects, index, int(areas[index])))
+            tracks.append(observe_track(track, objects, index, int(areas[index])))
             keys[index] = track.key
         elif track.number and track.missed < settings.memory:
             tracks.append(replace(track, missed=track.missed + 1))
@@ -143,13 +100,13 @@ def update(state: TrackerState, objects: FrameObjects, settings: TrackSettings) 
         if not keys[index] and objects.scores[index] >= settings.score and areas[index]:
             key += 1
             keys[index] = key
-            tracks.append(_start(key, objects, index, int(areas[index])))
+            tracks.append(start_track(key, objects, index, int(areas[index])))
     return TrackerState(tuple(tracks), key, number), keys
 
 
 def _canonical_order(objects: FrameObjects, areas: np.ndarray) -> list[int]:
-    """Returns the indices of the detections, best first, in an order that does not depend on the given one."""
-    return np.lexsort((*objects.boxes.T, objects.labels, areas, -objects.scores)).tolist()
+    """Returns the indices of the detections, best and largest first, whatever order they have."""
+    return np.lexsort((*objects.boxes.T, objects.labels, -areas, -objects.scores)).tolist()
 
 
 def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settings: TrackSettings) -> dict[int, int]:
@@ -159,7 +116,7 @@ def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settin
     whole = np.array([np.count_nonzero(track.window) for track in tracks], np.int64)
     iou = shared / np.maximum(whole[:, None] + areas - shared, 1)
     covered = shared / np.maximum(areas, 1)
-    box_iou = _box_iou(tracks, objects)
+    box_iou, box_covered = _box_overlaps(tracks, objects)
     high = objects.scores >= settings.score
     low = ~high & (objects.scores >= settings.low_score)
     known = np.array([track.number > 0 for track in tracks], bool)
@@ -170,7 +127,8 @@ def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settin
         (~known, high, iou, MIN_IOU_NEW),
         (known, high, covered, MIN_COVERED),
         (seen_last, low, covered, MIN_COVERED),
-        (known, high, box_iou, MIN_BOX_IOU),
+        (known | ~known, high, box_iou, MIN_BOX_IOU),
+        (known, high, box_covered, MIN_COVERED),
     )
     matches: dict[int, int] = {}
     for eligible, detections, similarity, lowest in rounds:
@@ -213,72 +171,21 @@ def _shared_pixels(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
     return shared
 
 
-def _box_iou(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
-    """Returns the IoU of the boxes, float64 [t, n]; 0 for different categories."""
+def _box_overlaps(tracks: list[Track], objects: FrameObjects) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the IoU of the boxes and the share of the detection's box in that of the track, each float64 [t, n].
+
+    For the share, boxes of tracks grow by the uncertainty of their position. Both are 0 for different categories.
+    """
     centres = np.array([track.position for track in tracks]).reshape(-1, 1, 2)
     halves = np.array([track.box_wh for track in tracks]).reshape(-1, 1, 2) / 2
-    starts = np.maximum(centres - halves, objects.boxes[:, :2])
-    stops = np.minimum(centres + halves, objects.boxes[:, 2:])
-    shared = np.maximum(stops - starts, 0).prod(-1)
-    sizes = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(-1)
-    labels = np.array([track.label for track in tracks], np.int64)
-    union = (2 * halves).prod(-1) + sizes - shared
-    return np.where(labels[:, None] == objects.labels, shared / np.maximum(union, 1e-9), 0.0)
+    deviations = np.array([track.covariance[0, 0] ** 0.5 for track in tracks]).reshape(-1, 1, 1)
+    firsts, lasts = objects.boxes[:, :2].astype(np.float64), objects.boxes[:, 2:].astype(np.float64)
+    sizes = np.maximum((lasts - firsts).prod(-1), 1e-9)
+    same = np.array([track.label for track in tracks], np.int64)[:, None] == objects.labels
 
+    def shared(halves: np.ndarray) -> np.ndarray:
+        return np.maximum(np.minimum(centres + halves, lasts) - np.maximum(centres - halves, firsts), 0).prod(-1)
 
-def _move(track: Track) -> Track:
-    """Returns the track a frame later, at constant velocity."""
-    step = np.array([[1.0, 1.0], [0.0, 1.0]])
-    deviation = ACCELERATION * _size(track.box_wh)
-    noise = deviation**2 * np.array([[0.25, 0.5], [0.5, 1.0]])
-    covariance = step @ track.covariance @ step.T + noise
-    return replace(track, position=track.position + track.velocity, covariance=covariance)
-
-
-def _start(key: int, objects: FrameObjects, index: int, area: int) -> Track:
-    centre, box_wh = _centre(objects.boxes[index])
-    covariance = np.diag([MEASURED, FIRST_SPEED]) ** 2 * _size(box_wh) ** 2
-    window, offset = objects.windows[index], objects.origins[index] - centre
-    label = int(objects.labels[index])
-    return Track(key, 0, label, 0, centre, np.zeros(2), covariance, box_wh, window, offset, float(area))
-
-
-def _observe(track: Track, objects: FrameObjects, index: int, area: int) -> Track:
-    """Returns the moved track corrected by its detection: by its position, or by the place that a part leaves to it."""
-    centre, box_wh = _centre(objects.boxes[index])
-    gain = track.covariance[:, 0] / (track.covariance[0, 0] + (MEASURED * _size(track.box_wh)) ** 2)
-    expected = max(SHRINKAGE * track.area, float(area))
-    if area >= WHOLE * expected:
-        error = centre - track.position
-        return replace(
-            track,
-            missed=0,
-            position=track.position + gain[0] * error,
-            velocity=track.velocity + gain[1] * error,
-            covariance=track.covariance - np.outer(gain, track.covariance[0]),
-            box_wh=box_wh,
-            window=objects.windows[index],
-            offset=objects.origins[index] - centre,
-            area=expected,
-        )
-    # The whole box contains that of the part: it moves no farther than it must.
-    slack = (track.box_wh - box_wh) / 2
-    error = centre - track.position
-    error = np.where(slack > 0, error - np.clip(error, -slack, slack), error)
-    return replace(
-        track,
-        missed=0,
-        position=track.position + error,
-        velocity=track.velocity + gain[1] * error,
-        area=expected,
-    )
-
-
-def _centre(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the centre [2] and the width and height [2] of a box."""
-    first, last = box[:2].astype(np.float64), box[2:].astype(np.float64)
-    return (first + last) / 2, last - first
-
-
-def _size(box_wh: np.ndarray) -> float:
-    return float(np.sqrt(box_wh[0] * box_wh[1]))
+    inside = shared(halves)
+    iou = inside / ((2 * halves).prod(-1) + sizes - inside)
+    return np.where(same, iou, 0.0), np.where(same, shared(halves + deviations) / sizes, 0.0)

@@ -9,7 +9,7 @@ import numpy as np
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.inference.paste_masks import Window, encode_window, paste_window
 from mrcnn_jax.inference.postprocessing import ImageDetections
-from mrcnn_jax.inference.tracking import FrameObjects
+from mrcnn_jax.inference.track_motion import FrameObjects
 from mrcnn_jax.inference.video_input import Frame
 
 CutMask = tuple[np.ndarray, Window]

@@ -67,10 +67,12 @@ def write_frames(
     audio: str = "",
     pix_fmt: str = "yuv420p",
 ) -> Path:
-    """Writes images uint8 [H, W, 3] as H.264, at 25 frames a second or at these times, with a tone on request."""
+    """Writes images uint8 [H, W, 3] as H.264, at 25 frames a second or at these times, with a shorter tone on request."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10", "preset": "ultrafast"})
-        sound = container.add_stream(audio, rate=8000, layout="mono") if audio else None
+        sound = container.add_stream(audio, rate=44100, layout="mono") if audio else None
+        if sound is not None:
+            sound.bit_rate = 64000
         for index, image in enumerate(images):
             if index == 0:
                 stream.height, stream.width = image.shape[:2]
@@ -78,13 +80,14 @@ def write_frames(
                 stream.codec_context.time_base = time_base
                 if rotation:
                     stream.set_display_rotation(rotation)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            colours = "ITU709" if image.shape[0] >= 720 else "ITU601"  # as players take untagged files
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt, dst_colorspace=colours)
             frame.pts, frame.time_base = index if pts is None else pts[index], time_base
             container.mux(stream.encode(frame))
-            if sound is not None and index * 320 % 1024 < 320:
+            if sound is not None:
                 samples = np.sin(np.arange(1024) / 3)[None].astype(np.float32) / 4
                 block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-                block.sample_rate, block.pts = 8000, index * 320 // 1024 * 1024
+                block.sample_rate, block.pts = 44100, index * 1024
                 container.mux(sound.encode(block))
         container.mux(stream.encode(None))
         if sound is not None:

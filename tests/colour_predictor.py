@@ -67,7 +67,7 @@ def write_frames(
     audio: str = "",
     pix_fmt: str = "yuv420p",
 ) -> Path:
-    """Writes images uint8 [H, W, 3] as H.264, at 25 frames a second or at these times, with a shorter tone on request."""
+    """Writes images uint8 [H, W, 3] as H.264, at 25 frames a second or at these times, with a tone on request."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10", "preset": "ultrafast"})
         sound = container.add_stream(audio, rate=44100, layout="mono") if audio else None

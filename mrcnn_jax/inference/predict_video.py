@@ -160,16 +160,21 @@ def _written_together(targets: Sequence[Path]) -> Iterator[list[Path]]:
     unfinished = [target.with_name(f".{target.name}.new") for target in targets]
     try:
         targets[0].parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(targets[0].parent, error) from error
+    try:
         yield unfinished
         for path, target in zip(unfinished, targets, strict=True):
             path.replace(target)
     except OSError as error:
-        raise StorageError(
-            f"{targets[0].parent} could not be written to: {error.strerror}. Free space or choose another folder."
-        ) from error
+        raise _not_written(targets[0].parent, error) from error
     finally:
         for path in unfinished:
             path.unlink(missing_ok=True)
+
+
+def _not_written(folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"{folder} could not be written to: {error.strerror}. Free space or choose another folder.")
 
 
 def _describe(video: VideoInput, count: int, seconds: float, notes: Sequence[str]) -> dict[str, Any]:

@@ -37,6 +37,18 @@ class FrameObjects:
 
 
 @dataclass(frozen=True, eq=False)
+class TrackMask:
+    """A mask of a tracked object, which moves with it."""
+
+    window: np.ndarray  # bool [h, w]
+    offset: np.ndarray  # [2] from the object's position to the window's first pixel
+
+    def origin(self, position: np.ndarray) -> np.ndarray:
+        """Returns x, y of the window's first pixel, int64 [2]."""
+        return np.round(position + self.offset).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class Track:
     """An object at the time of the newest frame."""
 
@@ -48,14 +60,9 @@ class Track:
     velocity: np.ndarray  # [2] pixels a frame
     covariance: np.ndarray  # [2, 2] of position and velocity, the same for x and y
     box_wh: np.ndarray  # [2] of the whole object
-    window: np.ndarray  # bool [h, w], the whole mask
-    offset: np.ndarray  # [2] from the position to the window's first pixel
+    whole: TrackMask  # the newest mask of the whole object
+    seen: TrackMask  # the newest mask, which may be that of a part
     area: float  # expected pixels of the whole mask
-
-    @property
-    def origin(self) -> np.ndarray:
-        """[2] x, y of the window's first pixel at the position, int64."""
-        return np.round(self.position + self.offset).astype(np.int64)
 
 
 def move_track(track: Track) -> Track:
@@ -70,9 +77,9 @@ def move_track(track: Track) -> Track:
 def start_track(key: int, objects: FrameObjects, index: int, area: int) -> Track:
     centre, box_wh = _centre(objects.boxes[index])
     covariance = np.diag([MEASURED, FIRST_SPEED]) ** 2 * _size(box_wh) ** 2
-    window, offset = objects.windows[index], objects.origins[index] - centre
+    mask = TrackMask(objects.windows[index], objects.origins[index] - centre)
     label = int(objects.labels[index])
-    return Track(key, 0, label, 0, centre, np.zeros(2), covariance, box_wh, window, offset, float(area))
+    return Track(key, 0, label, 0, centre, np.zeros(2), covariance, box_wh, mask, mask, float(area))
 
 
 def observe_track(track: Track, objects: FrameObjects, index: int, area: int) -> Track:
@@ -82,6 +89,7 @@ def observe_track(track: Track, objects: FrameObjects, index: int, area: int) ->
     expected = max(SHRINKAGE * track.area, float(area))
     if area >= WHOLE * expected:
         error = centre - track.position
+        mask = TrackMask(objects.windows[index], objects.origins[index] - centre)
         return replace(
             track,
             missed=0,
@@ -89,19 +97,21 @@ def observe_track(track: Track, objects: FrameObjects, index: int, area: int) ->
             velocity=track.velocity + gain[1] * error,
             covariance=track.covariance - np.outer(gain, track.covariance[0]),
             box_wh=box_wh,
-            window=objects.windows[index],
-            offset=objects.origins[index] - centre,
+            whole=mask,
+            seen=mask,
             area=expected,
         )
     # The whole box contains that of the part: it moves no farther than it must.
     slack = (track.box_wh - box_wh) / 2
     error = centre - track.position
     error = np.where(slack > 0, error - np.clip(error, -slack, slack), error)
+    position = track.position + error
     return replace(
         track,
         missed=0,
-        position=track.position + error,
+        position=position,
         velocity=track.velocity + gain[1] * error,
+        seen=TrackMask(objects.windows[index], objects.origins[index] - position),
         area=expected,
     )
 

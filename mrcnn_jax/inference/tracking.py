@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mrcnn_jax.inference.track_motion import FrameObjects, Track, move_track, observe_track, start_track
+from mrcnn_jax.inference.track_motion import FrameObjects, Track, TrackMask, move_track, observe_track, start_track
 
 T = TypeVar("T")
 
@@ -112,10 +112,7 @@ def _canonical_order(objects: FrameObjects, areas: np.ndarray) -> list[int]:
 def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settings: TrackSettings) -> dict[int, int]:
     """Returns which detection continues which track, by index; round by round, each with what the others left."""
     order = np.array(_canonical_order(objects, areas), np.int64)
-    shared = _shared_pixels(tracks, objects)  # [t, n]
-    whole = np.array([np.count_nonzero(track.window) for track in tracks], np.int64)
-    iou = shared / np.maximum(whole[:, None] + areas - shared, 1)
-    covered = shared / np.maximum(areas, 1)
+    iou, covered = _mask_overlaps(tracks, objects, areas)
     box_iou, box_covered = _box_overlaps(tracks, objects)
     high = objects.scores >= settings.score
     low = ~high & (objects.scores >= settings.low_score)
@@ -148,13 +145,29 @@ def _assign(similarity: np.ndarray, lowest: float) -> list[tuple[int, int]]:
     return [(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True) if gains[row, column]]
 
 
-def _shared_pixels(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
+def _mask_overlaps(tracks: list[Track], objects: FrameObjects, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the IoU of the masks and the share of the detection that the track's whole mask covers, each [t, n].
+
+    The IoU is the larger one of those with the whole mask and with the newest one. Both are 0 for different categories.
+    """
+    overlaps = []
+    for masks in ([track.whole for track in tracks], [track.seen for track in tracks]):
+        shared = _shared_pixels(tracks, masks, objects)
+        sizes = np.array([np.count_nonzero(mask.window) for mask in masks], np.int64)
+        iou = shared / np.maximum(sizes[:, None] + areas - shared, 1)
+        overlaps.append((iou, shared / np.maximum(areas, 1)))
+    (whole_iou, covered), (seen_iou, _) = overlaps
+    return np.maximum(whole_iou, seen_iou), covered
+
+
+def _shared_pixels(tracks: list[Track], masks: list[TrackMask], objects: FrameObjects) -> np.ndarray:
     """Returns the number of pixels that are in both masks, int64 [t, n]; 0 for different categories."""
     shared = np.zeros((len(tracks), len(objects.scores)), np.int64)
     if not shared.size:
         return shared
-    firsts = np.stack([track.origin for track in tracks])[:, None]  # [t, 1, 2]
-    lasts = firsts + np.array([track.window.shape[::-1] for track in tracks])[:, None]
+    pairs = zip(masks, tracks, strict=True)
+    firsts = np.stack([mask.origin(track.position) for mask, track in pairs])[:, None]  # [t, 1, 2]
+    lasts = firsts + np.array([mask.window.shape[::-1] for mask in masks])[:, None]
     ends = objects.origins + np.array([window.shape[::-1] for window in objects.windows])  # [n, 2]
     starts, stops = np.maximum(firsts, objects.origins), np.minimum(lasts, ends)  # [t, n, 2]
     labels = np.array([track.label for track in tracks])
@@ -162,7 +175,7 @@ def _shared_pixels(tracks: list[Track], objects: FrameObjects) -> np.ndarray:
     for row, column in np.argwhere(possible).tolist():
         cuts = []
         for window, origin in (
-            (tracks[row].window, firsts[row, 0]),
+            (masks[row].window, firsts[row, 0]),
             (objects.windows[column], objects.origins[column]),
         ):
             (x0, y0), (x1, y1) = starts[row, column] - origin, stops[row, column] - origin

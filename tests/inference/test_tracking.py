@@ -196,7 +196,7 @@ def test_shared_pixels_are_those_of_whole_masks() -> None:
     shifted = []
     for track in state.tracks:
         shifted.append(dataclasses.replace(track, position=track.position + rng.integers(-20, 20, 2)))
-    shared = tracking._shared_pixels(shifted, found[1])
+    shared = tracking._shared_pixels(shifted, [track.whole for track in shifted], found[1])
 
     def whole(window: np.ndarray, origin: np.ndarray) -> np.ndarray:
         canvas = np.zeros((140, 150), bool)
@@ -204,7 +204,7 @@ def test_shared_pixels_are_those_of_whole_masks() -> None:
         canvas[y : y + window.shape[0], x : x + window.shape[1]] = window
         return canvas
 
-    firsts = [whole(track.window, track.origin) for track in shifted]
+    firsts = [whole(track.whole.window, track.whole.origin(track.position)) for track in shifted]
     seconds = [whole(*pair) for pair in zip(found[1].windows, found[1].origins, strict=True)]
     np.testing.assert_array_equal(shared, [[(a & b).sum() for b in seconds] for a in firsts])
     assert shared.any() and not shared.all()

@@ -1,6 +1,6 @@
 """Predicts the frames of a video; writes a drawn copy, the detections of each frame, and a summary with the tracks.
 
-Frames are decoded in a thread, predicted in batches, drawn in threads and encoded in another one. Only the frames on
+Frames are decoded in a thread, predicted in batches in a second one, drawn in several and encoded in another. Only the frames on
 their way are in memory, whatever the length of the video.
 """
 
@@ -63,7 +63,8 @@ def predict_video(
             held = BATCHES_HELD * predictor.test_config.batch_size
             frames = stack.enter_context(contextlib.closing(read_ahead(video.frames, 2 * held)))
             lowest = score if track is None else min(score, track.low_score)
-            found = _predict_frames(predictor, video, frames, held, lowest, category_ids)
+            predicted = _predict_frames(predictor, video, frames, held, lowest, category_ids)
+            found: Iterator[PredictedFrame] = stack.enter_context(contextlib.closing(read_ahead(predicted, held)))
             if track is not None:
                 found = _track_frames(found, track, score)
             # Closed first, so that no thread writes to a file that is closed.

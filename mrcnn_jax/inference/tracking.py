@@ -150,14 +150,17 @@ def _mask_overlaps(tracks: list[Track], objects: FrameObjects, areas: np.ndarray
 
     The IoU is the larger one of those with the whole mask and with the newest one. Both are 0 for different categories.
     """
-    overlaps = []
-    for masks in ([track.whole for track in tracks], [track.seen for track in tracks]):
+
+    def overlap(tracks: list[Track], masks: list[TrackMask]) -> tuple[np.ndarray, np.ndarray]:
         shared = _shared_pixels(tracks, masks, objects)
         sizes = np.array([np.count_nonzero(mask.window) for mask in masks], np.int64)
-        iou = shared / np.maximum(sizes[:, None] + areas - shared, 1)
-        overlaps.append((iou, shared / np.maximum(areas, 1)))
-    (whole_iou, covered), (seen_iou, _) = overlaps
-    return np.maximum(whole_iou, seen_iou), covered
+        return shared / np.maximum(sizes[:, None] + areas - shared, 1), shared / np.maximum(areas, 1)
+
+    iou, covered = overlap(tracks, [track.whole for track in tracks])
+    partial = [row for row, track in enumerate(tracks) if track.seen is not track.whole]
+    seen = [tracks[row] for row in partial]
+    iou[partial] = np.maximum(iou[partial], overlap(seen, [track.seen for track in seen])[0])
+    return iou, covered
 
 
 def _shared_pixels(tracks: list[Track], masks: list[TrackMask], objects: FrameObjects) -> np.ndarray:

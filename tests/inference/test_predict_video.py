@@ -199,3 +199,28 @@ def test_shapes_of_generated_videos_move_bounce_and_hide_each_other() -> None:
     areas = np.array([each.masks.sum((1, 2)) for each in scenes])
     assert (areas.min(0) < 0.7 * areas.max(0)).any(), "none is hidden at times"
     assert set(np.concatenate([each.labels for each in draw_moving_shapes(1, 6, seed=1, label=4)])) == {4}
+
+
+@pytest.mark.slow
+def test_a_hundred_frames_of_crossing_shapes_keep_their_length_and_numbers(tmp_path: Path) -> None:
+    """Ten seconds: `pytest -m slow tests/inference/test_predict_video.py`."""
+    scenes = list(draw_moving_shapes(100, 8, seed=3))
+    path = write_frames(tmp_path / "shapes.mp4", [each.image for each in scenes], pix_fmt="yuv444p")
+    predictor = ColourPredictor(scenes[0].colours, scenes[0].labels, batch_size=8)
+    summary, rows = predict(path, tmp_path / "out", predictor, draw=draw_frame, track=TrackSettings())
+    with av.open(str(tmp_path / "out" / "shapes.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.frames, stream.average_rate, stream.width, stream.height) == (100, 25, 256, 192)
+        assert stream.duration * stream.time_base == 4
+    switches, last = 0, {}
+    for row, each in zip(rows, scenes, strict=True):
+        for detection in row["detections"]:
+            mask = coco_mask.decode(detection["segmentation"]).astype(bool)
+            owner = int((each.masks & mask).sum((1, 2)).argmax())
+            switches += last.get(owner, detection["track_id"]) != detection["track_id"]
+            last[owner] = detection["track_id"]
+    assert len(rows) == 100 and len(last) == 8
+    print(
+        {"switches": switches, "tracks": len(summary["tracks"]), "detections": sum(len(r["detections"]) for r in rows)}
+    )
+    assert switches <= 1 and len(summary["tracks"]) <= 9

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import _checkout  # noqa: F401 - puts the package on the path
+import _checkout  # isort: skip
 import numpy as np
 
 from mrcnn_jax.data.moving_shapes import draw_moving_shapes
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _checkout.run_main(main, __file__)

@@ -1,7 +1,7 @@
 """Predicts the frames of a video; writes a drawn copy, the detections of each frame, and a summary with the tracks.
 
-Frames are decoded in a thread, predicted in batches in a second one, drawn in several and encoded in another. Only the frames on
-their way are in memory, whatever the length of the video.
+Frames are decoded in a thread, predicted in batches in a second one, drawn in several and encoded in another. Only the
+frames on their way are in memory, whatever the length of the video.
 """
 
 import contextlib

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrcnn_jax.config.depth_setting import AUTO_DEPTH
 from mrcnn_jax.data.images import SUFFIXES, ImageHW
 from mrcnn_jax.data.transforms import resize_image
 from mrcnn_jax.errors import ConfigError, DataError
@@ -77,7 +78,7 @@ def import_av() -> Any:
 
 
 @contextmanager
-def open_video(path: Path, rate: float = float(FALLBACK_RATE), depth: str = "auto") -> Iterator[VideoInput]:
+def open_video(path: Path, rate: float = float(FALLBACK_RATE), depth: str = AUTO_DEPTH) -> Iterator[VideoInput]:
     """Opens a video file, or a folder whose images are the frames, in the order of their names; numbers count as such.
 
     Args:

@@ -84,10 +84,10 @@ def write_frames(
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt, dst_colorspace=colours)
             frame.pts, frame.time_base = index if pts is None else pts[index], time_base
             container.mux(stream.encode(frame))
-            if sound is not None:
+            for number in (2 * index, 2 * index + 1) if sound is not None else ():  # a sixth longer than the frames
                 samples = np.sin(np.arange(1024) / 3)[None].astype(np.float32) / 4
                 block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-                block.sample_rate, block.pts = 44100, index * 1024
+                block.sample_rate, block.pts = 44100, number * 1024
                 container.mux(sound.encode(block))
         container.mux(stream.encode(None))
         if sound is not None:

@@ -3,8 +3,8 @@
 The rule is that of ByteTrack (arXiv 2110.06864): detections with high scores are assigned to tracks first, then those
 with low scores to the tracks that are left, since a hidden object has a low score. Only high scores start a track.
 There are two differences. The overlap is that of masks; boxes decide only about what the masks leave. And a track keeps
-the whole mask of an object that is partly hidden (`track_motion`): a visible part matches by the share of the part that
-the whole mask covers. So the first part that reappears has the object's number.
+the whole mask and box of an object that is partly hidden (`track_motion`): a visible part matches by the share of its
+box that lies in the whole one. So the first part that reappears has the object's number.
 
 Shapes: n detections of a frame, t tracks.
 """
@@ -25,8 +25,8 @@ MIN_IOU_LOW = 0.5
 """The same for a low score; ByteTrack's."""
 MIN_IOU_NEW = 0.3
 """The same for the second detection of a track; ByteTrack's."""
-MIN_COVERED = 0.7
-"""Lowest share of a visible part that the whole mask of its object covers."""
+MIN_INSIDE = 0.7
+"""Lowest share of the box of a visible part that lies in the box of its object."""
 MIN_BOX_IOU = 0.3
 """Lowest IoU of the boxes where the masks do not match, as those of a thin object after a turn."""
 
@@ -112,8 +112,8 @@ def _canonical_order(objects: FrameObjects, areas: np.ndarray) -> list[int]:
 def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settings: TrackSettings) -> dict[int, int]:
     """Returns which detection continues which track, by index; round by round, each with what the others left."""
     order = np.array(_canonical_order(objects, areas), np.int64)
-    iou, covered = _mask_overlaps(tracks, objects, areas)
-    box_iou, box_covered = _box_overlaps(tracks, objects)
+    iou = _mask_iou(tracks, objects, areas)  # [t, n]
+    box_iou, inside = _box_overlaps(tracks, objects)
     high = objects.scores >= settings.score
     low = ~high & (objects.scores >= settings.low_score)
     known = np.array([track.number > 0 for track in tracks], bool)
@@ -122,10 +122,9 @@ def _match(tracks: list[Track], objects: FrameObjects, areas: np.ndarray, settin
         (known, high, iou, MIN_IOU),
         (seen_last, low, iou, MIN_IOU_LOW),
         (~known, high, iou, MIN_IOU_NEW),
-        (known, high, covered, MIN_COVERED),
-        (seen_last, low, covered, MIN_COVERED),
         (known | ~known, high, box_iou, MIN_BOX_IOU),
-        (known, high, box_covered, MIN_COVERED),
+        (known, high, inside, MIN_INSIDE),
+        (seen_last, low, inside, MIN_INSIDE),
     )
     matches: dict[int, int] = {}
     for eligible, detections, similarity, lowest in rounds:
@@ -145,22 +144,22 @@ def _assign(similarity: np.ndarray, lowest: float) -> list[tuple[int, int]]:
     return [(row, column) for row, column in zip(rows.tolist(), columns.tolist(), strict=True) if gains[row, column]]
 
 
-def _mask_overlaps(tracks: list[Track], objects: FrameObjects, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the IoU of the masks and the share of the detection that the track's whole mask covers, each [t, n].
+def _mask_iou(tracks: list[Track], objects: FrameObjects, areas: np.ndarray) -> np.ndarray:
+    """Returns the IoU with the track's whole mask or with its newest one, the larger, float64 [t, n].
 
-    The IoU is the larger one of those with the whole mask and with the newest one. Both are 0 for different categories.
+    It is 0 for different categories.
     """
 
-    def overlap(tracks: list[Track], masks: list[TrackMask]) -> tuple[np.ndarray, np.ndarray]:
+    def iou(tracks: list[Track], masks: list[TrackMask]) -> np.ndarray:
         shared = _shared_pixels(tracks, masks, objects)
         sizes = np.array([np.count_nonzero(mask.window) for mask in masks], np.int64)
-        return shared / np.maximum(sizes[:, None] + areas - shared, 1), shared / np.maximum(areas, 1)
+        return shared / np.maximum(sizes[:, None] + areas - shared, 1)
 
-    iou, covered = overlap(tracks, [track.whole for track in tracks])
+    result = iou(tracks, [track.whole for track in tracks])
     partial = [row for row, track in enumerate(tracks) if track.seen is not track.whole]
     seen = [tracks[row] for row in partial]
-    iou[partial] = np.maximum(iou[partial], overlap(seen, [track.seen for track in seen])[0])
-    return iou, covered
+    result[partial] = np.maximum(result[partial], iou(seen, [track.seen for track in seen]))
+    return result
 
 
 def _shared_pixels(tracks: list[Track], masks: list[TrackMask], objects: FrameObjects) -> np.ndarray:
@@ -202,6 +201,6 @@ def _box_overlaps(tracks: list[Track], objects: FrameObjects) -> tuple[np.ndarra
     def shared(halves: np.ndarray) -> np.ndarray:
         return np.maximum(np.minimum(centres + halves, lasts) - np.maximum(centres - halves, firsts), 0).prod(-1)
 
-    inside = shared(halves)
-    iou = inside / ((2 * halves).prod(-1) + sizes - inside)
+    common = shared(halves)
+    iou = common / ((2 * halves).prod(-1) + sizes - common)
     return np.where(same, iou, 0.0), np.where(same, shared(halves + deviations) / sizes, 0.0)

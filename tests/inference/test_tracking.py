@@ -78,6 +78,14 @@ def test_a_low_score_does_not_revive_a_lost_track() -> None:
     assert numbers(frames) == [[1], [1], [], [0], [1]]
 
 
+def test_a_low_score_continues_a_track_by_iou_or_as_a_part() -> None:
+    """After a square: 30 x 20 (IoU and share 0.67), 8 x 20 (IoU 0.4, share 1), and 50 x 20, which fits neither."""
+    for width, expected in ((30, [1]), (8, [1]), (50, [0])):
+        mask = np.zeros((60, 80), bool)
+        mask[10:30, 10 : 10 + width] = True
+        assert numbers([squares((10, 10))] * 3 + [from_masks([mask], [0.3], [1])])[3] == expected
+
+
 def test_high_scores_are_matched_before_low_ones() -> None:
     """The low detection overlaps the track more, but the high one is assigned first."""
     frames = [squares((10, 10)), squares((10, 10)), squares((10, 10, 0.4), (16, 10, 0.6))]

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": Command("evaluate_weights", "evaluate.py", "Score weights on a prepared data set.", in_processes=True),
     "predict": Command("predict_images", "predict.py", "Detect objects in images."),
     "export": Command("export_model", "export.py", "Export a model as programs that need only JAX."),
+    "video": Command("annotate_video", "video.py", "Detect and track objects in videos."),
     "import": Command("import_weights", "import_weights.py", "Convert a checkpoint of another system."),
     "check-data": Command("check_data", "check_data.py", "Check that a prepared data set preserves its annotations."),
     "check-machine": Command("check_machine", "check_machine.py", "Check that this device computes correctly."),

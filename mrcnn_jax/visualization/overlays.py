@@ -41,9 +41,12 @@ def draw_detections(
     boxes: np.ndarray,
     scores: np.ndarray | None,
     labels: np.ndarray,
-    masks: np.ndarray | None,
+    masks: Sequence[np.ndarray] | np.ndarray | None,
     categories: Sequence[Category],
     keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
+    *,
+    tracks: np.ndarray | None = None,
+    keep_size: bool = False,
 ) -> np.ndarray:
     """Returns the image with its objects drawn, uint8 RGB [k H, k W, 3], with k >= 1 the enlargement of small images.
 
@@ -52,9 +55,11 @@ def draw_detections(
         boxes: [n, 4] in pixels of the image.
         scores: [n], or None for ground truth.
         labels: [n] category ids of the data set.
-        masks: bool [n, H, W], or None.
+        masks: bool [n, H, W], or a sequence of n masks; or None.
         categories: names and skeletons; an id without a category is shown as a number.
         keypoints: [n, K, 3] x, y in pixels of the image, score; or None.
+        tracks: [n] track numbers, which are shown, and define the colours; or None.
+        keep_size: never enlarge the image (k = 1), as for frames of a video.
 
     The best object is drawn last and keeps its label where labels collide. Colours are stable: they depend on the rank.
     """
@@ -62,17 +67,19 @@ def draw_detections(
         raise ValueError(f"Expected an image uint8 [H, W, 3], got {image.dtype} {list(image.shape)}.")
     names = {category.id: category.name for category in categories}
     skeletons = {category.id: category.skeleton for category in categories}
-    factor = _enlargement(image.shape[0], image.shape[1])
+    factor = 1 if keep_size else _enlargement(image.shape[0], image.shape[1])
     canvas = _enlarge(image, factor, cv2.INTER_CUBIC)
     line_width = max(2, round(min(canvas.shape[:2]) / 400))
     order = np.argsort(-scores, kind="stable") if scores is not None else np.argsort(-_areas(boxes), kind="stable")
-    colors = {int(index): instance_color(rank) for rank, index in enumerate(order)}
+    colors = {
+        int(index): instance_color(rank if tracks is None else int(tracks[index])) for rank, index in enumerate(order)
+    }
     # Ground truth has no scores: small objects are drawn last, on top. Detections are drawn from the worst to the best.
     painting_order = [int(index) for index in (order if scores is None else order[::-1])]
     rectangles = [_rectangle(box, factor, canvas.shape) for box in np.asarray(boxes, np.float64).reshape(-1, 4)]
     for index in painting_order:
-        if masks is not None and masks.size:
-            _draw_mask(canvas, np.ascontiguousarray(masks[index], bool), factor, colors[index], line_width)
+        if masks is not None and (mask := masks[index]).size:
+            _draw_mask(canvas, np.ascontiguousarray(mask, bool), factor, colors[index], line_width)
         _draw_box(canvas, rectangles[index], colors[index], line_width)
         if keypoints is not None:
             skeleton = skeletons.get(int(labels[index]), ())
@@ -80,6 +87,8 @@ def draw_detections(
     taken: list[_Rectangle] = []
     for index in reversed(painting_order):
         name = safe_name(names.get(int(labels[index]), f"category {int(labels[index])}"))
+        if tracks is not None:
+            name = f"{name} #{int(tracks[index])}"
         text = name if scores is None else f"{name} {scores[index]:.2f}"
         _draw_label(canvas, text, rectangles[index], colors[index], taken, crowded=len(rectangles) >= MANY_OBJECTS)
     return canvas

@@ -185,3 +185,21 @@ def test_skeletons_join_seen_keypoints_only() -> None:
     )
     assert (drawn[100, 200] != GREY).any() and (drawn[100, 100] == 255).all()  # a bone, and a joint
     assert (drawn[250, 300] == GREY).all() and (drawn[400, 300] == GREY).all()  # nothing to the unseen one
+
+
+def test_tracks_define_colours_and_labels_and_frames_keep_their_size() -> None:
+    image, boxes, labels = make_image(100, 200), np.array([[10, 30, 90, 90.0], [110, 30, 190, 90]]), np.array([3, 3])
+    masks = [np.zeros((100, 200), bool), np.zeros((100, 200), bool)]  # a sequence of masks
+    masks[0][40:80, 20:80] = masks[1][40:80, 120:180] = True
+    for scores in (np.array([0.9, 0.3]), np.array([0.3, 0.9])):
+        drawn = draw_detections(
+            image, boxes, scores, labels, masks, CATEGORIES, tracks=np.array([12, 5]), keep_size=True
+        )
+        assert drawn.shape == image.shape
+        for x, number in ((50, 12), (150, 5)):
+            expected = ((1 - FILL_OPACITY) * GREY + FILL_OPACITY * np.array(instance_color(number))).astype(np.uint8)
+            np.testing.assert_array_equal(drawn[60, x], expected)
+    other = draw_detections(image, boxes, scores, labels, masks, CATEGORIES, tracks=np.array([13, 5]), keep_size=True)
+    np.testing.assert_array_equal(other[:, 100:], drawn[:, 100:])
+    assert (other[:, :100] != drawn[:, :100]).any()
+    assert draw_detections(image, boxes, scores, labels, masks, CATEGORIES).shape[0] > 100

@@ -35,7 +35,7 @@ source = shapes_source(8, seed=0, stream=2)
 for image in map(source.load, range(source.num_images)):
     (folder / image.file_name).write_bytes(image.data)
 PYTHON
-  "$python" scripts/predict.py --weights "$run" --output "$run/predictions" "$run/new_images"
+  "$python" scripts/predict.py --weights "$run" --output "$run/predictions" --overwrite "$run/new_images"
 fi
 
 echo

@@ -225,3 +225,17 @@ def transposed_conv2d(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
                 for b in range(2):
                     out[2 * i + a, 2 * j + b] += np.asarray(x[i, j], np.float64) @ kernel[a, b].astype(np.float64)
     return out
+
+
+def rasterise_rings(rings: list[np.ndarray], image_hw: tuple[int, int]) -> np.ndarray:
+    """Pixels, bool [H, W], whose centre is inside an odd number of rings [K, 2] of x, y."""
+    height, width = image_hw
+    crossings = np.zeros((height, width), int)
+    centres = np.arange(width) + 0.5
+    for ring in rings:
+        (x0, y0), (x1, y1) = ring.T, np.roll(ring, -1, axis=0).T
+        for row in range(height):
+            crosses = (y0 <= row + 0.5) != (y1 <= row + 0.5)
+            share = (row + 0.5 - y0[crosses]) / (y1[crosses] - y0[crosses])
+            crossings[row] += (x0[crosses] + share * (x1 - x0)[crosses] < centres[:, None]).sum(axis=1)
+    return crossings % 2 == 1

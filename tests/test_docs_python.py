@@ -3,6 +3,7 @@
 # ruff: noqa: F401  (the blocks use what is imported here)
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +57,45 @@ def run(page: str, having: str, **names: Any) -> dict[str, Any]:
 def test_every_block_is_run_here() -> None:
     found = {path.name: len(blocks(path.name)) for path in (ROOT / "docs").glob("*.md") if blocks(path.name)}
     of_export = {"export.md": 1}  # tests/inference/test_export.py runs it
-    assert found == {"getting_started.md": 1, "extending.md": 5} | of_export, "a new block needs a test"
+    assert found == of_export | {"getting_started.md": 1, "predicting.md": 2, "extending.md": 5}, (
+        "a new block needs a test"
+    )
 
 
-def test_detections_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def save_tiny_weights(path: str) -> None:
     config = load_preset("shapes_tiny")
     model = ModelConfig(**{**vars(config.model), "num_classes": 1, "backbone_width": 8, "fpn_channels": 16})
     test = type(config.test)(**{**vars(config.test), "score_threshold": 0.0})
     save_weights(
-        "weights/r50",
+        path,
         tiny.make_variables(model),
         model_config=model,
         test_config=test,
         categories=[Category(7, "shape")],
     )
+
+
+def test_detections_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_weights("weights/r50")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save("photo.jpg")
     found = run("getting_started.md", "Predictor.load")["detections"]
     assert len(found.boxes) and set(found.labels.tolist()) == {7}
     assert found.masks.shape == (len(found.boxes), 90, 120) and found.masks.dtype == bool
+
+
+def test_predictions_of_files_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_weights("runs/mine")
+    (tmp_path / "folder").mkdir()
+    for name in ("folder/a.png", "b.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(name)
+    with zipfile.ZipFile("scans.zip", "w") as archive:
+        archive.write("b.png")
+    written = run("predicting.md", "predict_files")["written"]
+    assert written.num_images == 2 and written.errors == {}
+    results = run("predicting.md", "loadRes")["results"]
+    assert {each["image_id"] for each in results.anns.values()} == {1, 2}
 
 
 def test_a_backbone() -> None:

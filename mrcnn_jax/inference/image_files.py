@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH
-from mrcnn_jax.data.images import FORMATS, ImageError, decode_image
+from mrcnn_jax.data.images import FORMATS, DecodedImage, ImageError, decode_image
 from mrcnn_jax.errors import DataError
+from mrcnn_jax.inference.image_sources import InputFile
 
 
 def read_image(path: Path, depth: str = AUTO_DEPTH, notes: dict[str, list[Path]] | None = None) -> np.ndarray:
@@ -16,20 +17,22 @@ def read_image(path: Path, depth: str = AUTO_DEPTH, notes: dict[str, list[Path]]
     as the range of its values, is added to `notes`: texts, each with the paths of the images. Raises DataError if the
     file cannot be read.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing or not a regular file.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened: {error.strerror}.") from None
-    try:
-        decoded = decode_image(data, depth)
-    except ImageError as error:
-        raise DataError(f"{path}: {error.reason}. {_remedy(error.reason)}") from None
+    decoded = decode_input(InputFile(path, path.name), depth=depth)
     for note in decoded.notes:
         if notes is not None:
             notes.setdefault(note, []).append(path)
     return decoded.pixels
+
+
+def decode_input(file: InputFile, data: bytes | None = None, *, depth: str = AUTO_DEPTH) -> DecodedImage:
+    """Returns the upright pixels and notes of an image, whose encoded bytes are read now or are given as `data`.
+
+    Raises DataError, with the file's path and what to do, if it cannot be read or decoded.
+    """
+    try:
+        return decode_image(file.read_bytes() if data is None else data, depth)
+    except ImageError as error:
+        raise DataError(f"{file.label}: {error.reason}. {_remedy(error.reason)}") from None
 
 
 def _remedy(reason: str) -> str:

@@ -121,7 +121,8 @@ def encode_window(window: np.ndarray, place: Window, image_hw: tuple[int, int]) 
     strip[:, y0:y1] = window.T
     values = np.concatenate([[False], strip.reshape(-1), [False]])
     edges = np.flatnonzero(values[1:] != values[:-1]) + x0 * height
-    runs = np.diff(edges, prepend=0, append=height * width)
+    edges = np.concatenate([[0], edges, [height * width]])
+    runs = edges[1:] - edges[:-1]
     if len(runs) > 1 and runs[-1] == 0:
         runs = runs[:-1]  # the object reaches the last pixel
     code = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)

@@ -14,7 +14,7 @@ from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.detection.finiteness import first_part
-from mrcnn_jax.errors import NumericalError
+from mrcnn_jax.errors import ConfigError, NumericalError
 from mrcnn_jax.inference.keypoint_decoding import decode_keypoints
 from mrcnn_jax.inference.paste_masks import Method, encode_masks, paste_masks
 from mrcnn_jax.structures import Detections
@@ -90,6 +90,26 @@ class ImageDetections:
             columns["keypoints"] = keypoints.reshape(len(self), 3 * keypoints.shape[1]).tolist()
         rows = zip(*columns.values(), strict=True)
         return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
+
+    def to_supervision(self) -> Any:
+        """Returns the detections as `supervision.Detections`, with the category names in its data "class_name".
+
+        `class_id` is the category id of the data set. Keypoints are left out. Raises ConfigError if supervision is not
+        installed.
+        """
+        try:
+            from supervision import Detections as SupervisionDetections
+        except ImportError:
+            raise ConfigError(
+                "to_supervision() needs supervision, which is not installed: pip install supervision"
+            ) from None
+        return SupervisionDetections(
+            xyxy=self.boxes,
+            mask=self.masks if self.mask_probabilities.shape[-1] else None,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.category_names, dtype=np.str_)},
+        )
 
 
 def restore_detections(

@@ -1,163 +1,180 @@
-"""Predicts files and folders of images; writes predictions.json and, on request, pictures with drawn detections."""
+"""Predicts any number of images and appends the results as they come; an interrupted run continues.
 
-import functools
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+output/predictions.jsonl            one line for each image, in order; from it the other forms are made
+output/predictions-2-of-8.jsonl     the same for one part of a run that several processes share
+output/predictions.json, ...        the forms that are asked for, when all images are done
+output/pictures/                    pictures, if asked for
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.data.images import MAX_PIXELS, SUFFIXES
 from mrcnn_jax.data.transforms import resize_image
-from mrcnn_jax.errors import DataError
-from mrcnn_jax.inference.image_files import read_image
+from mrcnn_jax.inference.forms.records import FormSettings
+from mrcnn_jax.inference.forms.writing import Written, check_forms, write_forms
+from mrcnn_jax.inference.image_sources import InputFile, picture_names
 from mrcnn_jax.inference.postprocessing import ImageDetections
-from mrcnn_jax.inference.predictor import Predictor
-from mrcnn_jax.json_files import write_json
+from mrcnn_jax.inference.prediction_log import (
+    WHOLE,
+    Part,
+    RunHeader,
+    alone,
+    are_complete,
+    check_parts,
+    join_parts,
+    open_log,
+    read_records,
+)
+from mrcnn_jax.inference.prediction_stream import ImagePredictor, PredictedFile, predict_stream
 
-DrawFn = Callable[[Path, np.ndarray, ImageDetections], None]
-"""Writes a copy of an image with its detections drawn to a path that ends in .jpg and whose folder may not exist."""
+DrawFn = Callable[[Path, np.ndarray, ImageDetections], Path]
+"""Writes a picture of an image [H, W, 3] and its detections and returns its path, which begins with the given one.
+
+The given path has no suffix, and its folder may not exist. The function is called in several threads."""
 
 MAX_MASK_BYTES = 10**9
 """Images whose full-size masks would take more bytes than this are drawn at a smaller size."""
 
-BATCHES_HELD = 4
-"""Number of batches of images to read before prediction, so that images with the same canvas form a batch."""
-
 
 @dataclass(frozen=True)
-class InputFile:
-    """An image to predict."""
+class FileOptions:
+    """What is predicted and written; see `mrcnn predict --help`."""
 
-    path: Path
-    name: str
-    """Path relative to the named folder, with / between folders, or the file's own name."""
-
-
-def find_images(inputs: Sequence[str | Path], output: Path) -> list[InputFile]:
-    """Returns the named files, and all image files in and below the named folders, sorted within each folder.
-
-    A named file may have any suffix. In folders, hidden files and pictures under `output` from earlier calls are
-    skipped. Raises DataError if an input does not exist or there is no image.
-    """
-    found: dict[Path, InputFile] = {}
-    for given in map(Path, inputs):
-        if given.is_dir():
-            paths = sorted(path for path in given.rglob("[!.]*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            paths = [path for path in paths if not path.resolve().is_relative_to(output.resolve())]
-            files = [InputFile(path, path.relative_to(given).as_posix()) for path in paths]
-        elif given.exists():
-            files = [InputFile(given, given.name)]
-        else:
-            raise DataError(f"Input {given} does not exist.")
-        for file in files:
-            found.setdefault(file.path.resolve(), file)
-    if not found:
-        raise DataError(f"No images in {', '.join(map(str, inputs))}. Supported: {', '.join(sorted(SUFFIXES))}.")
-    return list(found.values())
-
-
-def count_other_files(inputs: Sequence[str | Path]) -> dict[str, int]:
-    """Returns how many files in and below the named folders are not read, by suffix, the most frequent first."""
-    others: Counter[str] = Counter()
-    for folder in filter(Path.is_dir, map(Path, inputs)):
-        suffixes = (path.suffix.lower() for path in folder.rglob("[!.]*") if path.is_file())
-        others.update(suffix or "no suffix" for suffix in suffixes if suffix not in SUFFIXES)
-    return dict(others.most_common())
+    part: Part = WHOLE
+    overwrite: bool = False
+    forms: Sequence[str] = ("coco",)
+    simplify: float = 1.0
+    """Largest distance between the exact outline of a mask and polygons, in pixels."""
+    score: float = 0.5
+    """Lowest score of detections in pictures, and in all forms but jsonl, coco and coco-results."""
+    category_ids: frozenset[int] | None = None
+    """Categories of the detections that are kept; None keeps all."""
+    max_detections: int | None = None
+    """Number of detections of an image that are kept, the best ones; None keeps all."""
+    num_devices: int = 1
+    """Devices of the predictor, each of which computes a share of a batch."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that the results depend on, such as the weights; a run continues only with the same ones."""
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     files: Sequence[InputFile],
     output: Path,
     *,
+    options: FileOptions = FileOptions(),
     draw: DrawFn | None = None,
-    draw_score: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
-    notes: dict[str, list[Path]] | None = None,
-) -> dict[str, str]:
-    """Writes output/predictions.json and, with `draw`, a picture of each file under output/pictures.
+) -> Written | None:
+    """Predicts files, appends their results to output/predictions.jsonl, and writes the forms when all are done.
 
-    Detections with a score of at least `draw_score` are drawn; predictions.json contains all of them. If a file cannot
-    be read, its error is recorded and the others are predicted. predictions.json contains "images" (id, file name,
-    size, drawn picture), "predictions" (COCO results with file_name and category_name) and "errors" (file name, error).
-    What was decided to read the images, such as the range of 16-bit values, is added to `notes`, with their paths.
+    Files that this file contains from an earlier call are not predicted again. If a file cannot be read, its error is
+    recorded and the others are predicted. `draw` is called with the detections that have at least the score of the
+    options. A part of a run writes the forms if the other parts are finished.
 
-    Returns the errors by file, {} if there are none. Raises StorageError if something cannot be written, and
-    NumericalError, without writing predictions.json, if the network computes NaN or infinity for a file.
+    Returns the number of images, the errors and the notes of the whole run; None if other parts are not finished.
+
+    Raises ConfigError if the output is of other settings, StorageError if something cannot be written, and
+    NumericalError, without writing the forms, if the network computes NaN or infinity for a file.
     """
-    ids = {file: number for number, file in enumerate(files, start=1)}
-    targets = _unique_targets(files)
-    names = {category.id: category.name for category in predictor.categories}
-    images: list[dict[str, Any]] = []
-    predictions: list[dict[str, Any]] = []
-    errors: dict[InputFile, str] = {}
-    read = functools.partial(read_image, depth=predictor.test_config.depth, notes=notes)
-    for group in _read_groups(files, predictor.test_config.batch_size * BATCHES_HELD, read, errors):
-        found_in_group = predictor([image for _, image in group], names=[str(file.path) for file, _ in group])
-        for (file, image), found in zip(group, found_in_group, strict=True):
-            entry = {"id": ids[file], "file_name": file.name, "height": image.shape[0], "width": image.shape[1]}
-            if draw is not None:
-                draw(output / "pictures" / targets[file], *_fit_for_drawing(image, found, draw_score))
-                entry["picture"] = f"pictures/{targets[file]}"
-            images.append(entry)
-            for result in found.coco_results(ids[file]):
-                named = {"file_name": file.name, "category_name": names[result["category_id"]]}
-                predictions.append(result | named | {"bbox": [round(side, 3) for side in result["bbox"]]})
+    check_forms(options.forms)
+    part = options.part
+    header = RunHeader(
+        _settings(files, options, with_pictures=draw is not None), tuple(predictor.categories), len(files)
+    )
+    if not options.overwrite:
+        check_parts(output, header, part)
+    stems = list(picture_names(files))
+    finish = partial(_make_line, output=output, stems=stems, options=options, draw=draw)
+    positions = part.range_of(len(files))
+    path = part.path(output)
+    with open_log(path, header, part, overwrite=options.overwrite) as (log, done):
         if progress is not None:
-            progress(len(images) + len(errors), len(files))
-    content = {
-        "images": images,
-        "predictions": predictions,
-        "errors": [{"file_name": file.name, "error": error} for file, error in errors.items()],
-    }
-    write_json(output / "predictions.json", content, indent=None)
-    return {str(file.path): error for file, error in errors.items()}
+            progress(done, len(positions))
+        numbered = ((position + 1, files[position]) for position in positions[done:])
+        with closing(predict_stream(predictor, numbered, finish, num_devices=options.num_devices)) as lines:
+            for count, line in enumerate(lines, start=done + 1):
+                log.write(line)
+                log.flush()
+                if progress is not None:
+                    progress(count, len(positions))
+    if part.count > 1 and not are_complete(output, header, part.count):
+        return None
+    with alone(Part(1, part.count).path(output)):
+        if part.count > 1:
+            join_parts(output, header, part.count)
+        image_paths = [None if file.archive is not None else file.path for file in files]
+        form_settings = FormSettings(output, header.categories, options.simplify, options.score, image_paths)
+        return write_forms(options.forms, read_records(WHOLE.path(output)), form_settings)
 
 
-def _read_groups(
-    files: Sequence[InputFile],
-    max_images: int,
-    read: Callable[[Path], np.ndarray],
-    errors: dict[InputFile, str],
-) -> Iterator[list[tuple[InputFile, np.ndarray]]]:
-    """Yields decoded images in groups of bounded number and size; adds files that cannot be read to `errors`."""
-    group: list[tuple[InputFile, np.ndarray]] = []
+def _settings(files: Sequence[InputFile], options: FileOptions, *, with_pictures: bool) -> dict[str, Any]:
+    """Returns what the lines of predictions.jsonl and the pictures depend on."""
+    inputs = hashlib.sha256()
     for file in files:
-        try:
-            group.append((file, read(file.path)))
-        except DataError as error:
-            errors[file] = str(error)
-        pixels = sum(image.shape[0] * image.shape[1] for _, image in group)
-        if len(group) >= max_images or pixels > MAX_PIXELS:
-            yield group
-            group = []
-    yield group
+        inputs.update(f"{file.name}\0{file.stored_size()}\0".encode(errors="surrogateescape"))
+    settings = dict(options.settings) | {
+        "inputs": inputs.hexdigest(),
+        "classes": None if options.category_ids is None else sorted(options.category_ids),
+        "max_detections": options.max_detections,
+    }
+    return settings | ({"score of pictures": options.score} if with_pictures else {})
 
 
-def _fit_for_drawing(image: np.ndarray, found: ImageDetections, score: float) -> tuple[np.ndarray, ImageDetections]:
+def _make_line(
+    predicted: PredictedFile, output: Path, stems: Sequence[str], options: FileOptions, draw: DrawFn | None
+) -> bytes:
+    """Draws the picture of a file and returns its line of predictions.jsonl."""
+    stem = stems[predicted.number - 1]
+    line: dict[str, Any] = {"id": predicted.number, "file_name": predicted.file.name}
+    if predicted.detections is None or predicted.pixels is None:
+        return _encode(line | {"error": predicted.error})
+    found = keep_detections(predicted.detections, options.category_ids, options.max_detections)
+    line |= {"height": found.image_hw[0], "width": found.image_hw[1], "stem": stem}
+    if draw is not None:
+        confident = found.select(found.scores >= options.score)
+        path = draw(output / "pictures" / stem, *_fit_for_drawing(predicted.pixels, confident))
+        line["picture"] = path.relative_to(output).as_posix()
+    if predicted.notes:
+        line["notes"] = predicted.notes
+    line["detections"] = [
+        _row(result, name) for result, name in zip(found.coco_results(0), found.category_names, strict=True)
+    ]
+    return _encode(line)
+
+
+def _row(result: dict[str, Any], category_name: str) -> dict[str, Any]:
+    """Returns a detection from a COCO result, without the image's id."""
+    own = {name: value for name, value in result.items() if name != "image_id"}
+    return own | {"category_name": category_name, "bbox": [round(side, 3) for side in result["bbox"]]}
+
+
+def _encode(line: dict[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def keep_detections(
+    found: ImageDetections, category_ids: frozenset[int] | None, max_detections: int | None
+) -> ImageDetections:
+    """Returns the best `max_detections` detections of some categories; None keeps all."""
+    if category_ids is not None:
+        found = found.select(np.isin(found.labels, sorted(category_ids)))
+    return found if max_detections is None else found.select(np.arange(min(max_detections, len(found))))
+
+
+def _fit_for_drawing(image: np.ndarray, found: ImageDetections) -> tuple[np.ndarray, ImageDetections]:
     """Returns the image and the detections to draw, scaled down if full-size masks would not fit into memory."""
-    found = found.select(found.scores >= score)
     height, width = found.image_hw
     excess = len(found) * height * width / MAX_MASK_BYTES
     if excess > 1:
         new_hw = (max(1, int(height / excess**0.5)), max(1, int(width / excess**0.5)))
         return resize_image(image, new_hw), found.resized(new_hw)
     return image, found
-
-
-def _unique_targets(files: Sequence[InputFile]) -> dict[InputFile, str]:
-    """Returns a path under the pictures folder for each file: its name with the suffix .jpg, numbered if two clash."""
-    taken: set[str] = set()
-    targets = {}
-    for file in files:
-        stem, number = Path(file.name).with_suffix("").as_posix(), 1
-        target = f"{stem}.jpg"
-        while target.casefold() in taken:
-            number += 1
-            target = f"{stem}_{number}.jpg"
-        taken.add(target.casefold())
-        targets[file] = target
-    return targets

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,19 +16,20 @@ from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.data.transforms import with_keypoint_flip
 from mrcnn_jax.errors import ConfigError
-from mrcnn_jax.inference.batches import assemble_batch, plan_batches, predict_images
+from mrcnn_jax.inference.batches import PredictFn, assemble_batch, plan_batches, predict_images
 from mrcnn_jax.inference.postprocessing import ImageDetections, restore_detections
 from mrcnn_jax.inference.prediction_program import make_predict_fn
 from mrcnn_jax.mesh import make_mesh
+from mrcnn_jax.structures import Detections
 from mrcnn_jax.weights.folder import load_weights
 
 
 class Predictor:
     """Detects objects in images of any size: `predictor(images)`.
 
-    It runs on one device and compiles once per canvas of the test config (with augmentation, twice per canvas and short
-    side), for the first image that needs it or in `warm_up`. After that nothing is compiled, whatever the sizes and the
-    number of images.
+    It runs on the given devices and compiles once per canvas of the test config (with augmentation, twice per canvas
+    and short side), for the first image that needs it or in `warm_up`. After that nothing is compiled, whatever the
+    sizes and the number of images. Several threads may call it.
     """
 
     def __init__(
@@ -37,20 +39,22 @@ class Predictor:
         test_config: TestConfig,
         categories: Sequence[Category],
         *,
-        device: jax.Device | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> None:
-        """Copies the variables to the device.
+        """Copies the variables to the devices.
 
         Args:
             variables: the model's collections, as in `Weights.variables`.
             categories: label k of the model is categories[k - 1].
-            device: device to run on; by default JAX's first one.
+            devices: devices to run on, each of which computes `test_config.batch_size` images of a batch; by default
+                JAX's first one.
         """
         self.test_config = test_config
         self.categories = tuple(categories)
         self.model_config = with_keypoint_flip(model_config, categories) if test_config.augment_flip else model_config
-        mesh = make_mesh([device or jax.local_devices()[0]])
-        self._predict = make_predict_fn(variables, self.model_config, test_config, mesh)
+        mesh = make_mesh(devices or jax.local_devices()[:1])
+        self._batch_size = test_config.batch_size * mesh.size
+        self._predict = _one_at_a_time(make_predict_fn(variables, self.model_config, test_config, mesh))
 
     @classmethod
     def load(cls, path: str | Path, **test_overrides: Any) -> "Predictor":
@@ -78,12 +82,11 @@ class Predictor:
         images = [check_image(image, index) for index, image in enumerate(_as_sequence(images))]
         called = dict(enumerate(names or [f"images[{index}]" for index in range(len(images))]))
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        batch_size = self.test_config.batch_size
         batches = (
             assemble_batch(
-                plan.indices, [images[index] for index in plan.indices], plan.canvas, self.test_config, batch_size
+                plan.indices, [images[index] for index in plan.indices], plan.canvas, self.test_config, self._batch_size
             )
-            for plan in plan_batches(sizes, self.test_config, batch_size)
+            for plan in plan_batches(sizes, self.test_config, self._batch_size)
         )
         found = {
             index: restore_detections(
@@ -101,8 +104,19 @@ class Predictor:
     def warm_up(self) -> None:
         """Compiles for every canvas, so that no later call has to."""
         for canvas in self.test_config.canvases:
-            filler = assemble_batch((), [], canvas, self.test_config, self.test_config.batch_size)
+            filler = assemble_batch((), [], canvas, self.test_config, self._batch_size)
             jax.block_until_ready(self._predict(filler.images, filler.image_hw, *filler.further))
+
+
+def _one_at_a_time(predict_fn: PredictFn) -> PredictFn:
+    """Returns the function for several threads: they do not compile the same program twice."""
+    lock = threading.Lock()
+
+    def predict(*inputs: Any) -> Detections:
+        with lock:
+            return predict_fn(*inputs)
+
+    return predict
 
 
 def check_image(image: Any, index: int) -> np.ndarray:

@@ -8,6 +8,8 @@ import pytest
 
 from mrcnn_jax.cli import command_line, evaluate_weights, predict_images
 from mrcnn_jax.config import TestConfig
+from mrcnn_jax.inference.forms.writing import Written
+from mrcnn_jax.inference.image_sources import FoundImages
 from mrcnn_jax.json_files import write_json
 
 
@@ -43,10 +45,10 @@ def test_predict_names_the_step(
     weights = SimpleNamespace(variables={}, model=None, categories=())
     for name, value in {
         "default_test_config": TestConfig,
-        "find_images": lambda *_: [],
+        "find_images": lambda *_: FoundImages([], {}),
         "load_weights": lambda path: weights,
-        "Predictor": lambda *_: None,
-        "predict_files": lambda *_, **__: {},
+        "Predictor": lambda *_, **__: None,
+        "predict_files": lambda *_, **__: Written(),
     }.items():
         monkeypatch.setattr(predict_images, name, value)
     options = ("--weights", workdir, "--output", workdir / "out", "image.png")

@@ -3,7 +3,6 @@
 mrcnn video --weights runs/NAME --output videos street.mp4 --track
 """
 
-import difflib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from mrcnn_jax.categories import Category
 from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.class_option import find_categories
 from mrcnn_jax.cli.progress import show_progress
 from mrcnn_jax.cli.weights_option import default_test_config, note_source
 from mrcnn_jax.config import TestConfig
@@ -37,8 +36,8 @@ class Arguments:
     """Folder for NAME.mp4, NAME.jsonl and NAME.json of each video."""
     score: float = 0.5
     """Lowest score of detections that are written and drawn, and that start tracks."""
-    classes: tuple[str, ...] = ()
-    """Names of the categories to detect; all if empty."""
+    classes: str = ""
+    """Categories to keep, names or ids with commas between; all by default."""
     track: bool = False
     """Give the same object the same number in all frames, and draw the detections in tracks only."""
     track_memory: int = 30
@@ -109,16 +108,6 @@ def draw_frame(frame: PredictedFrame) -> np.ndarray:
         tracks=frame.numbers,
         keep_size=True,
     )
-
-
-def find_categories(names: tuple[str, ...], categories: tuple[Category, ...]) -> list[int] | None:
-    """Returns the ids of the named categories, None for no name; ConfigError for a name that the weights lack."""
-    ids = {category.name: category.id for category in categories}
-    for name in names:
-        if name not in ids:
-            nearest = difflib.get_close_matches(name, ids, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"The weights have no class {name}: did you mean {nearest}?")
-    return [ids[name] for name in names] if names else None
 
 
 def _check(arguments: Arguments) -> None:

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from mrcnn_jax.categories import Category
 from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.class_option import find_categories
 from mrcnn_jax.cli.prediction_pictures import PictureKind, choose_picture
 from mrcnn_jax.cli.progress import show_progress
 from mrcnn_jax.cli.weights_option import default_test_config, note_source
@@ -42,13 +42,13 @@ class Arguments:
     output: Path = command_line.Required
     """Folder for the results. A run that was interrupted continues there."""
     format: str = "coco"
-    """Forms of the results, separated by commas: jsonl, coco, coco-results, polygons, labelme, yolo, png, csv, geojson,
+    """Forms of the results, with commas between: jsonl, coco, coco-results, polygons, labelme, yolo, png, csv, geojson,
     parquet. predictions.jsonl is always written."""
     score: float = 0.5
     """Lowest score of detections in pictures and in all forms but jsonl, coco and coco-results, which contain all above
     --test.score-threshold."""
     classes: str = ""
-    """Categories to keep, names or ids separated by commas; all by default."""
+    """Categories to keep, names or ids with commas between; all by default."""
     max_detections: int | None = None
     """Number of detections to keep in each image, the best ones."""
     simplify: float = 1.0
@@ -75,7 +75,7 @@ def main() -> None:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.left_out.items())
         command_line.note(f"Files of the inputs that are no images or named twice, and are left out: {kinds}.")
     weights = load_weights(arguments.weights)
-    category_ids = choose_categories(arguments.classes, weights.categories)
+    category_ids = find_categories(arguments.classes, weights.categories)
     note_source(arguments.weights)
     num_images = len(part.range_of(len(found.files)))
     devices = jax.local_devices()[: max(1, ceil_div(num_images, arguments.test.batch_size))]
@@ -115,20 +115,6 @@ def read_part(text: str) -> Part:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--part is I/N with I from 1 to N, such as 2/8, got {text!r}.")
     return Part(int(match[1]), int(match[2]))
-
-
-def choose_categories(text: str, categories: Sequence[Category]) -> frozenset[int] | None:
-    """Returns the ids of categories that are named, by name or id, with commas between; None for an empty text.
-
-    Raises ConfigError for a name or id that the weights do not have.
-    """
-    ids = {category.name: category.id for category in categories} | {str(each.id): each.id for each in categories}
-    wanted = [name.strip() for name in text.split(",") if name.strip()]
-    for name in wanted:
-        if name not in ids:
-            names = ", ".join(category.name for category in categories[:100])
-            raise ConfigError(f"The weights have no category {name}. Expected some of {names}.")
-    return frozenset(ids[name] for name in wanted) if wanted else None
 
 
 def describe_settings(arguments: Arguments) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def predict_video(
     *,
     draw: DrawFrameFn | None = None,
     score: float = 0.5,
-    category_ids: Sequence[int] | None = None,
+    category_ids: Collection[int] | None = None,
     track: TrackSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _predict_frames(
     frames: Iterator[Frame],
     held: int,
     score: float,
-    category_ids: Sequence[int] | None,
+    category_ids: Collection[int] | None,
 ) -> Iterator[PredictedFrame]:
     """Yields the frames with their detections of at least this score and of these categories; `held` in a call."""
     start = 0
@@ -107,7 +107,7 @@ def _predict_frames(
         for index, (frame, found) in enumerate(zip(group, all_found, strict=True), start):
             keep = found.scores >= score
             if category_ids is not None:
-                keep &= np.isin(found.labels, category_ids)
+                keep &= np.isin(found.labels, sorted(category_ids))
             found = found.select(keep)
             yield PredictedFrame(index, float(frame.pts * video.time_base), frame, found, cut_masks(found))
         start += len(group)

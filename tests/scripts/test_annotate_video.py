@@ -9,7 +9,7 @@ import pytest
 from mrcnn_jax import main
 from mrcnn_jax.categories import Category
 from mrcnn_jax.cli import annotate_video
-from mrcnn_jax.cli.annotate_video import find_categories
+from mrcnn_jax.cli.class_option import find_categories
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.weights.folder import Weights
 from tests.colour_predictor import ColourPredictor, write_frames
@@ -70,7 +70,7 @@ def test_files_that_are_no_videos_are_reported_and_the_others_done(
         (("CLIP", "--score", "2"), "--score: expected a number from 0 to 1, got 2.0"),
         (("CLIP", "--track-memory", "-1"), "--track-memory: expected at least 0 frames, got -1"),
         (("CLIP", "--rate", "0"), "--rate: expected more than 0"),
-        (("CLIP", "--classes", "kind 7"), "The weights have no class kind 7: did you mean kind 2?"),
+        (("CLIP", "--classes", "kind 7"), "the weights have no class kind 7: did you mean kind 2?"),
         (("CLIP", "other/clip.mkv"), "would have the same outputs"),
         (("out/clip.mp4",), "The output would replace"),
     ],
@@ -95,7 +95,7 @@ def test_without_pyav_one_line_names_the_installation(
 
 def test_categories_are_found_by_name() -> None:
     categories = (Category(4, "cat"), Category(9, "dog"))
-    assert find_categories((), categories) is None
-    assert find_categories(("dog", "cat"), categories) == [9, 4]
+    assert find_categories("", categories) is None
+    assert find_categories("dog, 4", categories) == {4, 9}
     with pytest.raises(ConfigError, match="no class cats: did you mean cat"):
-        find_categories(("cats",), categories)
+        find_categories("cats", categories)

@@ -90,7 +90,7 @@ def test_many_errors_are_counted(folder, monkeypatch, capsys):
     [
         (("--format", "coco,yolov8"), "Unknown form yolov8"),
         (("--part", "3/2"), "--part is I/N"),
-        (("--classes", "light,cat"), "no category cat. Expected some of light, dark"),
+        (("--classes", "light,cat"), "the weights have no class cat: did you mean dark?"),
         (("--max-detections", "0"), "--max-detections is at least 1"),
         (("--simplify", "-1"), "--simplify is a distance"),
     ],

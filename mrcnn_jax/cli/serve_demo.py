@@ -36,7 +36,7 @@ class Arguments:
     port: Annotated[int, tyro.conf.arg(metavar="PORT")] = 8000
     """Port to listen on; 0 chooses a free one."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names by which browsers may call the server. By default localhost if only this machine can reach it, else any."""
+    """Names by which browsers may call the server, besides localhost and IP addresses."""
     max_requests: int = 32
     """Requests that are read, wait or are predicted at the same time; further ones get status 503."""
     max_megabytes: int = 20
@@ -108,15 +108,11 @@ def serve(predictor: Predictor, arguments: Arguments, listener: socket.socket) -
     import uvicorn
 
     from mrcnn_jax.serving.app import DemoServer
-    from mrcnn_jax.serving.hosts import LOOPBACK
     from mrcnn_jax.serving.uploads import MEGA, Limits
 
     address, port = listener.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
-    allowed = arguments.allowed_hosts
-    if is_loopback(address):
-        allowed = (*LOOPBACK, address, *allowed)
-    else:
+    if not is_loopback(address):
         command_line.note(f"Anyone who reaches {address} can use the server: there is no password or encryption.")
     limits = Limits(arguments.max_requests, arguments.max_megabytes * MEGA, arguments.max_megapixels * MEGA)
 
@@ -126,7 +122,7 @@ def serve(predictor: Predictor, arguments: Arguments, listener: socket.socket) -
         else:
             server.should_exit = True
 
-    demo = DemoServer(predictor, limits, allowed_hosts=allowed, on_warm=on_warm)
+    demo = DemoServer(predictor, limits, allowed_hosts=arguments.allowed_hosts, on_warm=on_warm)
     config = uvicorn.Config(
         demo.app,
         log_level="warning",

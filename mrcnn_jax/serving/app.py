@@ -57,7 +57,7 @@ class DemoServer:
         Args:
             predictor: is warmed up on a thread when the application starts.
             limits: see `Limits`.
-            allowed_hosts: names and addresses in the Host header of requests; if empty, any.
+            allowed_hosts: names in the Host header of requests, besides localhost and IP addresses.
             on_warm: is called at the end of the warm-up, on another thread; `batcher.failure` is its error.
         """
         self._predictor, self._limits = predictor, limits
@@ -125,6 +125,8 @@ class DemoServer:
             data = await read_upload(request, limits)
             pixels = await asyncio.to_thread(count_pixels, data, limits.max_pixels)
             async with self._budget.take(pixels):
+                if await request.is_disconnected():  # while it waited: nobody reads the answer
+                    raise ClientDisconnect
                 image, notes = await asyncio.to_thread(decode_upload, data, predictor.test_config.depth)
                 del data
                 found = await asyncio.wrap_future(self.batcher.submit(image))

@@ -103,7 +103,7 @@ class MicroBatcher:
                 chosen = plan_batches(sizes, config, config.batch_size)[0].indices
                 batch = [self._waiting[index] for index in chosen]
                 self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in chosen]
-            # The future of a request whose client has left may be cancelled.
+            # A future is cancelled when the server stops before its request is answered.
             if batch := [waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()]:
                 return batch
 

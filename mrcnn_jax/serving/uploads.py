@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from mrcnn_jax.data.images import FORMATS, MAX_PIXELS, ImageError, decode_image, read_header
+from mrcnn_jax.data.images import FORMATS, MAX_PIXELS, ImageError, decode_image, read_size
 from mrcnn_jax.integers import ceil_div
 
 MEGA = 10**6
@@ -157,7 +157,7 @@ def count_pixels(data: bytes, max_pixels: int) -> int:
     Raises RequestError: 415 if no decoder knows the data, 413 if there are more than `max_pixels`.
     """
     try:
-        height, width = read_header(data).stored_hw
+        height, width = read_size(data)
     except ImageError as error:
         if "pixels" not in error.reason:
             formats = ", ".join(FORMATS)

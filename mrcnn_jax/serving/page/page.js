@@ -330,7 +330,7 @@ function addFiles(files) {
     setStatus(result, "Waiting ...");
     queue.push(result);
   }
-  while (running < Math.min(4, Math.max(2, model.batch_size)) && running < queue.length + running) work();
+  while (queue.length && running < Math.min(4, Math.max(2, model.batch_size))) work();
 }
 
 // ---- start ----

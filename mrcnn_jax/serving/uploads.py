@@ -101,8 +101,9 @@ async def read_upload(request: Request, limits: Limits) -> bytes:
 
 
 async def discard_body(request: Request, limits: Limits) -> None:
-    """Reads a body that is refused, up to a limit, since many clients read no answer before they have sent it."""
-    with contextlib.suppress(TimeoutError, ClientDisconnect):
+    """Reads the rest of a body that is refused, up to a limit, since many clients first send it and then read."""
+    # starlette raises RuntimeError if the body has been read to its end
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(limits.body_seconds):
             left = 4 * limits.max_bytes
             async for chunk in request.stream():

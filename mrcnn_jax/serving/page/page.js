@@ -114,11 +114,13 @@ function drawKeypoints(context, detection, scale, lineWidth) {
     context.lineTo(points[to - 1][0] * scale, points[to - 1][1] * scale);
     context.stroke();
   }
+  context.fillStyle = "white"; // the skeleton has the colour of the mask, on which coloured points would not be seen
   points.forEach(([x, y], index) => {
     if (!visible(index)) return;
     context.beginPath();
-    context.arc(x * scale, y * scale, 1.5 * lineWidth, 0, 2 * Math.PI);
+    context.arc(x * scale, y * scale, 2 * lineWidth, 0, 2 * Math.PI);
     context.fill();
+    context.stroke();
   });
 }
 
@@ -153,7 +155,7 @@ function draw(result) {
       const layer = result.layers[index];
       if (layer) context.drawImage(layer.canvas, layer.x, layer.y);
     }
-    context.strokeStyle = context.fillStyle = `rgb(${color.join(" ")})`;
+    context.strokeStyle = `rgb(${color.join(" ")})`;
     const [x0, y0, x1, y1] = detection.box.map((side) => side * scale);
     context.lineWidth = lineWidth;
     if (element("draw-boxes").checked) context.strokeRect(x0, y0, x1 - x0, y1 - y0);
@@ -190,7 +192,7 @@ function setStatus(result, text, isError = false) {
 function addResult(file) {
   const card = element("result").content.firstElementChild.cloneNode(true);
   const result = { name: file.name, file, answer: null, base: null, scale: 1, layers: {}, notes: [], card };
-  card.querySelector("h2").textContent = file.name;
+  card.querySelector("h2").textContent = card.querySelector("h2").title = file.name;
   card.querySelector(".remove").setAttribute("aria-label", `Remove ${file.name}`);
   card.querySelector(".remove").addEventListener("click", () => {
     results.delete(result);

@@ -1,9 +1,11 @@
 """Counters and histograms of the server in Prometheus' text format (version 0.0.4)."""
 
 import bisect
+import resource
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -83,7 +85,18 @@ class ServerMetrics:
                     self._seconds.lines("mrcnn_request_seconds"),
                 ),
             ]
+        if (memory := resident_bytes()) is not None:
+            name = "process_resident_memory_bytes"
+            families.append((name, "gauge", "Resident memory size in bytes.", [f"{name} {memory}"]))
         lines = []
         for name, kind, text, samples in families:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
         return "\n".join(lines) + "\n"
+
+
+def resident_bytes() -> int | None:
+    """Returns the process's resident memory, or None where the system does not have Linux's /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return None

@@ -62,7 +62,8 @@ class DemoServer:
         """
         self._predictor, self._limits = predictor, limits
         self._metrics = ServerMetrics(predictor.test_config.batch_size)
-        self._slots, self._budget = Slots(limits.max_requests), PixelBudget(limits.pixel_budget)
+        self._slots = Slots(limits.max_requests)
+        self._budget = PixelBudget(limits.pixel_budget, limits.memory_seconds)
         self._page = assemble_page()
         self.batcher = MicroBatcher(predictor, on_batch=self._metrics.batch, on_warm=on_warm)
         self.app = Starlette(

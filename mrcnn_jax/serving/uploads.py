@@ -6,6 +6,7 @@ together. Files are decoded by data/images.py, as everywhere.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Limits:
     """Pixels of an image."""
     body_seconds: float = 30.0
     """Time within which the body has to arrive."""
+    memory_seconds: float = 30.0
+    """Time that an image waits until the images before it have left memory (`pixel_budget`), before it is refused."""
 
     @property
     def pixel_budget(self) -> int:
@@ -68,17 +71,22 @@ class Slots:
 class PixelBudget:
     """Delays decoding while too many decoded pixels are in memory, first come, first served. For one event loop."""
 
-    def __init__(self, pixels: int) -> None:
-        self._free = pixels
+    def __init__(self, pixels: int, max_seconds: float) -> None:
+        self._free, self._max_seconds = pixels, max_seconds
         self._turn = asyncio.Lock()
         self._freed = asyncio.Condition()
 
     @contextlib.asynccontextmanager
     async def take(self, pixels: int) -> AsyncIterator[None]:
-        """Occupies `pixels`, which must not exceed the whole budget, and waits until they are free."""
-        async with self._turn, self._freed:
-            await self._freed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
+        """Occupies `pixels`, at most the whole budget, when they are free; RequestError 503 if that takes too long."""
+        try:
+            async with asyncio.timeout(self._max_seconds), self._turn, self._freed:
+                await self._freed.wait_for(lambda: self._free >= pixels)
+                self._free -= pixels
+        except TimeoutError:
+            retry = math.ceil(self._max_seconds)
+            message = f"The server is busy with large images. Try again in {retry} s."
+            raise RequestError(503, "busy_with_large_images", message, retry) from None
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 import io
 import re
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,8 +16,8 @@ from mrcnn_jax.inference.postprocessing import ImageDetections
 
 CATEGORIES = (Category(2, "dog <b>"), Category(7, "person", ("head", "hand", "foot"), ((1, 2), (2, 3))))
 SCORES = (0.9, 0.6, 0.3)
-NOT_FINITE, FAILS = 254, 255
-"""Values of the first pixel for which the stub raises NumericalError and RuntimeError."""
+SLOW, NOT_FINITE, FAILS = 253, 254, 255
+"""Values of the first pixel for which the stub takes a second, or raises NumericalError or RuntimeError."""
 
 
 class StubPredictor:
@@ -48,6 +49,8 @@ class StubPredictor:
         self.batches.append(marks)
         self.is_called.set()
         assert self.may_go_on.wait(timeout=20)
+        if SLOW in marks:
+            time.sleep(1)
         if FAILS in marks:
             raise RuntimeError("/home/someone/secret.npz is broken")
         if NOT_FINITE in marks:

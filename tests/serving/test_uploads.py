@@ -90,8 +90,24 @@ def test_pixels_are_given_in_turn_so_that_large_images_are_not_overtaken_for_eve
             await asyncio.sleep(0.01)
 
     async def run() -> None:
-        budget = PixelBudget(100)
+        budget = PixelBudget(100, max_seconds=10)
         await asyncio.gather(*(take(budget, pixels) for pixels in (60, 100, 30, 31, 40)))
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert order == [60, 100, 30, 31, 40]
+
+
+def test_an_image_that_waits_too_long_for_memory_is_refused_and_occupies_none() -> None:
+    async def run() -> None:
+        budget = PixelBudget(100, max_seconds=0.05)
+        async with budget.take(60):
+            with pytest.raises(RequestError) as caught:
+                async with budget.take(50):
+                    pytest.fail("60 + 50 pixels are in memory")
+            assert (caught.value.status, caught.value.retry_after) == (503, 1)
+            async with budget.take(40):
+                pass
+        async with budget.take(100):
+            pass
+
+    asyncio.run(asyncio.wait_for(run(), 10))

@@ -66,14 +66,16 @@ def main() -> None:
 
 
 def measure(arguments: Arguments, bodies: list[bytes]) -> dict[str, object]:
-    """Returns counts of answers, latencies of the answered requests in milliseconds, requests a second, and memory."""
+    """Returns counts of answers, latencies in milliseconds, requests a second, and what the server counts."""
     address = urlsplit(arguments.url).netloc
-    before, tally = read_memory(address), Tally()
+    before, tally = read_samples(address), Tally()
     started = time.perf_counter()
     with ThreadPoolExecutor(arguments.clients) as pool:
         for index in range(arguments.requests):
             pool.submit(send, address, bodies[index % len(bodies)], arguments.retry, tally)
     elapsed = time.perf_counter() - started
+    after = read_samples(address)
+    calls, seconds = (after[name] - before[name] for name in ("mrcnn_batch_size_count", "mrcnn_predict_seconds_total"))
     answered = np.array(tally.seconds) * 1000
     p50, p95, p100 = np.percentile(answered, [50, 95, 100]).round(1).tolist() if len(answered) else [None] * 3
     return {
@@ -84,7 +86,9 @@ def measure(arguments: Arguments, bodies: list[bytes]) -> dict[str, object]:
         "answers_503_without_retry_after": tally.without_retry_after,
         "latency_ms": {"p50": p50, "p95": p95, "max": p100},
         "answered_per_second": round(len(answered) / elapsed, 2),
-        "server_memory_mib": {"before": before, "after": read_memory(address)},
+        "predictor_calls": int(calls),
+        "share_of_time_in_predictor": round(seconds / elapsed, 3),
+        "server_memory_mib": {"before": to_mib(before), "after": to_mib(after)},
     }
 
 
@@ -113,17 +117,23 @@ def send(address: str, body: bytes, retry: bool, tally: Tally) -> None:
         time.sleep(float(retry_after or 1))
 
 
-def read_memory(address: str) -> float | None:
-    """Returns the server's resident memory in MiB, or None if it does not state it. Raises DataError."""
+def read_samples(address: str) -> dict[str, float]:
+    """Returns the samples of the server's /metrics that have no labels, by name. Raises DataError."""
     connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
     try:
         connection.request("GET", "/metrics")
-        found = re.search(r"^process_resident_memory_bytes (\d+)$", connection.getresponse().read().decode(), re.M)
+        text = connection.getresponse().read().decode()
     except (OSError, http.client.HTTPException):
         raise DataError(f"No server answers at {address}. Start one with mrcnn demo, or give --url.") from None
     finally:
         connection.close()
-    return round(int(found[1]) / 2**20, 1) if found else None
+    return {name: float(value) for name, value in re.findall(r"^(\w+) ([\d.]+)$", text, re.MULTILINE)}
+
+
+def to_mib(samples: dict[str, float]) -> float | None:
+    """Returns the server's resident memory in MiB, or None if it does not state it."""
+    memory = samples.get("process_resident_memory_bytes")
+    return None if memory is None else round(memory / 2**20, 1)
 
 
 if __name__ == "__main__":

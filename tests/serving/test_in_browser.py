@@ -88,7 +88,7 @@ class Page:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.goto(address)
-        self.page.wait_for_function("model !== null")
+        self.page.wait_for_function("() => model !== null")
 
     def upload(self, *files: tuple[str, bytes]) -> None:
         payload = [{"name": name, "mimeType": "", "buffer": data} for name, data in files]

@@ -84,7 +84,7 @@ def test_a_server_starts_answers_is_measured_and_answers_pending_requests_when_i
         assert address and ready == f"Ready: http://{address[1]}/\n"
         options = benchmark_demo.Arguments(url=f"http://{address[1]}", requests=40, clients=8)
         found = benchmark_demo.measure(options, [encode_image(), encode_image(size=(30, 30))])
-        assert found["answered"] == 40 and found["answers_by_status"] == {"200": 40}
+        assert found["answered"] == 40 >= found["predictor_calls"] >= 10 and found["answers_by_status"] == {"200": 40}
         connection = http.client.HTTPConnection(address[1], timeout=20)
         connection.request("POST", "/predict", encode_image(SLOW))
         with ThreadPoolExecutor(1) as pool:

@@ -124,7 +124,8 @@ function drawKeypoints(context, detection, scale, lineWidth) {
   });
 }
 
-function drawLabel(context, detection, [r, g, b], box, size) {
+function drawLabel(context, detection, [r, g, b], scale, size) {
+  const box = detection.box.map((side) => side * scale);
   const text = `${detection.category} ${detection.score.toFixed(2)}`;
   context.font = `600 ${size}px system-ui, sans-serif`;
   const width = context.measureText(text).width + size / 2, height = 1.3 * size;
@@ -160,8 +161,10 @@ function draw(result) {
     context.lineWidth = lineWidth;
     if (element("draw-boxes").checked) context.strokeRect(x0, y0, x1 - x0, y1 - y0);
     if (element("draw-keypoints").checked) drawKeypoints(context, detection, scale, lineWidth);
-    if (element("draw-labels").checked) drawLabel(context, detection, color, [x0, y0], size);
   }
+  if (element("draw-labels").checked)
+    for (const index of [...indices].reverse()) // above all boxes
+      drawLabel(context, answer.detections[index], instanceColor(index), scale, size);
   const shown = indices.map((index) => answer.detections[index]);
   const counted = `${shown.length} of ${answer.detections.length} detections shown`;
   canvas.setAttribute("aria-label", `${result.name}: ${counted}`);
@@ -212,6 +215,8 @@ function listCategories() {
   const answers = [...results].filter(({ answer }) => answer);
   const names = [...new Set(answers.flatMap(({ answer }) => answer.detections.map(({ category }) => category)))].sort();
   element("controls").hidden = !answers.length;
+  for (const [id, part] of [["draw-masks", "mask"], ["draw-keypoints", "keypoints"]])
+    element(id).parentElement.hidden = !answers.some(({ answer }) => answer.detections.some((found) => part in found));
   element("category-list").replaceChildren(
     ...names.map((name) => {
       const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: !hiddenCategories.has(name) });

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.cli.weights_option import default_test_config, note_source
 from mrcnn_jax.config import TestConfig
 from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.inference.image_proposals import ProposalFinder
 from mrcnn_jax.inference.predictor import Predictor
+from mrcnn_jax.mesh import make_mesh, replicated
 from mrcnn_jax.weights.folder import load_weights
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart")
@@ -37,6 +40,8 @@ class Arguments:
     """Port to listen on; 0 chooses a free one."""
     allowed_hosts: tuple[str, ...] = ()
     """Names by which browsers may call the server, besides localhost and IP addresses."""
+    explain: bool = False
+    """Add the RPN's proposals and the mask probabilities to the answers and the page. Computes the backbone twice."""
     max_requests: int = 32
     """Requests that are read, wait or are predicted at the same time; further ones get status 503."""
     max_megabytes: int = 20
@@ -57,7 +62,11 @@ def main() -> None:
     weights = load_weights(arguments.weights)
     note_source(arguments.weights)
     listener = listen(arguments.host, arguments.port)
-    serve(Predictor(weights.variables, weights.model, arguments.test, weights.categories), arguments, listener)
+    mesh = make_mesh([jax.local_devices()[0]])
+    variables = jax.device_put(weights.variables, replicated(mesh))  # once for both programs
+    predictor = Predictor(variables, weights.model, arguments.test, weights.categories)
+    finder = ProposalFinder(variables, weights.model, arguments.test) if arguments.explain else None
+    serve(predictor, arguments, listener, finder)
 
 
 def check_arguments(arguments: Arguments) -> None:
@@ -103,7 +112,9 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def serve(predictor: Predictor, arguments: Arguments, listener: socket.socket) -> None:
+def serve(
+    predictor: Predictor, arguments: Arguments, listener: socket.socket, finder: ProposalFinder | None = None
+) -> None:
     """Serves until SIGINT or SIGTERM, answers the pending requests and returns. Raises the error of the warm-up."""
     import uvicorn
 
@@ -122,7 +133,7 @@ def serve(predictor: Predictor, arguments: Arguments, listener: socket.socket) -
         else:
             server.should_exit = True
 
-    demo = DemoServer(predictor, limits, allowed_hosts=arguments.allowed_hosts, on_warm=on_warm)
+    demo = DemoServer(predictor, limits, finder, allowed_hosts=arguments.allowed_hosts, on_warm=on_warm)
     config = uvicorn.Config(
         demo.app,
         log_level="warning",

@@ -19,8 +19,9 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from mrcnn_jax.errors import NumericalError
+from mrcnn_jax.inference.image_proposals import ProposalFinder
 from mrcnn_jax.inference.predictor import Predictor
-from mrcnn_jax.serving.answers import describe_detections, describe_model
+from mrcnn_jax.serving.answers import describe_found, describe_model
 from mrcnn_jax.serving.batching import MicroBatcher
 from mrcnn_jax.serving.hosts import HostGuard
 from mrcnn_jax.serving.server_metrics import CONTENT_TYPE, ServerMetrics
@@ -48,6 +49,7 @@ class DemoServer:
         self,
         predictor: Predictor,
         limits: Limits,
+        finder: ProposalFinder | None = None,
         *,
         allowed_hosts: Collection[str] = (),
         on_warm: Callable[[], None] = lambda: None,
@@ -57,6 +59,7 @@ class DemoServer:
         Args:
             predictor: is warmed up on a thread when the application starts.
             limits: see `Limits`.
+            finder: adds what explains the detections to the answers.
             allowed_hosts: names in the Host header of requests, besides localhost and IP addresses.
             on_warm: is called at the end of the warm-up, on another thread; `batcher.failure` is its error.
         """
@@ -65,7 +68,7 @@ class DemoServer:
         self._slots = Slots(limits.max_requests)
         self._budget = PixelBudget(limits.pixel_budget, limits.memory_seconds)
         self._page = assemble_page()
-        self.batcher = MicroBatcher(predictor, on_batch=self._metrics.batch, on_warm=on_warm)
+        self.batcher = MicroBatcher(predictor, finder, on_batch=self._metrics.batch, on_warm=on_warm)
         self.app = Starlette(
             routes=[
                 Route("/", self._show_page),
@@ -132,7 +135,7 @@ class DemoServer:
                 del data
                 found = await asyncio.wrap_future(self.batcher.submit(image))
                 del image
-            answer = await asyncio.to_thread(describe_detections, found, score, notes)
+            answer = await asyncio.to_thread(describe_found, found, score, notes)
         return JSONResponse(answer)
 
     def _retry_after(self) -> int:

@@ -9,20 +9,29 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from mrcnn_jax.inference.batches import plan_batches
+from mrcnn_jax.inference.image_proposals import ImageProposals, ProposalFinder
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
 
 
+class Found(NamedTuple):
+    """The detections of an image, and its proposals if they were asked for."""
+
+    detections: ImageDetections
+    proposals: ImageProposals | None
+
+
 @dataclass(frozen=True, eq=False)
 class WaitingImage:
-    """An image, uint8 RGB [H, W, 3], and the future of its detections."""
+    """An image, uint8 RGB [H, W, 3], and the future of what is found in it."""
 
     image: np.ndarray
-    answer: Future[ImageDetections] = field(default_factory=Future)
+    answer: Future[Found] = field(default_factory=Future)
 
 
 class MicroBatcher:
@@ -34,6 +43,7 @@ class MicroBatcher:
     def __init__(
         self,
         predictor: Predictor,
+        finder: ProposalFinder | None = None,
         *,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
         on_warm: Callable[[], None] = lambda: None,
@@ -42,10 +52,11 @@ class MicroBatcher:
 
         Args:
             predictor: warmed up and called on the batcher's thread only.
+            finder: likewise; finds the proposals of every image.
             on_batch: is called with the number of images and the seconds of every call of the predictor.
             on_warm: is called at the end of the warm-up, whether it succeeded or failed.
         """
-        self._predictor, self._on_batch, self._on_warm = predictor, on_batch, on_warm
+        self._predictor, self._finder, self._on_batch, self._on_warm = predictor, finder, on_batch, on_warm
         self._waiting: list[WaitingImage] = []
         self._changed = threading.Condition()
         self._is_closed = False
@@ -59,8 +70,8 @@ class MicroBatcher:
         """Starts the thread, which first compiles for all canvases."""
         self._thread.start()
 
-    def submit(self, image: np.ndarray) -> Future[ImageDetections]:
-        """Returns the future of the detections of an image, uint8 RGB [H, W, 3]. Raises RuntimeError if closed.
+    def submit(self, image: np.ndarray) -> Future[Found]:
+        """Returns the future of what is found in an image, uint8 RGB [H, W, 3]. Raises RuntimeError if closed.
 
         The future raises what the predictor raises for this image, whatever happens to other images of its batch.
         """
@@ -83,6 +94,8 @@ class MicroBatcher:
     def _run(self) -> None:
         try:
             self._predictor.warm_up()
+            if self._finder:
+                self._finder.warm_up()
             self.is_ready = True
         except BaseException as error:
             self.failure = error
@@ -111,7 +124,9 @@ class MicroBatcher:
         """Predicts a batch; if that fails, each of its images alone, to find those that fail."""
         started = time.perf_counter()
         try:
-            found = self._predictor([waiting.image for waiting in batch])
+            images = [waiting.image for waiting in batch]
+            detections = self._predictor(images)
+            proposals = self._finder(images) if self._finder else [None] * len(images)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
@@ -120,5 +135,5 @@ class MicroBatcher:
                     self._answer([waiting])
             return
         self._on_batch(len(batch), time.perf_counter() - started)
-        for waiting, detections in zip(batch, found, strict=True):
-            waiting.answer.set_result(detections)
+        for waiting, found, proposed in zip(batch, detections, proposals, strict=True):
+            waiting.answer.set_result(Found(found, proposed))

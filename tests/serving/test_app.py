@@ -1,5 +1,6 @@
 """The routes through starlette's client: answers, refusals with one line, limits, load, health and metrics."""
 
+import base64
 import json
 import re
 import time
@@ -18,13 +19,13 @@ from starlette.testclient import TestClient
 from mrcnn_jax.serving import uploads
 from mrcnn_jax.serving.app import DemoServer
 from mrcnn_jax.serving.uploads import Limits
-from tests.serving.stub import FAILS, NOT_FINITE, StubPredictor, detect, encode_image, read_metrics
+from tests.serving.stub import FAILS, NOT_FINITE, StubFinder, StubPredictor, detect, encode_image, read_metrics
 
 
 @contextmanager
-def serve(predictor: StubPredictor, **limits: Any) -> Iterator[TestClient]:
+def serve(predictor: StubPredictor, finder: StubFinder | None = None, **limits: Any) -> Iterator[TestClient]:
     """A client of a server that is ready."""
-    demo = DemoServer(predictor, Limits(**limits))
+    demo = DemoServer(predictor, Limits(**limits), finder)
     with TestClient(demo.app, base_url="http://localhost:8000") as client:
         for _ in range(400):
             if client.get("/healthz").status_code == 200:
@@ -59,6 +60,21 @@ def test_the_answer_has_the_detections_of_the_image(client: TestClient, form: st
     decoded = np.stack([coco_mask.decode(row["mask"]) for row in answer["detections"]])
     np.testing.assert_array_equal(decoded.astype(bool), expected.masks)
     assert decoded[0].sum() > 0, "the ring is not empty"
+
+
+def test_explained_answers_have_the_best_proposals_and_the_probabilities_of_the_masks(client: TestClient) -> None:
+    plain = client.post("/predict", content=encode_image()).json()
+    assert "proposals" not in plain and all("mask_probabilities" not in row for row in plain["detections"])
+    with serve(StubPredictor(), StubFinder()) as explaining:
+        answer = explaining.post("/predict", content=encode_image(), params={"score": 0.5}).json()
+    assert len(answer["proposals"]) == 100, "the best ones"
+    assert answer["proposals"][0] == {"box": [0, 0, 30, 40], "objectness": 1.0}
+    assert len(answer["detections"]) == 2
+    for row, expected in zip(answer["detections"], detect((40, 60)).mask_probabilities[:2], strict=True):
+        found = row.pop("mask_probabilities")
+        values = np.frombuffer(base64.b64decode(found["values"]), np.uint8).reshape(found["side"], found["side"])
+        np.testing.assert_allclose(values / 255, expected, atol=0.5 / 255)
+    assert answer["detections"] == plain["detections"][:2]
 
 
 def test_a_form_with_one_file_is_read_like_a_body_and_its_name_is_no_path(client: TestClient) -> None:

@@ -38,7 +38,7 @@ def test_images_that_wait_share_calls_in_their_order_and_a_lone_one_does_not_wai
     predictor = StubPredictor()
     batcher, sizes = make_batcher(predictor)
     futures = submit_while_busy(batcher, predictor, [make_image(mark) for mark in range(1, 7)])
-    assert [len(future.result(timeout=20)) for future in futures] == [3] * 7
+    assert [len(future.result(timeout=20).detections) for future in futures] == [3] * 7
     assert predictor.batches == [[0], [1, 2, 3, 4], [5, 6]] and sizes == [1, 4, 2]
     batcher.close()
 
@@ -50,7 +50,7 @@ def test_a_batch_has_images_of_one_canvas_and_each_gets_its_own_answer() -> None
     shapes = [flat, tall, flat, tall, flat]
     images = [make_image(mark, shape) for mark, shape in enumerate(shapes, start=1)]
     futures = submit_while_busy(batcher, predictor, images)
-    assert [future.result(timeout=20).image_hw for future in futures[1:]] == shapes
+    assert [future.result(timeout=20).detections.image_hw for future in futures[1:]] == shapes
     assert predictor.batches == [[0], [1, 3, 5], [2, 4]]
     batcher.close()
 
@@ -61,9 +61,9 @@ def test_an_image_that_fails_spoils_no_other_one(mark: int, error: type[Exceptio
     batcher, sizes = make_batcher(predictor)
     futures = submit_while_busy(batcher, predictor, [make_image(1), make_image(mark), make_image(2)])
     assert isinstance(futures[2].exception(timeout=20), error)
-    assert [len(futures[index].result(timeout=20)) for index in (0, 1, 3)] == [3, 3, 3]
+    assert [len(futures[index].result(timeout=20).detections) for index in (0, 1, 3)] == [3, 3, 3]
     assert predictor.batches == [[0], [1, mark, 2], [1], [mark], [2]] and sizes == [1, 1, 1]
-    assert len(batcher.submit(make_image(3)).result(timeout=20)) == 3, "the thread goes on"
+    assert len(batcher.submit(make_image(3)).result(timeout=20).detections) == 3, "the thread goes on"
     batcher.close()
 
 
@@ -76,7 +76,7 @@ def test_cancelled_images_are_left_out() -> None:
     futures = [batcher.submit(make_image(mark)) for mark in (1, 2)]
     assert futures[0].cancel()
     predictor.may_go_on.set()
-    assert len(futures[1].result(timeout=20)) == 3 and predictor.batches == [[0], [2]]
+    assert len(futures[1].result(timeout=20).detections) == 3 and predictor.batches == [[0], [2]]
     batcher.close()
 
 

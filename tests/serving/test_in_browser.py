@@ -25,7 +25,7 @@ from pycocotools import mask as coco_mask
 
 from mrcnn_jax.serving.app import DemoServer
 from mrcnn_jax.serving.uploads import Limits
-from tests.serving.stub import NOT_FINITE, StubPredictor, detect, encode_image
+from tests.serving.stub import NOT_FINITE, StubFinder, StubPredictor, detect, encode_image
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def predictor() -> StubPredictor:
 @pytest.fixture
 def address(predictor: StubPredictor) -> Iterator[str]:
     """The address of a server that runs on a thread, with 4 requests at once and 1 MB an image."""
-    demo = DemoServer(predictor, Limits(max_requests=4, max_bytes=10**6))
+    demo = DemoServer(predictor, Limits(max_requests=4, max_bytes=10**6), StubFinder())
     server = uvicorn.Server(uvicorn.Config(demo.app, log_level="error", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -175,6 +175,23 @@ def test_slider_and_filter_choose_detections_without_the_server(opened: Page) ->
     opened.page.locator("#all").click()
     opened.wait_for("3 of 3 detections shown.")
     assert len(opened.requests) == before and opened.num_predictions() == 1 and opened.complaints == []
+
+
+def test_proposals_and_mask_probabilities_are_drawn_if_wanted(opened: Page) -> None:
+    opened.upload(("grey.png", encode_image(100, SIZE)))
+    opened.wait_for("2 of 3 detections shown.")
+    for name in ("masks", "boxes", "labels", "keypoints"):
+        opened.page.locator(f"#draw-{name}").uncheck()
+    assert (opened.pixels() == 100).all()
+    opened.page.locator("#draw-proposals").check()
+    colored = (opened.pixels() != 100).any(-1)
+    assert colored[100:400, 298:303].any(1).all(), "the right border of the left half"
+    assert not colored[10:470, 10:290].any() and not colored[:, 310:].any()
+    opened.page.locator("#draw-proposals").uncheck()
+    opened.page.locator("#draw-probabilities").check()
+    colored = (opened.pixels() != 100).any(-1)
+    assert colored[30, 30] and not colored[120, 150], "a ring"
+    assert not colored[300:, :290].any()
 
 
 def test_downloads_are_what_is_shown(opened: Page) -> None:

@@ -102,6 +102,27 @@ function paintMask(raster, color, lineWidth) {
   return canvas;
 }
 
+/** Returns a canvas with m x m pixels, whose opacity is the probability that a pixel belongs to the object. */
+function paintProbabilities({ side, values }, color) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+  const context = canvas.getContext("2d"), data = context.createImageData(side, side);
+  [...atob(values)].forEach((byte, index) => data.data.set([...color, byte.charCodeAt(0)], 4 * index));
+  context.putImageData(data, 0, 0);
+  return canvas;
+}
+
+/** Draws the proposals whose objectness is at least the lowest score, thinly: there are many. */
+function drawProposals(context, proposals, scale) {
+  const shown = proposals.filter(({ objectness }) => objectness >= Number(element("score").value));
+  for (const [strokeStyle, lineWidth] of [["rgb(0 0 0 / 60%)", 2], ["white", 1]]) {
+    Object.assign(context, { strokeStyle, lineWidth });
+    for (const { box } of shown) {
+      const [x0, y0, x1, y1] = box.map((side) => side * scale);
+      context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    }
+  }
+}
+
 function drawKeypoints(context, detection, scale, lineWidth) {
   const points = detection.keypoints || [];
   const visible = (index) => points[index] && points[index][2] >= model.keypoint_score;
@@ -145,6 +166,7 @@ function draw(result) {
   const size = Math.max(14, Math.round(Math.min(canvas.width, canvas.height) / 34));
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.drawImage(result.base, 0, 0, canvas.width, canvas.height);
+  if (element("draw-proposals").checked) drawProposals(context, answer.proposals || [], scale);
   const indices = [...answer.detections.keys()].filter((index) => isShown(answer.detections[index]));
   for (const index of [...indices].reverse()) {
     const detection = answer.detections[index], color = instanceColor(index);
@@ -158,6 +180,8 @@ function draw(result) {
     }
     context.strokeStyle = `rgb(${color.join(" ")})`;
     const [x0, y0, x1, y1] = detection.box.map((side) => side * scale);
+    if (element("draw-probabilities").checked && detection.mask_probabilities)
+      context.drawImage(paintProbabilities(detection.mask_probabilities, color), x0, y0, x1 - x0, y1 - y0);
     context.lineWidth = lineWidth;
     if (element("draw-boxes").checked) context.strokeRect(x0, y0, x1 - x0, y1 - y0);
     if (element("draw-keypoints").checked) drawKeypoints(context, detection, scale, lineWidth);
@@ -215,8 +239,10 @@ function listCategories() {
   const answers = [...results].filter(({ answer }) => answer);
   const names = [...new Set(answers.flatMap(({ answer }) => answer.detections.map(({ category }) => category)))].sort();
   element("controls").hidden = !answers.length;
-  for (const [id, part] of [["draw-masks", "mask"], ["draw-keypoints", "keypoints"]])
+  const parts = { "draw-masks": "mask", "draw-keypoints": "keypoints", "draw-probabilities": "mask_probabilities" };
+  for (const [id, part] of Object.entries(parts))
     element(id).parentElement.hidden = !answers.some(({ answer }) => answer.detections.some((found) => part in found));
+  element("draw-proposals").parentElement.hidden = !answers.some(({ answer }) => answer.proposals);
   element("category-list").replaceChildren(
     ...names.map((name) => {
       const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: !hiddenCategories.has(name) });
@@ -343,7 +369,7 @@ function addFiles(files) {
 // ---- start ----
 
 function listen() {
-  for (const id of ["score", "draw-masks", "draw-boxes", "draw-keypoints", "draw-labels"])
+  for (const id of ["score", "draw-masks", "draw-boxes", "draw-keypoints", "draw-labels", "draw-probabilities", "draw-proposals"])
     element(id).addEventListener("input", drawAll);
   element("all").addEventListener("click", () => setCategories(true));
   element("none").addEventListener("click", () => setCategories(false));

@@ -19,9 +19,9 @@ def assemble_page() -> WebPage:
     The policy admits this script and style sheet by their hashes, images from memory, and requests to this server.
     """
     folder = files("mrcnn_jax.serving") / "page"
-    html, script, style = (
-        (folder / name).read_text(encoding="utf-8") for name in ("index.html", "page.js", "page.css")
-    )
+    names = ("index.html", "page.css", "drawing.js", "page.js")
+    html, style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in names)
+    script = "\n".join(scripts)
     for mark in ("<style></style>", "<script></script>"):
         if html.count(mark) != 1:
             raise ValueError(f"Expected {mark} once in index.html.")

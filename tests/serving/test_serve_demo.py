@@ -113,5 +113,5 @@ def test_the_page_is_part_of_the_wheel() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     (pattern,) = tools["package-data"]["mrcnn_jax.serving"]
     folder = ROOT / "mrcnn_jax" / "serving"
-    assert {path.name for path in folder.glob(pattern)} == {"index.html", "page.css", "page.js"}
+    assert {path.name for path in folder.glob(pattern)} == {"index.html", "page.css", "drawing.js", "page.js"}
     assert "mrcnn_jax.serving" in tools["packages"]

@@ -62,7 +62,7 @@ def main() -> None:
     weights = load_weights(arguments.weights)
     note_source(arguments.weights)
     listener = listen(arguments.host, arguments.port)
-    mesh = make_mesh([jax.local_devices()[0]])
+    mesh = make_mesh(jax.local_devices()[:1])
     variables = jax.device_put(weights.variables, replicated(mesh))  # once for both programs
     predictor = Predictor(variables, weights.model, arguments.test, weights.categories)
     finder = ProposalFinder(variables, weights.model, arguments.test) if arguments.explain else None

@@ -26,17 +26,10 @@ class ProposalFinder:
     Compiles once per canvas, as `Predictor` does. Test-time augmentation is not applied.
     """
 
-    def __init__(
-        self,
-        variables: Mapping[str, Any],
-        model_config: ModelConfig,
-        test_config: TestConfig,
-        *,
-        device: jax.Device | None = None,
-    ) -> None:
-        """Copies the variables to the device, by default JAX's first one."""
+    def __init__(self, variables: Mapping[str, Any], model_config: ModelConfig, test_config: TestConfig) -> None:
+        """Copies the variables to JAX's first device."""
         self._model_config, self._test_config = model_config, test_config
-        mesh = make_mesh([device or jax.local_devices()[0]])
+        mesh = make_mesh(jax.local_devices()[:1])
         self._propose = make_proposal_fn(variables, model_config, test_config, mesh)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[ImageProposals]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "predict": Command("predict_images", "predict.py", "Detect objects in images."),
     "export": Command("export_model", "export.py", "Export a model as programs that need only JAX."),
     "video": Command("annotate_video", "video.py", "Detect and track objects in videos."),
+    "demo": Command("serve_demo", "demo.py", "Serve a web page and an HTTP interface for detection."),
     "import": Command("import_weights", "import_weights.py", "Convert a checkpoint of another system."),
     "check-data": Command("check_data", "check_data.py", "Check that a prepared data set preserves its annotations."),
     "check-machine": Command("check_machine", "check_machine.py", "Check that this device computes correctly."),

@@ -66,6 +66,7 @@ ALLOWED = {
     },
     "evaluation": {"inference", "data", "weights", "mesh", "distributed", *BASE},
     "visualization": BASE,
+    "serving": {"inference", "data", "visualization", *BASE},
     "profiling": BASE,
     "selftest": {"known_faults", "ops", "models", "detection", "mesh", *BASE},
 }

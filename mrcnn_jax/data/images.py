@@ -105,8 +105,19 @@ def locate_image(root: Path, file_name: str) -> Path:
     return path
 
 
+def read_size(data: bytes) -> ImageHW:
+    """Returns the size of an encoded image, which need not be upright, and decodes no pixel. Raises ImageError."""
+    image = _open_lazily(data)
+    with image:
+        width, height = image.size
+    return height, width
+
+
 def read_header(data: bytes) -> ImageHeader:
-    """Returns the header of an encoded image. Raises ImageError if it is none, or too large."""
+    """Returns the header of an encoded image. Raises ImageError if it is none, or too large.
+
+    Decodes the pixels of a PNG that may contain EXIF.
+    """
     header, image = _open(data)
     image.close()
     return header
@@ -144,30 +155,40 @@ def decode_image(data: bytes, depth: str = AUTO_DEPTH) -> DecodedImage:
     return DecodedImage(values, tuple(notes))
 
 
-def _open(data: bytes) -> tuple[ImageHeader, Any]:
-    from PIL import Image, UnidentifiedImageError
+def _open_lazily(data: bytes) -> Any:
+    """Returns Pillow's image, of which only the header has been read."""
+    from PIL import Image
 
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(f"image has more than {MAX_PIXELS // 10**6} million pixels")
-        try:
-            # Pillow decodes a whole PNG to look for EXIF.
-            may_have_exif = image.format != "PNG" or any(mark in data for mark in _EXIF_MARKS)
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1) if may_have_exif else 1
-        except Exception:  # a damaged EXIF block does not spoil the image
-            orientation = 1
-        num_frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1  # a preview beside a photograph
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"image has more than {MAX_PIXELS // 10**6} million pixels") from None
-    except UnidentifiedImageError:
-        raise ImageError("image cannot be decoded") from None
     except MemoryError:
         raise
     except Exception:  # decoders raise arbitrary exceptions on damaged files
+        raise ImageError("image cannot be decoded") from None
+    return image
+
+
+def _open(data: bytes) -> tuple[ImageHeader, Any]:
+    image = _open_lazily(data)
+    width, height = image.size
+    try:
+        # Pillow decodes a whole PNG to look for EXIF.
+        may_have_exif = image.format != "PNG" or any(mark in data for mark in _EXIF_MARKS)
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1) if may_have_exif else 1
+    except Exception:  # a damaged EXIF block does not spoil the image
+        orientation = 1
+    try:
+        num_frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1  # a preview beside a photograph
+    except MemoryError:
+        raise
+    except Exception:
         raise ImageError("image cannot be decoded") from None
     if orientation not in range(1, 9):
         orientation = 1

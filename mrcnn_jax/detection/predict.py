@@ -65,6 +65,19 @@ def predict_masks_and_keypoints(
     return add_masks_and_keypoints(variables, features, detections, image_hw, model=model)
 
 
+def predict_proposals(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
+    image_hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    test_config: TestConfig,
+) -> Proposals:
+    """Returns the proposals from which `predict` selects detections, in pixels of the network input."""
+    features = model.apply(variables, images, image_hw, method=model.extract_features)
+    return propose_batch(variables, features, image_hw, canvas=images.shape[1:3], model=model, test_config=test_config)
+
+
 def detect(
     variables: dict[str, Any],
     features: tuple[Array, ...],

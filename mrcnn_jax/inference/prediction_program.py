@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from mrcnn_jax.config import Canvas, ModelConfig, TestConfig
-from mrcnn_jax.detection.predict import predict, predict_boxes, predict_masks_and_keypoints
+from mrcnn_jax.detection.predict import predict, predict_boxes, predict_masks_and_keypoints, predict_proposals
 from mrcnn_jax.inference.augmentation import augment, check_keypoint_flip, is_augmented
 from mrcnn_jax.inference.batches import PredictFn
 from mrcnn_jax.mesh import DATA_AXIS, batch_sharding, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN, variable_shapes
-from mrcnn_jax.structures import Detections
+from mrcnn_jax.structures import Detections, Proposals
 
 PredictionProgram = Callable[..., Detections]
 """Maps variables, images [B, H, W, 3] and image_hw int32 [B, 2] to batched Detections. Each further short side of the
@@ -72,7 +72,19 @@ def export_prediction_program(
     return jax.export.export(jax.jit(predict_by_name), platforms=[platform])(*inputs)
 
 
-def _jit_over_images(function: Callable[..., Detections], mesh: Mesh, num_inputs: int = 2) -> jax.stages.Wrapped:
+def make_proposal_fn(
+    variables: Mapping[str, Any], model_config: ModelConfig, test_config: TestConfig, mesh: Mesh
+) -> Callable[..., Any]:
+    """Copies the variables to the mesh and returns a jitted function from images [B, H, W, 3] and image_hw int32 [B, 2]
+    to batched Proposals."""
+    on_devices = jax.device_put(dict(variables), replicated(mesh))
+    find = functools.partial(predict_proposals, model=MaskRCNN(model_config), test_config=test_config)
+    return functools.partial(_jit_over_images(find, mesh), on_devices)
+
+
+def _jit_over_images(
+    function: Callable[..., Detections | Proposals], mesh: Mesh, num_inputs: int = 2
+) -> jax.stages.Wrapped:
     """Jits `function(variables, *inputs)` over the mesh with replicated variables and split inputs and results."""
     whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     sharded = jax.shard_map(

@@ -20,12 +20,16 @@ from mrcnn_jax.cli.prediction_pictures import PictureKind, choose_picture
 from mrcnn_jax.cli.progress import show_progress
 from mrcnn_jax.cli.weights_option import default_test_config, note_source
 from mrcnn_jax.config import TestConfig
+from mrcnn_jax.data.tiles import check_tiling
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.inference.forms.writing import PATHS, Written, check_forms
+from mrcnn_jax.inference.image_files import decode_input
 from mrcnn_jax.inference.image_sources import find_images
+from mrcnn_jax.inference.large_image_files import open_input
 from mrcnn_jax.inference.predict_files import FileOptions, predict_files
 from mrcnn_jax.inference.prediction_log import WHOLE, Part
 from mrcnn_jax.inference.predictor import Predictor
+from mrcnn_jax.inference.tiled_predictor import TiledPredictor
 from mrcnn_jax.integers import ceil_div
 from mrcnn_jax.weights.folder import find_weights, load_weights
 
@@ -59,6 +63,10 @@ class Arguments:
     """Part of the images for this process, such as 2/8; the last one to finish joins all parts."""
     overwrite: bool = False
     """Predict everything again, instead of continuing or keeping what the output folder contains."""
+    tile: int = 0
+    """Side in pixels of the tiles in which larger images are predicted; 0 predicts images as a whole."""
+    overlap: int = 128
+    """Least overlap of two tiles in pixels; objects with a longer side may be joined from fragments."""
     test: TestConfig = field(default_factory=TestConfig)
     """Test settings; the defaults are those of the weights folder."""
 
@@ -78,8 +86,10 @@ def main() -> None:
     category_ids = find_categories(arguments.classes, weights.categories)
     note_source(arguments.weights)
     num_images = len(part.range_of(len(found.files)))
-    devices = jax.local_devices()[: max(1, ceil_div(num_images, arguments.test.batch_size))]
+    num_batches = max(1, ceil_div(num_images, arguments.test.batch_size))
+    devices = jax.local_devices()[: None if arguments.tile else num_batches]
     predictor = Predictor(weights.variables, weights.model, arguments.test, weights.categories, devices=devices)
+    tiled = TiledPredictor(predictor, arguments.tile, arguments.overlap, len(devices)) if arguments.tile else None
     options = FileOptions(
         part=part,
         overwrite=arguments.overwrite,
@@ -93,7 +103,20 @@ def main() -> None:
     )
     draw = choose_picture(arguments.pictures)
     with show_progress("predicted") as progress:
-        written = predict_files(predictor, found.files, arguments.output, options=options, draw=draw, progress=progress)
+        written = predict_files(
+            tiled or predictor,
+            found.files,
+            arguments.output,
+            options=options,
+            draw=draw,
+            progress=progress,
+            decode=open_input if tiled else decode_input,
+        )
+    if tiled and tiled.num_full_tiles:
+        command_line.note(
+            f"{tiled.num_full_tiles} tiles have as many detections as a tile may have, so objects may be missing. "
+            "Raise --test.max-detections or choose smaller tiles."
+        )
     if written is None:
         print(f"Wrote {part.path(arguments.output)}. The last of the {part.count} parts to finish joins them.")
         return
@@ -103,6 +126,8 @@ def main() -> None:
 def _check(arguments: Arguments) -> None:
     if not arguments.inputs:
         raise ConfigError("Name at least one image, folder, archive or @list. See --help.")
+    if arguments.tile:
+        check_tiling(arguments.tile, arguments.overlap)
     if not arguments.simplify >= 0:
         raise ConfigError(f"--simplify is a distance in pixels of at least 0, got {arguments.simplify:g}.")
     if arguments.max_detections is not None and arguments.max_detections < 1:

@@ -17,6 +17,8 @@ from mrcnn_jax.data.prepare import PreparedSplit, prepare
 from mrcnn_jax.data.rotation import Rotation
 from mrcnn_jax.data.shapes import EASY, HARD, shapes_source
 from mrcnn_jax.data.source import Source
+from mrcnn_jax.data.tiled_images import Tiling
+from mrcnn_jax.data.tiles import check_tiling
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,15 @@ class Coco:
     depth: str = AUTO_DEPTH
     """Range of images with more than 8 bits a channel: the smallest usual one that contains an image's values (auto),
     0..65535 or 0..1 (full), or LOW,HIGH."""
+    tile: int = 0
+    """Side in pixels of the tiles into which larger images are cut; 0 keeps images whole."""
+    overlap: int = 128
+    """Least overlap of two tiles in pixels."""
 
     def __post_init__(self) -> None:
         _check_fraction(self.max_skip_fraction)
+        if self.tile:
+            check_tiling(self.tile, self.overlap)
         try:
             parse_depth(self.depth)
         except ValueError as error:
@@ -122,7 +130,8 @@ def main() -> None:
             depth=arguments.depth,
         )
         allowed = min(arguments.max_skip_fraction, USUAL_FRACTION if arguments.strict else 1.0)
-        prepared = write(source, arguments.to, arguments.split, arguments.overwrite, allowed)
+        tiling = Tiling(arguments.tile, arguments.overlap, arguments.annotated_only) if arguments.tile else None
+        prepared = write(source, arguments.to, arguments.split, arguments.overwrite, allowed, tiling)
         classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
         if not prepared.num_objects:
             return
@@ -146,11 +155,19 @@ def next_command(to: Path, split: str, preset: str) -> str:
     return f"Next: {command_names.typed('train')} {preset} {shlex.join(data)}{hint}"
 
 
-def write(source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float) -> PreparedSplit:
+def write(
+    source: Source, to: Path, split: str, overwrite: bool, max_skip_fraction: float, tiling: Tiling | None = None
+) -> PreparedSplit:
     """Prepares one split, shows progress, and prints a summary."""
     with show_progress(f"{to / split}: images") as progress:
         prepared = prepare(
-            source, to, split, overwrite=overwrite, max_skip_fraction=max_skip_fraction, progress=progress
+            source,
+            to,
+            split,
+            overwrite=overwrite,
+            max_skip_fraction=max_skip_fraction,
+            tiling=tiling,
+            progress=progress,
         )
     for line in prepared.findings:
         print(command_line.one_line(line))

@@ -82,6 +82,12 @@ def decode_mask(segmentation: Segmentation, image_hw: ImageHW) -> np.ndarray:
     return decode_columns(_image_counts(segmentation, image_hw), height, 0, width)
 
 
+def decode_window(segmentation: Segmentation, image_hw: ImageHW, window: tuple[int, int, int, int]) -> np.ndarray:
+    """Returns a part of the mask, uint8 [y1 - y0, x1 - x0], of a validated segmentation; `window` is y0, y1, x0, x1."""
+    y0, y1, x0, x1 = window
+    return decode_columns(_image_counts(segmentation, image_hw), image_hw[0], x0, x1)[y0:y1]
+
+
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Returns the uncompressed RLE of a mask [H, W] of 0 and 1: the inverse of `decode_mask`."""
     values = mask.ravel(order="F").astype(np.bool_)

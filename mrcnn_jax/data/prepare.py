@@ -15,13 +15,14 @@ from mrcnn_jax.data.builder import READABLE_FORMATS, write_split
 from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION, Findings
 from mrcnn_jax.data.images import ImageError, ImageHW
 from mrcnn_jax.data.source import Source, SourceImage
+from mrcnn_jax.data.tiled_images import TileCutter, Tiling
 from mrcnn_jax.errors import ConfigError
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the total number."""
 
 _NUM_THREADS = 8
-_CHUNK = 64  # images in memory at a time
+_CHUNK = 64  # images in memory at a time; one if it is cut into tiles
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ def prepare(
     *,
     overwrite: bool = False,
     max_skip_fraction: float = HOPELESS_FRACTION,
+    tiling: Tiling | None = None,
     progress: Progress | None = None,
 ) -> PreparedSplit:
     """Writes `to`/`split`, or reuses it if it was made from the same source.
 
-    What can be repaired is repaired; what cannot is left out. Both are counted in the result and in skipped.json.
+    With `tiling`, images are cut into tiles. What can be repaired is repaired; what cannot is left out. Both are
+    counted in the result and in skipped.json.
 
     Raises ConfigError if the folder has other content and `overwrite` is not set, DataError if all images or more than
     `max_skip_fraction` of the images or of the objects are left out, and StorageError if the folder cannot be written.
@@ -55,10 +58,11 @@ def prepare(
     if not re.fullmatch(r"\w[\w-]*", split, re.ASCII):
         raise ConfigError(f"A split name consists of letters, digits, _ and -, got {split!r}.")
     path = Path(to) / split
+    source = tiling.apply_to(source) if tiling else source
     if path.exists() and not overwrite:
         return _reuse(path, source)
     findings = copy.deepcopy(source.findings)
-    images = _checked_images(source, findings, max_skip_fraction, progress)
+    images = _checked_images(source, findings, max_skip_fraction, tiling, progress)
     write_split(path, source, images, findings.summary)
     return _summarise(path, findings.describe(), reused=False)
 
@@ -83,11 +87,16 @@ def _summarise(path: Path, findings: list[str], *, reused: bool) -> PreparedSpli
 
 
 def _checked_images(
-    source: Source, findings: Findings, max_skip_fraction: float, progress: Progress | None
+    source: Source,
+    findings: Findings,
+    max_skip_fraction: float,
+    tiling: Tiling | None,
+    progress: Progress | None,
 ) -> Iterator[SourceImage]:
     """Yields the usable images with their usable annotations, in order, and counts the others in `findings`."""
     findings.num_images = max(findings.num_images, source.num_images)
-    for index, image in _load_ahead(source):
+    cutter = TileCutter(tiling, source.depth) if tiling else None
+    for index, image in _load_ahead(source, 1 if tiling else _CHUNK):
         if isinstance(image, ImageError):
             findings.leave_out_image(image.reason, source.describe(index))
         else:
@@ -96,17 +105,20 @@ def _checked_images(
             else:
                 findings.num_objects += len(image.annotations)
                 image = replace(image, annotations=_checked_annotations(image, source, findings))
-            findings.num_kept_images += 1
-            findings.num_kept_objects += len(image.annotations)
-            yield image
+            for part in cutter.cut(image, findings) if cutter else [image]:
+                findings.num_kept_images += 1
+                findings.num_kept_objects += len(part.annotations)
+                yield part
         if progress is not None:
             progress(index + 1, source.num_images)
+    if cutter:
+        findings.notes += cutter.notes()
     findings.check(max_skip_fraction, source.name)
     if excess := findings.find_excess(USUAL_FRACTION):
         findings.notes.append(f"Warning: {excess}.")
 
 
-def _load_ahead(source: Source) -> Iterator[tuple[int, SourceImage | ImageError]]:
+def _load_ahead(source: Source, chunk: int) -> Iterator[tuple[int, SourceImage | ImageError]]:
     """Yields each image, or why it cannot be used, in order. Several threads read and decode the images."""
 
     def load(index: int) -> tuple[int, SourceImage | ImageError]:
@@ -116,8 +128,8 @@ def _load_ahead(source: Source) -> Iterator[tuple[int, SourceImage | ImageError]
             return index, error
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for start in range(0, source.num_images, _CHUNK):
-            yield from pool.map(load, range(start, min(start + _CHUNK, source.num_images)))
+        for start in range(0, source.num_images, chunk):
+            yield from pool.map(load, range(start, min(start + chunk, source.num_images)))
 
 
 def _checked_annotations(image: SourceImage, source: Source, findings: Findings) -> tuple[dict[str, Any], ...]:

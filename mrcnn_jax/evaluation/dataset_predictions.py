@@ -101,7 +101,7 @@ def iou_types_of(detections: ImageDetections, categories: Sequence[Category]) ->
 
     Keypoints need to be as many as in the data. Raises ConfigError if test.keypoint_sigmas has another number.
     """
-    masks, num_keypoints = bool(detections.mask_probabilities.shape[-1]), detections.keypoints.shape[1]
+    masks, num_keypoints = detections.has_masks, detections.keypoints.shape[1]
     has_keypoints = {len(c.keypoints) for c in categories if c.keypoints} == {num_keypoints}
     if has_keypoints:
         choose_sigmas(detections.test.keypoint_sigmas, num_keypoints)  # raises before all images are predicted

@@ -37,7 +37,7 @@ def decode_input(file: InputFile, data: bytes | None = None, *, depth: str = AUT
 
 def _remedy(reason: str) -> str:
     if "pixels" in reason:
-        return "Scale it down."
+        return "Scale it down, or write it as a TIFF in tiles and predict with --tile."
     if "values" in reason:
         return "State the range with --test.depth LOW,HIGH."
     return f"Expected a whole file in one of the formats {', '.join(FORMATS)}."

@@ -110,17 +110,19 @@ def encode_masks(
 def encode_window(window: np.ndarray, place: Window, image_hw: tuple[int, int]) -> dict[str, Any]:
     """Returns the compressed COCO run-length code of a mask that is zero outside of one window.
 
-    Runs go down the columns, so only the columns of the window are expanded. For a typical object, this is ten times
-    faster than encoding the whole image.
+    Time and memory depend on the window alone, not on the image.
     """
     from pycocotools import mask as coco_mask
 
     height, width = image_hw
     y0, y1, x0, x1 = place
-    strip = np.zeros((x1 - x0, height), dtype=bool)
-    strip[:, y0:y1] = window.T
-    values = np.concatenate([[False], strip.reshape(-1), [False]])
-    edges = np.flatnonzero(values[1:] != values[:-1]) + x0 * height
+    columns = np.zeros((x1 - x0, y1 - y0 + 2), dtype=bool)  # runs go down the columns
+    columns[:, 1:-1] = window.T
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    edges = (column + x0) * height + row + y0
+    # A run that goes on in the next column, in a window of full height, ends and starts at one place.
+    goes_on = edges[1:] == edges[:-1]
+    edges = edges[~(np.append(goes_on, False) | np.append(False, goes_on))] if len(edges) else edges
     edges = np.concatenate([[0], edges, [height * width]])
     runs = edges[1:] - edges[:-1]
     if len(runs) > 1 and runs[-1] == 0:

@@ -3,7 +3,7 @@
 Shapes: D detection slots on the device, n kept detections, m mask side, H x W image, K keypoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.detection.finiteness import first_part
 from mrcnn_jax.errors import ConfigError, NumericalError
 from mrcnn_jax.inference.keypoint_decoding import decode_keypoints
-from mrcnn_jax.inference.paste_masks import Method, encode_masks, paste_masks
+from mrcnn_jax.inference.mask_crops import MaskCrop, box_crop, move_crop, resize_crop
+from mrcnn_jax.inference.paste_masks import encode_window, paste_window
 from mrcnn_jax.structures import Detections
 
 
@@ -37,6 +38,9 @@ class ImageDetections:
     image_hw: ImageHW
     test: TestConfig
     categories: tuple[Category, ...]
+    crops: tuple[MaskCrop | None, ...] | None = None
+    """[n] masks given as pixels, as those joined from several tiles are; the others, None, are pasted from
+    `mask_probabilities`. None if there are no such masks."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -44,13 +48,33 @@ class ImageDetections:
     @cached_property
     def masks(self) -> np.ndarray:
         """[n, H, W] bool, computed at first use, n bytes for each pixel; [n, 0, 0] without a mask head."""
-        if not self.mask_probabilities.shape[-1]:
+        if not self.has_masks:
             return np.zeros((len(self), 0, 0), bool)
-        return paste_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
+        masks = np.zeros((len(self), *self.image_hw), bool)
+        for index, mask in enumerate(masks):
+            pixels, (y0, y1, x0, x1) = self.crop(index)
+            mask[y0:y1, x0:x1] = pixels
+        return masks
 
     @property
-    def _paste(self) -> tuple[float, Method]:
-        return self.test.mask_threshold, self.test.mask_paste
+    def has_masks(self) -> bool:
+        """Whether the model has a mask head."""
+        return bool(self.mask_probabilities.shape[-1])
+
+    def crop(self, index: int) -> MaskCrop:
+        """Returns the mask of one detection as the pixels of its window. It is computed, and not kept."""
+        given = self.crops[index] if self.crops is not None else None
+        if given is not None:
+            return given
+        test = self.test
+        pasted = paste_window(
+            self.mask_probabilities[index], self.boxes[index], self.image_hw, test.mask_threshold, test.mask_paste
+        )
+        return MaskCrop(*pasted)
+
+    def crop_or_box(self, index: int) -> MaskCrop:
+        """Returns the mask of one detection, or all pixels of its box if the model has no mask head."""
+        return self.crop(index) if self.has_masks else box_crop(self.boxes[index], self.image_hw)
 
     @property
     def category_names(self) -> list[str]:
@@ -61,14 +85,29 @@ class ImageDetections:
     def select(self, keep: np.ndarray) -> "ImageDetections":
         """Returns the detections that `keep`, bool [n] or indices, selects."""
         fields = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
-        return replace(self, **{name: getattr(self, name)[keep] for name in fields})
+        crops = None
+        if self.crops is not None:
+            crops = tuple(self.crops[index] for index in np.arange(len(self))[keep].tolist())
+        return replace(self, crops=crops, **{name: getattr(self, name)[keep] for name in fields})
 
     def resized(self, image_hw: ImageHW) -> "ImageDetections":
         """Returns the detections for the image resized to `image_hw`."""
         scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
         scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         keypoints = self.keypoints * np.array([scale_x, scale_y, 1.0], np.float32)
-        return replace(self, boxes=self.boxes * scale, keypoints=keypoints, image_hw=image_hw)
+        crops = None
+        if self.crops is not None:
+            crops = tuple(crop and resize_crop(crop, self.image_hw, image_hw) for crop in self.crops)
+        return replace(self, boxes=self.boxes * scale, keypoints=keypoints, image_hw=image_hw, crops=crops)
+
+    def moved(self, top: int, left: int, image_hw: ImageHW) -> "ImageDetections":
+        """Returns the detections of a part of a larger image in pixels of that image, of size `image_hw`."""
+        crops = None
+        if self.crops is not None:
+            crops = tuple(crop and move_crop(crop, top, left) for crop in self.crops)
+        boxes = self.boxes + np.array([left, top, left, top], np.float32)
+        keypoints = self.keypoints + np.array([left, top, 0.0], np.float32)
+        return replace(self, boxes=boxes, keypoints=keypoints, image_hw=image_hw, crops=crops)
 
     def coco_results(self, image_id: int) -> list[dict[str, Any]]:
         """Returns COCO results: image_id, category_id, bbox [x, y, width, height] and score.
@@ -82,8 +121,8 @@ class ImageDetections:
             "bbox": np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1).tolist(),
             "score": self.scores.tolist(),
         }
-        if self.mask_probabilities.shape[-1]:
-            columns["segmentation"] = encode_masks(self.mask_probabilities, self.boxes, self.image_hw, *self._paste)
+        if self.has_masks:
+            columns["segmentation"] = [encode_window(*self.crop(index), self.image_hw) for index in range(len(self))]
         if self.keypoints.shape[1]:
             offset = np.array([self.test.keypoint_offset] * 2 + [0.0])
             keypoints = self.keypoints.astype(np.float64) - offset
@@ -110,6 +149,14 @@ class ImageDetections:
             class_id=self.labels,
             data={"class_name": np.array(self.category_names, dtype=np.str_)},
         )
+
+
+def concatenate(parts: Sequence[ImageDetections]) -> ImageDetections:
+    """Returns the detections of several calls for one image together, in their order; at least one part is needed."""
+    fields = ("boxes", "scores", "labels", "mask_probabilities", "keypoints")
+    together: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+    crops: list[MaskCrop | None] = [crop for part in parts for crop in part.crops or [None] * len(part)]
+    return replace(parts[0], **together, crops=tuple(crops) if any(part.crops for part in parts) else None)
 
 
 def restore_detections(

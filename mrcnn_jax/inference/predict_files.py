@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn_jax.data.image_windows import ImageWindows, reduce_image
 from mrcnn_jax.data.transforms import resize_image
 from mrcnn_jax.inference.forms.records import FormSettings
 from mrcnn_jax.inference.forms.writing import Written, check_forms, write_forms
+from mrcnn_jax.inference.image_files import decode_input
 from mrcnn_jax.inference.image_sources import InputFile, picture_names
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.prediction_log import (
@@ -33,7 +35,7 @@ from mrcnn_jax.inference.prediction_log import (
     open_log,
     read_records,
 )
-from mrcnn_jax.inference.prediction_stream import ImagePredictor, PredictedFile, predict_stream
+from mrcnn_jax.inference.prediction_stream import DecodeFn, ImagePredictor, PredictedFile, predict_stream
 
 DrawFn = Callable[[Path, np.ndarray, ImageDetections], Path]
 """Writes a picture of an image [H, W, 3] and its detections and returns its path, which begins with the given one.
@@ -42,6 +44,9 @@ The given path has no suffix, and its folder may not exist. The function is call
 
 MAX_MASK_BYTES = 10**9
 """Images whose full-size masks would take more bytes than this are drawn at a smaller size."""
+
+MAX_DRAWN_SIDE = 4096
+"""Longer side of the drawn copy of an image that is read window by window."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,13 @@ def predict_files(
     options: FileOptions = FileOptions(),
     draw: DrawFn | None = None,
     progress: Callable[[int, int], None] | None = None,
+    decode: DecodeFn = decode_input,
 ) -> Written | None:
     """Predicts files, appends their results to output/predictions.jsonl, and writes the forms when all are done.
 
     Files that this file contains from an earlier call are not predicted again. If a file cannot be read, its error is
     recorded and the others are predicted. `draw` is called with the detections that have at least the score of the
-    options. A part of a run writes the forms if the other parts are finished.
+    options. Files are read with `decode`. A part of a run writes the forms if the other parts are finished.
 
     Returns the number of images, the errors and the notes of the whole run; None if other parts are not finished.
 
@@ -100,7 +106,9 @@ def predict_files(
         if progress is not None:
             progress(done, len(positions))
         numbered = ((position + 1, files[position]) for position in positions[done:])
-        with closing(predict_stream(predictor, numbered, finish, num_devices=options.num_devices)) as lines:
+        with closing(
+            predict_stream(predictor, numbered, finish, num_devices=options.num_devices, decode=decode)
+        ) as lines:
             for count, line in enumerate(lines, start=done + 1):
                 log.write(line)
                 log.flush()
@@ -170,8 +178,11 @@ def keep_detections(
     return found if max_detections is None else found.select(np.arange(min(max_detections, len(found))))
 
 
-def _fit_for_drawing(image: np.ndarray, found: ImageDetections) -> tuple[np.ndarray, ImageDetections]:
+def _fit_for_drawing(image: np.ndarray | ImageWindows, found: ImageDetections) -> tuple[np.ndarray, ImageDetections]:
     """Returns the image and the detections to draw, scaled down if full-size masks would not fit into memory."""
+    if isinstance(image, ImageWindows):
+        image = reduce_image(image, MAX_DRAWN_SIDE)
+        found = found.resized((image.shape[0], image.shape[1]))
     height, width = found.image_hw
     excess = len(found) * height * width / MAX_MASK_BYTES
     if excess > 1:

@@ -13,12 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import TestConfig
+from mrcnn_jax.data.image_windows import ImageWindows, OpenedImage
+from mrcnn_jax.data.images import DecodedImage
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.inference.image_files import decode_input
 from mrcnn_jax.inference.image_sources import InputFile
@@ -36,6 +38,9 @@ GROUPS_PREDICTED = 2
 NUM_READERS = 4
 """Threads that read and decode images."""
 
+DecodeFn = Callable[..., DecodedImage | OpenedImage]
+"""Reads the image of an InputFile, whose encoded bytes may be given, too, as `decode_input` does."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,7 +51,7 @@ class ImagePredictor(Protocol):
     test_config: TestConfig
     categories: tuple[Category, ...]
 
-    def __call__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[ImageDetections]: ...
+    def __call__(self, images: Sequence[Any], names: Sequence[str]) -> list[ImageDetections]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,7 @@ class PredictedFile:
     number: int
     """Number of the file in the run."""
     file: InputFile
-    pixels: np.ndarray | None = None  # [H, W, 3] uint8 RGB
+    pixels: np.ndarray | ImageWindows | None = None  # [H, W, 3] uint8 RGB
     notes: tuple[str, ...] = ()
     """What was decided to read the image."""
     error: str = ""
@@ -73,14 +78,17 @@ def predict_stream(
     finish: Callable[[PredictedFile], Result],
     *,
     num_devices: int = 1,
+    decode: DecodeFn = decode_input,
 ) -> Generator[Result, None, None]:
     """Yields `finish(predicted)` of each numbered file, in order; `finish` runs in threads.
 
-    Close the iterator to stop early. Raises NumericalError if the network computes NaN or infinity for a file.
+    Files are read with `decode`. Close the iterator to stop early. Raises NumericalError if the network computes NaN or
+    infinity for a file.
     """
     group_size = predictor.test_config.batch_size * num_devices * BATCHES_HELD
     with _threads(NUM_READERS) as readers, _threads(GROUPS_PREDICTED) as callers, _threads(_num_cpus()) as finishers:
-        read = _read_ahead(readers, files, predictor.test_config.depth, max_ahead=max(group_size, 2 * NUM_READERS))
+        decode = partial(decode, depth=predictor.test_config.depth)
+        read = _read_ahead(readers, files, decode, max_ahead=max(group_size, 2 * NUM_READERS))
         groups = _group(read, group_size)
         predicted = map_ahead(callers, partial(_predict_group, predictor), groups, GROUPS_PREDICTED)
         yield from map_ahead(finishers, finish, itertools.chain.from_iterable(predicted), 2 * _num_cpus())
@@ -115,14 +123,14 @@ def _num_cpus() -> int:
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, files: Iterable[tuple[int, InputFile]], depth: str, max_ahead: int
+    pool: ThreadPoolExecutor, files: Iterable[tuple[int, InputFile]], decode: DecodeFn, max_ahead: int
 ) -> Iterator[PredictedFile]:
     """Yields decoded files; fewer than `max_ahead` are read ahead if they are large."""
     under_way: deque[Future[PredictedFile]] = deque()
     for number, file in files:
         # In a compressed archive, going back means decompressing it from the beginning: this thread reads in order.
         data, error = _read_bytes(file) if file.in_order else (None, "")
-        under_way.append(pool.submit(_read, number, file, data, error, depth))
+        under_way.append(pool.submit(_read, number, file, data, error, decode))
         del data
         while len(under_way) > max_ahead or _num_pixels(under_way) > MAX_GROUP_PIXELS:
             yield under_way.popleft().result()
@@ -141,11 +149,11 @@ def _read_bytes(file: InputFile) -> tuple[bytes | None, str]:
         return None, str(error)
 
 
-def _read(number: int, file: InputFile, data: bytes | None, error: str, depth: str) -> PredictedFile:
+def _read(number: int, file: InputFile, data: bytes | None, error: str, decode: DecodeFn) -> PredictedFile:
     if error:
         return PredictedFile(number, file, error=error)
     try:
-        decoded = decode_input(file, data, depth=depth)
+        decoded = decode(file, data)
     except DataError as failure:
         return PredictedFile(number, file, error=str(failure))
     return PredictedFile(number, file, decoded.pixels, decoded.notes)
@@ -170,5 +178,10 @@ def _group(read: Iterable[PredictedFile], max_images: int) -> Iterator[list[Pred
 
 def _predict_group(predictor: ImagePredictor, group: list[PredictedFile]) -> list[PredictedFile]:
     images = [each.pixels for each in group if each.pixels is not None]
-    found = iter(predictor(images, names=[each.file.label for each in group if not each.error]) if images else ())
+    try:
+        found = iter(predictor(images, names=[each.file.label for each in group if not each.error]) if images else ())
+    except DataError as error:  # of an image that is read window by window
+        if len(group) == 1:
+            return [replace(group[0], pixels=None, error=str(error))]
+        return [each for one in group for each in _predict_group(predictor, [one])]
     return [each if each.error else replace(each, detections=next(found)) for each in group]

@@ -1,4 +1,4 @@
-"""Every reason for which something is repaired or left out is explained in docs/your_data.md."""
+"""Every reason for which something is repaired or left out is explained in the documentation."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "mrcnn_jax" / "data"
-PAGE = " ".join((ROOT / "docs" / "your_data.md").read_text().split())
+PAGES = ("your_data.md", "large_images.md")
+PAGE = " ".join(" ".join((ROOT / "docs" / name).read_text() for name in PAGES).split())
 MODULES = sorted(
     path for path in FOLDER.glob("*.py") if path.name not in ("cityscapes.py", "dataset.py", "annotations.py")
 )

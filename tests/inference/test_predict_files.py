@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrcnn_jax.data.image_windows import ImageWindows, OpenedImage
+from mrcnn_jax.data.images import ImageError
 from mrcnn_jax.errors import ConfigError, DataError, NumericalError, StorageError
 from mrcnn_jax.inference import predict_files as predict_files_module
 from mrcnn_jax.inference.image_sources import InputFile, find_images
 from mrcnn_jax.inference.predict_files import FileOptions, predict_files
 from mrcnn_jax.inference.prediction_log import Part, open_log, read_header
+from mrcnn_jax.inference.tiled_predictor import TiledPredictor
 from tests.prediction_stub import PredictorStub, write_image
 
 
@@ -212,3 +215,28 @@ def test_images_with_too_many_masks_are_drawn_smaller(tmp_path, monkeypatch):
     ((image, detections),) = drawn
     assert image.shape == (10, 20, 3) and detections.masks.shape == (1, 10, 20)
     np.testing.assert_allclose(detections.boxes, [[0, 0, 20, 10]])
+
+
+def test_images_that_are_read_in_windows_are_drawn_smaller_and_report_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_files_module, "MAX_DRAWN_SIDE", 20)
+    files, drawn = make_files(tmp_path, [1, 2, 3]), []
+
+    def decode(file, data, *, depth):
+        def read(y0, y1, x0, x1):
+            if file.name == "1.png":
+                raise ImageError("image cannot be decoded")
+            return np.full((y1 - y0, x1 - x0, 3), 128, np.uint8)
+
+        return OpenedImage(ImageWindows((20, 40), read), ("read in windows",))
+
+    def draw(path, image, detections):
+        drawn.append((image.shape, detections.masks.shape))
+        return path
+
+    predictor = TiledPredictor(PredictorStub(), 32, 8)
+    written = predict_files(predictor, files, tmp_path / "out", draw=draw, decode=decode)
+    assert written is not None and list(written.errors.values()) == [f"{files[1].path}: image cannot be decoded."]
+    assert drawn == [((10, 20, 3), (1, 10, 20))] * 2
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    best = [row for row in content["predictions"] if row["category_id"] == 5]
+    assert [row["bbox"] for row in best] == [[0.0, 0.0, 40.0, 20.0]] * 2 and content["images"][0]["height"] == 20

@@ -44,7 +44,7 @@ def test_a_run_of_corrupt_files_is_no_group_without_end(tmp_path):
     assert results == [False] * 3 + [True] * 25 + [False] * 2 and sum(stub.group_sizes) == 5
 
 
-def test_few_images_are_in_memory_at_once(tmp_path, monkeypatch):
+def test_few_images_are_in_memory_at_once(tmp_path):
     alive: weakref.WeakSet = weakref.WeakSet()
     most = 0
 
@@ -62,8 +62,7 @@ def test_few_images_are_in_memory_at_once(tmp_path, monkeypatch):
         def __init__(self, pixels):
             pixels.counted = self  # lives as long as the pixels
 
-    monkeypatch.setattr(prediction_stream, "decode_input", decode)
-    for _ in predict_stream(PredictorStub(), numbered(tmp_path, [1] * 200), lambda each: each.number):
+    for _ in predict_stream(PredictorStub(), numbered(tmp_path, [1] * 200), lambda each: each.number, decode=decode):
         gc.collect(0)
         most = max(most, len(alive))
     assert 4 < most < 60
@@ -114,7 +113,7 @@ def test_errors_of_the_network_and_of_the_caller_end_the_stream(tmp_path):
     assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 
-def test_reading_predicting_and_finishing_overlap(tmp_path, monkeypatch):
+def test_reading_predicting_and_finishing_overlap(tmp_path):
     """The reader of file 16, the predictor of file 8 and `finish` of file 0 wait for each other."""
     meeting = threading.Barrier(3, timeout=20)
 
@@ -134,8 +133,8 @@ def test_reading_predicting_and_finishing_overlap(tmp_path, monkeypatch):
             meeting.wait()
         return each.number
 
-    monkeypatch.setattr(prediction_stream, "decode_input", decode)
-    assert list(predict_stream(Stub(), numbered(tmp_path, range(40)), finish)) == list(range(40))
+    found = predict_stream(Stub(), numbered(tmp_path, range(40)), finish, decode=decode)
+    assert list(found) == list(range(40))
 
 
 def test_map_ahead_is_bounded_and_in_order():

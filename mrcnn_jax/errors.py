@@ -4,6 +4,8 @@ A message is one line that states what is wrong, where, and what to do. Any othe
 code 1, with a traceback).
 """
 
+import sys
+
 
 class UserError(Exception):
     """Base class of all errors that are shown as one line `error: ...` instead of a traceback."""
@@ -45,3 +47,10 @@ class Preempted(UserError):
     """The process was told to stop; the message states what is saved, and the same command goes on (exit code 75)."""
 
     exit_code = 75
+
+
+def missing_extra(need: str, extra: str) -> ConfigError:
+    """Returns the error for a missing package of an optional extra; `need` states what needs which package."""
+    return ConfigError(
+        f'{need}. Install it with: {sys.executable} -m pip install "mrcnn-jax[{extra}]" (in a checkout: ".[{extra}]").'
+    )

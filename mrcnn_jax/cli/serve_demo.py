@@ -7,7 +7,6 @@ import importlib.util
 import ipaddress
 import signal
 import socket
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ import tyro
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.cli.weights_option import default_test_config, note_source
 from mrcnn_jax.config import TestConfig
-from mrcnn_jax.errors import ConfigError
+from mrcnn_jax.errors import ConfigError, missing_extra
 from mrcnn_jax.inference.image_proposals import ProposalFinder
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.mesh import make_mesh, replicated
@@ -89,11 +88,7 @@ def require_packages() -> None:
     """Raises ConfigError with the installation command if a package of the extra is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        install = f'{sys.executable} -m pip install "mrcnn-jax[demo]"'
-        raise ConfigError(
-            f"{', '.join(missing)} is not installed for this Python. Install it with: {install} (in a checkout: "
-            '".[demo]").'
-        )
+        raise missing_extra(f"{', '.join(missing)} is not installed for this Python", "demo")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4,15 +4,12 @@ from mrcnn_jax.config.depth_setting import AUTO_DEPTH
 from mrcnn_jax.data.image_windows import OpenedImage
 from mrcnn_jax.data.images import MAX_PIXELS, DecodedImage, ImageError
 from mrcnn_jax.data.tiff_windows import count_pixels, is_tiff, open_tiff
-from mrcnn_jax.errors import DataError
+from mrcnn_jax.errors import DataError, missing_extra
 from mrcnn_jax.inference.image_files import decode_input
 from mrcnn_jax.inference.image_sources import InputFile
 
 LARGE = 2**24
 """TIFF files with more pixels are read window by window."""
-
-INSTALL = 'pip install "mrcnn-jax[large]"'
-"""Installs tifffile and imagecodecs."""
 
 
 def open_input(file: InputFile, data: bytes | None = None, *, depth: str = AUTO_DEPTH) -> DecodedImage | OpenedImage:
@@ -27,7 +24,8 @@ def open_input(file: InputFile, data: bytes | None = None, *, depth: str = AUTO_
             windows = open_tiff(file.path, depth)
             return OpenedImage(windows, windows.notes)
     except ImportError:
-        reason = f"reading TIFF files of more than {MAX_PIXELS // 10**6} million pixels needs tifffile: {INSTALL}"
+        need = f"reading TIFF files of more than {MAX_PIXELS // 10**6} million pixels needs tifffile"
+        reason = str(missing_extra(need, "large")).rstrip(".")
     except ImageError as error:
         reason = error.reason
     try:

@@ -1,6 +1,6 @@
 """Reads the frames of a video file, or of a folder of images, upright and in order, one at a time.
 
-Video files are decoded by FFmpeg, as PyAV's wheels contain it (`pip install mrcnn-jax[video]`).
+Video files are decoded by FFmpeg, as PyAV's wheels contain it (the extra [video]).
 """
 
 import re
@@ -17,7 +17,7 @@ import numpy as np
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH
 from mrcnn_jax.data.images import SUFFIXES, ImageHW
 from mrcnn_jax.data.transforms import resize_image
-from mrcnn_jax.errors import ConfigError, DataError
+from mrcnn_jax.errors import DataError, missing_extra
 from mrcnn_jax.inference.image_files import read_image
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def import_av() -> Any:
     except ModuleNotFoundError as missing:
         if missing.name != "av":
             raise
-        raise ConfigError('Reading and writing videos needs PyAV: pip install "mrcnn-jax[video]".') from None
+        raise missing_extra("Reading and writing videos needs PyAV", "video") from None
     return av
 
 

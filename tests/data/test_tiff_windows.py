@@ -136,7 +136,7 @@ def test_large_files_are_opened_and_small_ones_read(tmp_path: Path, monkeypatch:
     with pytest.raises(DataError, match=r"a\.tif: colours of the kind MINISWHITE"):
         open_input(file)
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(DataError, match=r"needs tifffile: pip install"):
+    with pytest.raises(DataError, match=r"needs tifffile. Install it with: .* pip install \"mrcnn-jax\[large\]\""):
         open_input(file)
 
 

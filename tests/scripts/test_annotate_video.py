@@ -90,7 +90,10 @@ def test_without_pyav_one_line_names_the_installation(
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     assert run(clip) == 2
-    assert capsys.readouterr().err == 'error: Reading and writing videos needs PyAV: pip install "mrcnn-jax[video]".\n'
+    expected = (
+        f'PyAV. Install it with: {sys.executable} -m pip install "mrcnn-jax[video]" (in a checkout: ".[video]").\n'
+    )
+    assert capsys.readouterr().err == f"error: Reading and writing videos needs {expected}"
 
 
 def test_categories_are_found_by_name() -> None:

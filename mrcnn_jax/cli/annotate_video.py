@@ -102,7 +102,7 @@ def draw_frame(frame: PredictedFrame) -> np.ndarray:
         found.boxes,
         found.scores,
         found.labels,
-        frame.masks,
+        frame.crops.__getitem__ if found.has_masks else None,
         found.categories,
         found.keypoints,
         tracks=frame.numbers,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from mrcnn_jax.inference.mask_crops import intersect, part_of
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predict_files import DrawFn
 from mrcnn_jax.visualization.overlays import draw_detections, instance_color, save_picture
@@ -26,7 +27,7 @@ def save_drawn(path: Path, image: np.ndarray, detections: ImageDetections) -> Pa
         detections.boxes,
         detections.scores,
         detections.labels,
-        detections.masks,
+        detections.crop if detections.has_masks else None,
         detections.categories,
         detections.keypoints,
     )
@@ -36,24 +37,27 @@ def save_drawn(path: Path, image: np.ndarray, detections: ImageDetections) -> Pa
 def save_masks(path: Path, image: np.ndarray, detections: ImageDetections) -> Path:
     """Writes NAME.png: the masks in the colours of the drawn copies, on black, the better ones on top."""
     picture = np.zeros_like(image)
-    masks = detections.masks
-    for rank in reversed(range(len(detections))):
-        picture[masks[rank]] = instance_color(rank)
+    for rank in reversed(range(len(detections) if detections.has_masks else 0)):
+        pixels, (y0, y1, x0, x1) = detections.crop(rank)
+        picture[y0:y1, x0:x1][pixels] = instance_color(rank)
     return _save(path.with_name(f"{path.name}.png"), picture)
 
 
 def save_crops(path: Path, image: np.ndarray, detections: ImageDetections) -> Path:
     """Writes NAME/RANK-CATEGORY.png: the pixels in each detection's box, black outside of its mask."""
-    masks = detections.masks
     height, width = image.shape[:2]
-    for rank, (box, name) in enumerate(zip(detections.boxes, detections.category_names, strict=True), start=1):
-        x0, y0 = np.clip(np.floor(box[:2]).astype(int), 0, (width - 1, height - 1))
-        x1, y1 = np.clip(np.ceil(box[2:]).astype(int), (x0 + 1, y0 + 1), (width, height))
+    for index, (box, name) in enumerate(zip(detections.boxes, detections.category_names, strict=True)):
+        x0, y0 = np.clip(np.floor(box[:2]).astype(int), 0, (width - 1, height - 1)).tolist()
+        x1, y1 = np.clip(np.ceil(box[2:]).astype(int), (x0 + 1, y0 + 1), (width, height)).tolist()
         crop = image[y0:y1, x0:x1].copy()
-        if masks.size:
-            crop[~masks[rank - 1][y0:y1, x0:x1]] = 0
+        if detections.has_masks:
+            mask = detections.crop(index)
+            top, bottom, left, right = window = intersect(mask.window, (y0, y1, x0, x1))
+            inside = np.zeros(crop.shape[:2], bool)
+            inside[top - y0 : max(bottom, top) - y0, left - x0 : max(right, left) - x0] = part_of(mask, window)
+            crop[~inside] = 0
         safe_name = re.sub(r"[^\w-]+", "_", name)[:40]
-        _save(path / f"{rank:03d}-{safe_name}.png", crop)
+        _save(path / f"{index + 1:03d}-{safe_name}.png", crop)
     return path
 
 

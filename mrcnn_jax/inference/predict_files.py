@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from mrcnn_jax.data.image_windows import ImageWindows, reduce_image
-from mrcnn_jax.data.transforms import resize_image
 from mrcnn_jax.inference.forms.records import FormSettings
 from mrcnn_jax.inference.forms.writing import Written, check_forms, write_forms
 from mrcnn_jax.inference.image_files import decode_input
@@ -41,9 +40,6 @@ DrawFn = Callable[[Path, np.ndarray, ImageDetections], Path]
 """Writes a picture of an image [H, W, 3] and its detections and returns its path, which begins with the given one.
 
 The given path has no suffix, and its folder may not exist. The function is called in several threads."""
-
-MAX_MASK_BYTES = 10**9
-"""Images whose full-size masks would take more bytes than this are drawn at a smaller size."""
 
 MAX_DRAWN_SIDE = 4096
 """Longer side of the drawn copy of an image that is read window by window."""
@@ -179,13 +175,8 @@ def keep_detections(
 
 
 def _fit_for_drawing(image: np.ndarray | ImageWindows, found: ImageDetections) -> tuple[np.ndarray, ImageDetections]:
-    """Returns the image and the detections to draw, scaled down if full-size masks would not fit into memory."""
-    if isinstance(image, ImageWindows):
-        image = reduce_image(image, MAX_DRAWN_SIDE)
-        found = found.resized((image.shape[0], image.shape[1]))
-    height, width = found.image_hw
-    excess = len(found) * height * width / MAX_MASK_BYTES
-    if excess > 1:
-        new_hw = (max(1, int(height / excess**0.5)), max(1, int(width / excess**0.5)))
-        return resize_image(image, new_hw), found.resized(new_hw)
-    return image, found
+    """Returns the image and the detections to draw, scaled down if the image is read window by window."""
+    if not isinstance(image, ImageWindows):
+        return image, found
+    reduced = reduce_image(image, MAX_DRAWN_SIDE)
+    return reduced, found.resized((reduced.shape[0], reduced.shape[1]))

@@ -22,7 +22,7 @@ from mrcnn_jax.inference.read_ahead import read_ahead
 from mrcnn_jax.inference.tracking import TrackSettings, follow
 from mrcnn_jax.inference.video_input import Frame, VideoInput
 from mrcnn_jax.inference.video_output import WriteFrame, create_video, find_encoder, padded_hw
-from mrcnn_jax.inference.video_results import PredictedFrame, TrackTable, cut_masks
+from mrcnn_jax.inference.video_results import PredictedFrame, TrackTable
 
 DrawFrameFn = Callable[[PredictedFrame], np.ndarray]
 """Returns a picture of the frame with its detections, uint8 RGB of the same size."""
@@ -109,7 +109,8 @@ def _predict_frames(
             if category_ids is not None:
                 keep &= np.isin(found.labels, sorted(category_ids))
             found = found.select(keep)
-            yield PredictedFrame(index, float(frame.pts * video.time_base), frame, found, cut_masks(found))
+            crops = [found.crop_or_box(place) for place in range(len(found))]
+            yield PredictedFrame(index, float(frame.pts * video.time_base), frame, found, crops)
         start += len(group)
 
 

@@ -6,30 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.data.images import ImageHW
-from mrcnn_jax.inference.paste_masks import Window, encode_window, paste_window
+from mrcnn_jax.inference.mask_crops import MaskCrop
+from mrcnn_jax.inference.paste_masks import encode_window
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.track_motion import FrameObjects
 from mrcnn_jax.inference.video_input import Frame
-
-CutMask = tuple[np.ndarray, Window]
-"""A mask, bool [h, w], cut to a window of the image, and the window."""
-
-
-class WindowedMasks(Sequence[np.ndarray]):
-    """Masks of an image, bool [H, W] each, one of which is in memory at a time."""
-
-    def __init__(self, cut_masks: Sequence[CutMask], image_hw: ImageHW) -> None:
-        self._cut_masks, self._image_hw = cut_masks, image_hw
-
-    def __len__(self) -> int:
-        return len(self._cut_masks)
-
-    def __getitem__(self, index: Any) -> Any:
-        window, (y0, y1, x0, x1) = self._cut_masks[index]
-        mask = np.zeros(self._image_hw, bool)
-        mask[y0:y1, x0:x1] = window
-        return mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,27 +21,22 @@ class PredictedFrame:
     time: float  # seconds
     frame: Frame
     found: ImageDetections
-    cut_masks: Sequence[CutMask]  # n; the whole boxes if the model has no masks
+    crops: Sequence[MaskCrop]  # n masks; the whole boxes if the model has no masks
     numbers: np.ndarray | None = None  # [n] int64, 0 for detections in no track; None without tracking
 
     @property
     def objects(self) -> FrameObjects:
         """The detections as tracking needs them."""
-        origins = np.array([(x0, y0) for _, (y0, _, x0, _) in self.cut_masks], np.int64).reshape(-1, 2)
-        windows = tuple(window for window, _ in self.cut_masks)
+        origins = np.array([(x0, y0) for _, (y0, _, x0, _) in self.crops], np.int64).reshape(-1, 2)
+        windows = tuple(window for window, _ in self.crops)
         return FrameObjects(self.found.boxes, self.found.scores, self.found.labels, windows, origins)
-
-    @property
-    def masks(self) -> WindowedMasks | None:
-        """The masks, n x bool [H, W]; None if the model has no mask head."""
-        return WindowedMasks(self.cut_masks, self.found.image_hw) if has_masks(self.found) else None
 
     def select(self, keep: np.ndarray) -> "PredictedFrame":
         """Returns the frame with the detections that `keep`, bool [n], selects."""
         return replace(
             self,
             found=self.found.select(keep),
-            cut_masks=[self.cut_masks[index] for index in np.flatnonzero(keep).tolist()],
+            crops=[self.crops[index] for index in np.flatnonzero(keep).tolist()],
             numbers=None if self.numbers is None else self.numbers[keep],
         )
 
@@ -69,36 +45,17 @@ class PredictedFrame:
 
         Each detection has a category_name and, if the frame is tracked, a track_id, which is null outside of tracks.
         """
-        boxes_only = replace(self.found, mask_probabilities=np.zeros((len(self.found), 0, 0), np.float32))
+        boxes_only = replace(self.found, mask_probabilities=np.zeros((len(self.found), 0, 0), np.float32), crops=None)
         results = boxes_only.coco_results(self.index)
         for index, (result, name) in enumerate(zip(results, self.found.category_names, strict=True)):
             del result["image_id"]
             result["category_name"] = name
             result["bbox"] = [round(side, 3) for side in result["bbox"]]
-            if has_masks(self.found):
-                result["segmentation"] = encode_window(*self.cut_masks[index], self.found.image_hw)
+            if self.found.has_masks:
+                result["segmentation"] = encode_window(*self.crops[index], self.found.image_hw)
             if self.numbers is not None:
                 result["track_id"] = int(self.numbers[index]) or None
         return {"frame": self.index, "time": round(self.time, 6), "detections": results}
-
-
-def has_masks(found: ImageDetections) -> bool:
-    """Returns whether the model has a mask head."""
-    return found.mask_probabilities.shape[-1] > 0
-
-
-def cut_masks(found: ImageDetections) -> list[CutMask]:
-    """Returns the masks in their windows; the whole boxes if the model has no mask head."""
-    if has_masks(found):
-        return [
-            paste_window(mask, box, found.image_hw, found.test.mask_threshold, found.test.mask_paste)
-            for mask, box in zip(found.mask_probabilities, found.boxes, strict=True)
-        ]
-    windows = []
-    for box in found.boxes.astype(np.float64):
-        (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int).tolist(), np.ceil(box[2:]).astype(int).tolist()
-        windows.append((np.ones((y1 - y0, x1 - x0), bool), (y0, y1, x0, x1)))
-    return windows
 
 
 @dataclass

@@ -4,7 +4,7 @@ Sizes depend on the image, so that labels are as readable on 128 as on 4000 pixe
 an integer factor. n objects, H x W the image, colours RGB. Boxes are x0, y0, x1, y1 in pixels, half-open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ KEYPOINT_SCORE = 0.05
 """Keypoints with a lower score are not drawn: hidden ones have lower softmax scores, and logits below zero."""
 
 Color = tuple[int, int, int]
+MaskFn = Callable[[int], tuple[np.ndarray, tuple[int, int, int, int]]]
+"""Returns the pixels of a mask, bool [h, w], and their window y0, y1, x0, x1 in the image, by the object's index."""
 
 
 class _Rectangle(NamedTuple):
@@ -41,7 +43,7 @@ def draw_detections(
     boxes: np.ndarray,
     scores: np.ndarray | None,
     labels: np.ndarray,
-    masks: Sequence[np.ndarray] | np.ndarray | None,
+    masks: np.ndarray | MaskFn | None,
     categories: Sequence[Category],
     keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
     *,
@@ -55,7 +57,7 @@ def draw_detections(
         boxes: [n, 4] in pixels of the image.
         scores: [n], or None for ground truth.
         labels: [n] category ids of the data set.
-        masks: bool [n, H, W], or a sequence of n masks; or None.
+        masks: bool [n, H, W], or a function that returns the pixels and the window of one mask; or None.
         categories: names and skeletons; an id without a category is shown as a number.
         keypoints: [n, K, 3] x, y in pixels of the image, score; or None.
         tracks: [n] track numbers, which are shown, and define the colours; or None.
@@ -78,8 +80,11 @@ def draw_detections(
     painting_order = [int(index) for index in (order if scores is None else order[::-1])]
     rectangles = [_rectangle(box, factor, canvas.shape) for box in np.asarray(boxes, np.float64).reshape(-1, 4)]
     for index in painting_order:
-        if masks is not None and (mask := masks[index]).size:
-            _draw_mask(canvas, np.ascontiguousarray(mask, bool), factor, colors[index], line_width)
+        if callable(masks):
+            pixels, (top, _, left, _) = masks(index)
+            _draw_mask(canvas, pixels, (top, left), factor, colors[index], line_width)
+        elif masks is not None and masks.size:
+            _draw_mask(canvas, masks[index], (0, 0), factor, colors[index], line_width)
         _draw_box(canvas, rectangles[index], colors[index], line_width)
         if keypoints is not None:
             skeleton = skeletons.get(int(labels[index]), ())
@@ -166,12 +171,18 @@ def _rectangle(box: np.ndarray, factor: int, shape: tuple[int, ...]) -> _Rectang
     )
 
 
-def _draw_mask(canvas: np.ndarray, mask: np.ndarray, factor: int, color: Color, line_width: int) -> None:
-    """Blends the mask's area with the colour and draws its contour, within the mask's bounding box."""
-    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+def _draw_mask(
+    canvas: np.ndarray, mask: np.ndarray, corner: tuple[int, int], factor: int, color: Color, line_width: int
+) -> None:
+    """Blends the mask's area with the colour and draws its contour, within the mask's bounding box.
+
+    `mask` is the part of the image whose first row and column are `corner`.
+    """
+    x0, y0, width, height = cv2.boundingRect(np.ascontiguousarray(mask, bool).view(np.uint8)) if mask.size else (0,) * 4
     if width == 0:
         return
     crop = _enlarge(mask[y0 : y0 + height, x0 : x0 + width].astype(np.uint8), factor, cv2.INTER_NEAREST)
+    y0, x0 = y0 + corner[0], x0 + corner[1]
     region = canvas[y0 * factor : (y0 + height) * factor, x0 * factor : (x0 + width) * factor]
     values = np.arange(256)[:, None]
     blended = ((1 - FILL_OPACITY) * values + FILL_OPACITY * np.array(color)).astype(np.uint8)  # [256, 3]

@@ -202,21 +202,6 @@ def test_what_cannot_be_written_is_a_storage_error(tmp_path):
         predict_files(PredictorStub(), make_files(tmp_path, [1]), blocked)
 
 
-def test_images_with_too_many_masks_are_drawn_smaller(tmp_path, monkeypatch):
-    path = write_image(tmp_path / "a.png", size=(40, 20))
-    monkeypatch.setattr(predict_files_module, "MAX_MASK_BYTES", 200)
-    drawn = []
-
-    def draw(path, image, detections):
-        drawn.append((image, detections))
-        return path
-
-    predict_files(PredictorStub(), [InputFile(path, path.name)], tmp_path / "out", draw=draw)
-    ((image, detections),) = drawn
-    assert image.shape == (10, 20, 3) and detections.masks.shape == (1, 10, 20)
-    np.testing.assert_allclose(detections.boxes, [[0, 0, 20, 10]])
-
-
 def test_images_that_are_read_in_windows_are_drawn_smaller_and_report_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(predict_files_module, "MAX_DRAWN_SIDE", 20)
     files, drawn = make_files(tmp_path, [1, 2, 3]), []

@@ -97,9 +97,9 @@ def test_the_drawn_video_has_the_same_size_rate_and_length_and_its_frames_in_ord
     def draw(frame: PredictedFrame) -> np.ndarray:
         time.sleep(0.01 * (frame.index % 3))  # threads finish in another order
         picture = np.full_like(frame.frame.image, 4 * frame.index)
-        assert frame.numbers is not None and frame.masks is not None and (frame.numbers > 0).all()
-        for number, mask in zip(frame.numbers, frame.masks, strict=True):
-            picture[mask] = 120 + 40 * number
+        assert frame.numbers is not None and frame.found.has_masks and (frame.numbers > 0).all()
+        for number, (mask, (y0, y1, x0, x1)) in zip(frame.numbers, frame.crops, strict=True):
+            picture[y0:y1, x0:x1][mask] = 120 + 40 * number
         return picture
 
     _, rows = predict(video_path, tmp_path, draw=draw, track=TrackSettings())

@@ -189,7 +189,7 @@ def test_skeletons_join_seen_keypoints_only() -> None:
 
 def test_tracks_define_colours_and_labels_and_frames_keep_their_size() -> None:
     image, boxes, labels = make_image(100, 200), np.array([[10, 30, 90, 90.0], [110, 30, 190, 90]]), np.array([3, 3])
-    masks = [np.zeros((100, 200), bool), np.zeros((100, 200), bool)]  # a sequence of masks
+    masks = np.zeros((2, 100, 200), bool)
     masks[0][40:80, 20:80] = masks[1][40:80, 120:180] = True
     for scores in (np.array([0.9, 0.3]), np.array([0.3, 0.9])):
         drawn = draw_detections(
@@ -203,3 +203,22 @@ def test_tracks_define_colours_and_labels_and_frames_keep_their_size() -> None:
     np.testing.assert_array_equal(other[:, 100:], drawn[:, 100:])
     assert (other[:, :100] != drawn[:, :100]).any()
     assert draw_detections(image, boxes, scores, labels, masks, CATEGORIES).shape[0] > 100
+
+
+@pytest.mark.parametrize("image_hw", [(500, 600), (60, 80)])
+def test_masks_in_windows_are_drawn_like_whole_ones(image_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    windows = [(0, 30, 0, 40), (20, 60, 10, 80), (5, 5, 7, 7), (40, 50, 60, 70)]
+    crops = [rng.random((y1 - y0, x1 - x0)) < 0.7 for y0, y1, x0, x1 in windows]
+    crops[3][:] = False
+    masks = np.zeros((4, *image_hw), bool)
+    for mask, crop, (y0, y1, x0, x1) in zip(masks, crops, windows, strict=True):
+        mask[y0:y1, x0:x1] = crop
+    boxes = np.array([[x0, y0, x1, y1] for y0, y1, x0, x1 in windows], np.float32)
+    scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.array([3, 7, 3, 7])
+    expected = draw_detections(make_image(*image_hw), boxes, scores, labels, masks, CATEGORIES)
+    drawn = draw_detections(
+        make_image(*image_hw), boxes, scores, labels, lambda index: (crops[index], windows[index]), CATEGORIES
+    )
+    np.testing.assert_array_equal(drawn, expected)
+    assert (expected != draw_detections(make_image(*image_hw), boxes, scores, labels, None, CATEGORIES)).any()

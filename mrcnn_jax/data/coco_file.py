@@ -208,9 +208,13 @@ def _join_copies(
 
 
 def _has_same(objects: list[dict[str, Any]]) -> bool:
-    """Returns whether two of the boxes are much the same, as those of an image that two people annotated are."""
-    boxes = [box for item in objects if (box := numbers_of_bbox(item.get("bbox"))) is not None]
-    return any(bbox_iou(a, b) > _SAME for i, a in enumerate(boxes) for b in boxes[:i])
+    """Returns whether two of the boxes are much the same, as those of an image that two people annotated are.
+
+    Objects without a usable box may be the same.
+    """
+    boxes = [numbers_of_bbox(item.get("bbox")) for item in objects]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    return any(a is None or b is None or bbox_iou(a, b) > _SAME for a, b in pairs)
 
 
 def _describe_copies(images: list[tuple[int, str, ImageHW | None]], by_image: Mapping[int, Any]) -> list[str]:

@@ -134,16 +134,18 @@ def _cut_holes(polygons: list[list[float]], image_hw: ImageHW, area: float | Non
     if area is None:
         return encode_mask(even_odd)
     of_union, of_even_odd = int(union.sum()), int(even_odd.sum())
-    if of_even_odd == 0 or abs(of_even_odd - area) > 0.25 * abs(of_union - area):
-        return None
     # Outlines through the centres of pixels, as OpenCV's are, lack half a pixel along the rim of the object.
-    rim = sum(map(_perimeter, polygons)) / 2 + len(polygons)
-    return encode_mask(even_odd) if abs(of_even_odd - area) <= max(0.05 * area + 1, rim) else None
+    rim = sum(map(_num_steps, polygons)) / 2
+    misfit = min(abs(of_even_odd - area), abs(of_even_odd + rim - area))
+    of_other = max(of_union - area, area - of_union - rim, 0)  # beyond what the union has without or with its rim
+    is_hole = of_even_odd > 0 and misfit < 0.25 * of_other and misfit <= 0.05 * area + 1
+    return encode_mask(even_odd) if is_hole else None
 
 
-def _perimeter(polygon: list[float]) -> float:
+def _num_steps(polygon: list[float]) -> float:
+    """Returns the steps from pixel to pixel, also diagonal ones, along an outline."""
     points = np.asarray(polygon, np.float64).reshape(-1, 2)
-    return float(np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1).sum())
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _contains(outer: BBox, inner: BBox) -> bool:

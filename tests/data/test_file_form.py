@@ -88,6 +88,7 @@ def test_polygons_of_y_and_x_are_proved_by_images(box_form: str) -> None:
     [
         (outline(-9, 5, 50, 40, y_first=True), (100, 300)),  # outside either way: the images were cropped
         (outline(150, 5, 50, 40, y_first=False), (100, 300)),  # as y, x it would be outside
+        (outline(5, 280, 50, 40, y_first=False), (400, 300)),
     ],
 )
 def test_polygons_stay_as_they_are_if_one_is_outside_as_y_x(further: tuple[list[float], tuple[int, int]]) -> None:

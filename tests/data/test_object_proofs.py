@@ -65,7 +65,7 @@ def test_the_area_proves_a_hole(one_object: Callable[..., dict[str, Any]]) -> No
         assert read.annotation["area"] == expected.sum()
 
 
-@pytest.mark.parametrize(("width", "hole"), [(24, 12), (36, 26), (48, 40)])
+@pytest.mark.parametrize(("width", "hole"), [(12, 6), (24, 12), (36, 26), (48, 40)])
 def test_the_area_proves_a_hole_of_an_outline_through_pixel_centres(
     one_object: Callable[..., dict[str, Any]], width: int, hole: int
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.category_entries import read_category_entries
-from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids, unwrap_scalars
+from mrcnn_jax.data.coco_ids import IdKey, as_dict, category_of, id_key, number_ids, unwrap_scalars
 from mrcnn_jax.data.coco_json import describe_other_format, load_coco_json
 from mrcnn_jax.data.coco_objects import assign_annotations, describe_annotations
 from mrcnn_jax.data.coco_tables import read_table
@@ -63,6 +63,10 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
     if inner:
         findings.notes.append(f"{path}: {len(inner)} annotations are read from inside the entries of images.")
     annotations = entries["annotations"] or inner
+    if entries["annotations"] is None and (key := _misnamed_annotations(content)):
+        raise DataError(
+            f"{path} has no list 'annotations', but a list {key!r} whose entries have an image_id: rename it."
+        )
     if annotations and all("segments_info" in as_dict(entry) for entry in annotations):
         raise DataError(
             f"{path} has COCO's panoptic annotations, whose masks are pictures. Convert them to detection annotations "
@@ -70,6 +74,7 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
         )
     categories, category_ids = read_category_entries(path, entries["categories"] or [], annotations, findings)
     images, image_ids = _read_images(entries["images"], _used_ids(annotations), findings)
+    _check_shift(path, {id_key(category_of(as_dict(entry))) for entry in annotations}, category_ids)
     keypoint_names = {category.id: category.keypoints for category in categories}
     by_image = assign_annotations(annotations, image_ids, category_ids, keypoint_names, findings)
     images = _join_copies(images, by_image, findings)
@@ -131,6 +136,25 @@ def _inner_annotations(images: list[Any]) -> list[Any]:
         for entry in entries if isinstance(entries, list) else []:
             inner.append(as_dict(entry) | {"image_id": image.get("id", image.get("file_name"))})
     return inner
+
+
+def _misnamed_annotations(content: Mapping[str, Any]) -> str | None:
+    """Returns the key of a list of annotations under another name."""
+    for key, entries in content.items():
+        if isinstance(entries, list) and entries and all("image_id" in as_dict(entry) for entry in entries):
+            return key
+    return None
+
+
+def _check_shift(path: Path, used: set[IdKey], category_ids: Mapping[IdKey, int]) -> None:
+    """Raises DataError if the ids that objects use are those of the list plus 1, without exception."""
+    listed = {key for key in category_ids if isinstance(key, int)}
+    if len(listed) > 1 and used == {key + 1 for key in listed}:
+        first = min(listed)
+        raise DataError(
+            f"{path}: objects count the categories from {first + 1}, but the list does from {first}: classes would be "
+            "wrong. Add 1 to the ids of the categories, or subtract 1 from category_id."
+        )
 
 
 def _used_ids(annotations: list[Any]) -> set[IdKey]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mrcnn_jax.data.coco import coco_source
 from mrcnn_jax.data.coco_file import read_coco
 from mrcnn_jax.errors import DataError
 
@@ -65,3 +66,32 @@ def test_formats_of_other_tools_are_named(tmp_path: Path, content: object, messa
     with pytest.raises(DataError) as caught:
         read_coco(path)
     assert message in str(caught.value)
+
+
+def test_categories_that_are_off_by_one_are_refused(small_coco: Any) -> None:
+    content = small_coco.content
+    content["categories"] = [{"id": 0, "name": "ant"}, {"id": 1, "name": "bee"}, {"id": 2, "name": "cow"}]
+    for ids, is_refused in (((1, 2, 3, 3), True), ((0, 2, 3, 1), False), ((2, 2, 3, 3), False), ((1, 2, 3, 4), False)):
+        for annotation, category_id in zip(content["annotations"], ids, strict=True):
+            annotation["category_id"] = category_id
+        small_coco.write()
+        if is_refused:
+            with pytest.raises(DataError, match="count the categories from 1, but the list does from 0"):
+                read_coco(small_coco.annotations)
+        else:
+            assert read_coco(small_coco.annotations).findings.objects  # some are left out, and named
+
+
+def test_annotations_under_another_name_are_refused(small_coco: Any) -> None:
+    small_coco.content["annotation"] = small_coco.content.pop("annotations")
+    small_coco.write()
+    with pytest.raises(DataError, match="but a list 'annotation' whose entries have an image_id"):
+        read_coco(small_coco.annotations)
+
+
+def test_the_folder_of_a_renamed_image_is_shown(small_coco: Any) -> None:
+    (small_coco.images / "sub").mkdir()
+    (small_coco.images / "42.png").rename(small_coco.images / "sub" / "42.png")
+    small_coco.write()
+    repaired = coco_source(small_coco.images, small_coco.annotations).load(0).findings.repaired
+    assert repaired["image is found under another name"] == ["image 42 '42.png' -> 'sub/42.png'"]

@@ -78,7 +78,8 @@ def find_form(samples: Iterable[BoxSample]) -> str:
     possible = {form: sum(_is_possible(sample, form) for sample in samples) for form in forms}
     corners = forms[1]
     if sum(_proves_corners(sample) for sample in samples) >= _SHARE * len(samples):
-        return corners
+        y_first = forms[3]
+        return y_first if possible[y_first] == len(samples) >= possible[corners] + _MIN_BOXES else corners
     if len(samples) >= _MANY_BOXES and possible[corners] == len(samples) > possible[forms[0]]:
         return corners
     if possible[forms[0]] >= _SHARE * len(samples):

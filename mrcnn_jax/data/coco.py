@@ -31,7 +31,7 @@ class _FoundImage:
     path: Path | None
     digest: str = ""
     header: ImageHeader | None = None
-    is_renamed: bool = False
+    renamed_to: str = ""  # path in the folder, if the file is found under another name
     fault: str = ""  # why there is no path
 
 
@@ -121,6 +121,7 @@ def _find_images(folder: ImageFolder, images: Iterable[CocoImage]) -> Iterator[_
     def find(image: CocoImage) -> _FoundImage:
         try:
             path, is_renamed = folder.locate(image.file_name)
+            renamed_to = path.relative_to(folder.root).as_posix() if is_renamed else ""
             data = path.read_bytes()
         except ImageError as error:
             return _FoundImage(None, fault=error.reason)
@@ -128,9 +129,9 @@ def _find_images(folder: ImageFolder, images: Iterable[CocoImage]) -> Iterator[_
             return _FoundImage(None, fault="image cannot be opened")
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         try:
-            return _FoundImage(path, digest, read_header(data), is_renamed)
+            return _FoundImage(path, digest, read_header(data), renamed_to)
         except ImageError:
-            return _FoundImage(path, digest, None, is_renamed)
+            return _FoundImage(path, digest, None, renamed_to)
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         yield from pool.map(find, images)
@@ -185,8 +186,8 @@ def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, 
     assert frame_hw is not None
     findings = Findings()  # the objects themselves are counted with the file
     which = f"image {image.image_id} {image.file_name[:200]!r}"
-    if item.is_renamed:
-        findings.repair("image is found under another name", f"{which} -> {item.path.name!r}")
+    if item.renamed_to:
+        findings.repair("image is found under another name", f"{which} -> {item.renamed_to!r}")
     _check_size(image, header, findings, which)
     for note in decoded.notes:
         findings.repair(note, which)

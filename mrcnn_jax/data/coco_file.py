@@ -12,15 +12,18 @@ from typing import Any
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.category_entries import read_category_entries
-from mrcnn_jax.data.coco_ids import IdKey, as_dict, id_key, number_ids, unwrap_scalars
-from mrcnn_jax.data.coco_json import load_coco_json
+from mrcnn_jax.data.coco_ids import IdKey, as_dict, category_of, id_key, number_ids, unwrap_scalars
+from mrcnn_jax.data.coco_json import describe_other_format, load_coco_json
 from mrcnn_jax.data.coco_objects import assign_annotations, describe_annotations
 from mrcnn_jax.data.coco_tables import read_table
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.images import ImageHW
 from mrcnn_jax.data.json_values import read_integer
+from mrcnn_jax.data.mask_boxes import bbox_iou
+from mrcnn_jax.data.read_object import numbers_of_bbox
 from mrcnn_jax.errors import DataError
 
+_SAME = 0.7  # IoU of two boxes of one object
 _NAME_KEYS = ("file_name", "filename", "fileName", "file", "path", "coco_url")
 
 
@@ -55,11 +58,15 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
     findings = Findings(notes=[f"{path}: {note}."] if note else [])
     entries = {key: _entries(path, content, key) for key in ("images", "annotations", "categories")}
     if entries["images"] is None:
-        raise DataError(f"{path} is not a COCO file: it has no list 'images'.")
+        raise DataError(f"{path} is not a COCO file: it has no list 'images'.{describe_other_format(content)}")
     inner = [] if entries["annotations"] else _inner_annotations(entries["images"])
     if inner:
         findings.notes.append(f"{path}: {len(inner)} annotations are read from inside the entries of images.")
     annotations = entries["annotations"] or inner
+    if entries["annotations"] is None and (key := _misnamed_annotations(content)):
+        raise DataError(
+            f"{path} has no list 'annotations', but a list {key!r} whose entries have an image_id: rename it."
+        )
     if annotations and all("segments_info" in as_dict(entry) for entry in annotations):
         raise DataError(
             f"{path} has COCO's panoptic annotations, whose masks are pictures. Convert them to detection annotations "
@@ -67,8 +74,10 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
         )
     categories, category_ids = read_category_entries(path, entries["categories"] or [], annotations, findings)
     images, image_ids = _read_images(entries["images"], _used_ids(annotations), findings)
+    _check_shift(path, {id_key(category_of(as_dict(entry))) for entry in annotations}, category_ids)
     keypoint_names = {category.id: category.keypoints for category in categories}
     by_image = assign_annotations(annotations, image_ids, category_ids, keypoint_names, findings)
+    images = _join_copies(images, by_image, findings)
     has_annotations = entries["annotations"] is not None or bool(inner)
     findings.notes += describe_annotations(by_image, has_annotations, crowds_are_objects=crowds_are_objects)
     findings.notes += _describe_copies(images, by_image)
@@ -99,7 +108,8 @@ def _entries(path: Path, content: Mapping[str, Any], key: str) -> list[Any] | No
     elif isinstance(entries, dict):
         # MATLAB writes a list of one as the entry itself; others write an object whose keys are the ids.
         is_lone = "file_name" in entries or "id" in entries
-        entries = [entries] if is_lone else [_with_id(name, entry) for name, entry in entries.items()]
+        text = "file_name" if key == "images" else "name"
+        entries = [entries] if is_lone else [_with_id(name, entry, text) for name, entry in entries.items()]
     if entries is not None and not isinstance(entries, list):
         raise DataError(f"{path} is not a COCO file: {key!r} is not a list.")
     return None if entries is None else [unwrap_scalars(entry) for entry in entries]
@@ -111,9 +121,10 @@ def _are_ids_by_name(entries: Mapping[str, Any]) -> bool:
     return None not in numbers and len(set(numbers)) == len(numbers) > 0
 
 
-def _with_id(key: str, entry: object) -> object:
+def _with_id(key: str, entry: object, text: str) -> object:
+    """Returns the entry with its id; an entry that is text is what the key `text` of an object would be."""
     if isinstance(entry, str):
-        return {"id": key, "name": entry}
+        return {"id": key, text: entry}
     return {"id": key} | entry if isinstance(entry, dict) else entry
 
 
@@ -125,6 +136,25 @@ def _inner_annotations(images: list[Any]) -> list[Any]:
         for entry in entries if isinstance(entries, list) else []:
             inner.append(as_dict(entry) | {"image_id": image.get("id", image.get("file_name"))})
     return inner
+
+
+def _misnamed_annotations(content: Mapping[str, Any]) -> str | None:
+    """Returns the key of a list of annotations under another name."""
+    for key, entries in content.items():
+        if isinstance(entries, list) and entries and all("image_id" in as_dict(entry) for entry in entries):
+            return key
+    return None
+
+
+def _check_shift(path: Path, used: set[IdKey], category_ids: Mapping[IdKey, int]) -> None:
+    """Raises DataError if the ids that objects use are those of the list plus 1, without exception."""
+    listed = {key for key in category_ids if isinstance(key, int)}
+    if len(listed) > 1 and used == {key + 1 for key in listed}:
+        first = min(listed)
+        raise DataError(
+            f"{path}: objects count the categories from {first + 1}, but the list does from {first}: classes would be "
+            "wrong. Add 1 to the ids of the categories, or subtract 1 from category_id."
+        )
 
 
 def _used_ids(annotations: list[Any]) -> set[IdKey]:
@@ -173,6 +203,42 @@ def _read_images(
     for image_id, file_name, _ in images:  # some scripts refer to images by their file
         by_key.setdefault(file_name, image_id)
     return images, by_key
+
+
+def _join_copies(
+    images: list[tuple[int, str, ImageHW | None]], by_image: dict[int, list[dict[str, Any]]], findings: Findings
+) -> list[tuple[int, str, ImageHW | None]]:
+    """Returns the images with one entry for each file, if the file lists an image for each object.
+
+    It does if no image has two objects, and no two objects of a file are the same one. Objects move to the first id
+    of their file in `by_image`.
+    """
+    ids: dict[str, list[int]] = {}
+    for image_id, file_name, _ in images:
+        ids.setdefault(file_name, []).append(image_id)
+    copies = {own[0]: own[1:] for own in ids.values() if len(own) > 1}
+    joined = {first: [item for i in (first, *rest) for item in by_image.get(i, ())] for first, rest in copies.items()}
+    if not copies or any(len(own) > 1 for own in by_image.values()) or any(map(_has_same, joined.values())):
+        return images
+    for first, rest in copies.items():
+        for image_id in rest:
+            by_image.pop(image_id, None)
+            findings.repair("image is listed once for each object", f"image {image_id}")
+            findings.num_images -= 1
+        if joined[first]:
+            by_image[first] = [item | {"image_id": first} for item in joined[first]]
+    dropped = {image_id for rest in copies.values() for image_id in rest}
+    return [image for image in images if image[0] not in dropped]
+
+
+def _has_same(objects: list[dict[str, Any]]) -> bool:
+    """Returns whether two of the boxes are much the same, as those of an image that two people annotated are.
+
+    Objects without a usable box may be the same.
+    """
+    boxes = [numbers_of_bbox(item.get("bbox")) for item in objects]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    return any(a is None or b is None or bbox_iou(a, b) > _SAME for a, b in pairs)
 
 
 def _describe_copies(images: list[tuple[int, str, ImageHW | None]], by_image: Mapping[int, Any]) -> list[str]:

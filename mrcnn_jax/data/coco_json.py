@@ -89,7 +89,24 @@ def _repeated_key(data: bytes) -> str | None:
     return next((key for key in candidates if outermost.count(key) > 1), None)
 
 
+def describe_other_format(content: dict[str, Any]) -> str:
+    """Returns a sentence that names the format of a JSON object without images, or "" if it is none that is known."""
+    inner = [entry for entry in content.values() if isinstance(entry, dict)][:10]
+    if "shapes" in content and ("imagePath" in content or "imageData" in content):
+        return " It is LabelMe's JSON of one image: convert the folder to COCO first, for example with labelme2coco."
+    if "_via_img_metadata" in content or any("regions" in entry and "filename" in entry for entry in inner):
+        return " It is VIA's own JSON: export the annotations from VIA in COCO format."
+    if "videos" in content:
+        return " It lists videos, as YouTube-VIS does: images are expected, one for each frame."
+    return ""
+
+
 def _describe_list(content: list[Any]) -> str:
     if content and all(isinstance(entry, dict) and "score" in entry for entry in content[:10]):
         return "a list of detections"
+    first = content[0] if content and isinstance(content[0], dict) else {}
+    if "data" in first and ("annotations" in first or "completions" in first):
+        return "Label Studio's own JSON, which it can export as COCO"
+    if "annotations" in first and ("file_name" in first or "image_id" in first):
+        return "a list of images with annotations inside, such as Detectron2's"
     return "a list of annotations without images"

@@ -48,7 +48,8 @@ def assign_annotations(
         category_key = id_key(category_of(entry))
         category_id = category_ids.get(category_key, only_category if category_key is None else None)
         if category_id is None:
-            unknown_categories[category_key] += 1
+            if category_key is not None:
+                unknown_categories[category_key] += 1
             named = _shorten(category_of(entry))
             findings.leave_out_object("its category is not in the file", f"{which}: category {named}")
             continue

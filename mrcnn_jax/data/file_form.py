@@ -19,6 +19,8 @@ Object = tuple[Mapping[str, Any], ImageHW]
 _NUM_SAMPLES = 2000
 _SHARE = 0.8  # of the objects have to agree
 _LARGE = 1.5  # pixels per square percent from which areas distinguish the two
+_MARGIN = 1.0  # pixels by which polygons may extend beyond the image
+_MIN_OUTSIDE = 3  # polygons beyond their images that prove the order of coordinates
 _OVERFLOW = 1.2  # objects that reach further beyond the image mean that it was resized
 
 
@@ -36,8 +38,10 @@ def find_file_form(objects: Sequence[Object], num_keypoints: Mapping[int, int]) 
         mask_unit = 1.0
     elif extents and np.max(np.abs(extents)) <= 100 and _are_percent(sampled):
         mask_unit = 100.0
-    samples = [sample for annotation, hw in sampled if (sample := _sample(annotation, hw, mask_unit)) is not None]
-    form = FileForm(num_keypoints, find_form(samples), mask_unit, _keypoint_unit(sampled))
+    y_first = not mask_unit and _is_y_first(sampled)
+    read = (_sample(annotation, image_hw, mask_unit, y_first=y_first) for annotation, image_hw in sampled)
+    samples = [sample for sample in read if sample is not None]
+    form = FileForm(num_keypoints, find_form(samples), mask_unit, y_first, _keypoint_unit(sampled))
     notes = []
     if form.box_form == NO_FORM:
         notes.append(
@@ -52,14 +56,32 @@ def find_file_form(objects: Sequence[Object], num_keypoints: Mapping[int, int]) 
     return form, notes
 
 
-def _sample(annotation: Mapping[str, Any], image_hw: ImageHW, unit: float) -> BoxSample | None:
+def _sample(
+    annotation: Mapping[str, Any], image_hw: ImageHW, unit: float, *, y_first: bool = False
+) -> BoxSample | None:
     bbox = numbers_of_bbox(annotation.get("bbox"))
     if bbox is None or bbox[2] == bbox[3] == 0:
         return None
     scale = unit_scale(unit, image_hw)
-    mask = read_segmentation(annotation.get("segmentation"), image_hw, bbox, scale=scale).segmentation
+    read = read_segmentation(annotation.get("segmentation"), image_hw, bbox, scale=scale, y_first=y_first)
+    mask = read.segmentation
     of_mask = None if mask is None else mask_bbox(mask, image_hw)
     return BoxSample(bbox, of_mask, image_hw, read_number(annotation.get("area")))
+
+
+def _is_y_first(objects: Sequence[Object]) -> bool:
+    """Returns whether polygons reach beyond their images as x, y, and none does as y, x."""
+    num_outside = 0
+    for annotation, (height, width) in objects:
+        if read_bitmap(annotation.get("segmentation"), (height, width)) is not None:
+            continue
+        extent = polygon_extent(annotation.get("segmentation"))
+        if extent is None:
+            continue
+        if min(extent) < -_MARGIN or extent[2] > height + _MARGIN or extent[3] > width + _MARGIN:
+            return False
+        num_outside += extent[2] > width + _MARGIN or extent[3] > height + _MARGIN
+    return num_outside >= _MIN_OUTSIDE
 
 
 def _are_percent(objects: Sequence[Object]) -> bool:

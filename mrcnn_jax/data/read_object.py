@@ -24,7 +24,8 @@ class FileForm:
     num_keypoints: Mapping[int, int]  # by category id
     box_form: str = COCO_FORM  # one of box_forms.FORMS
     mask_unit: float = 0.0  # coordinates of polygons are pixels (0), or the image's sides are 1 or 100
-    keypoint_unit: float = 0.0  # the same for keypoints
+    y_first: bool = False  # points of polygons are y, x
+    keypoint_unit: float = 0.0  # the unit of keypoints
     crowds_are_objects: bool = False  # take objects with iscrowd as ordinary objects
 
 
@@ -53,7 +54,8 @@ def read_object(given: Mapping[str, Any], image_hw: ImageHW, form: FileForm) -> 
     annotation["iscrowd"] = int(bool(is_crowd) and not form.crowds_are_objects)
     bbox = _read_bbox(given.get("bbox"), image_hw, form, repairs)
     area = read_number(given.get("area"))
-    mask = read_segmentation(given.get("segmentation"), image_hw, bbox, area, unit_scale(form.mask_unit, image_hw))
+    scale = unit_scale(form.mask_unit, image_hw)
+    mask = read_segmentation(given.get("segmentation"), image_hw, bbox, area, scale, y_first=form.y_first)
     repairs += mask.repairs
     if form.mask_unit and mask.segmentation is not None:
         repairs.append(f"segmentation is in {'percent' if form.mask_unit == 100 else 'shares'} of the image")

@@ -40,10 +40,12 @@ def read_segmentation(
     bbox: BBox | None = None,
     area: float | None = None,
     scale: tuple[float, float] = (1, 1),
+    *,
+    y_first: bool = False,
 ) -> ReadMask:
     """Reads the `segmentation` of an object in an image of this size; `bbox` and `area` decide where it is unclear.
 
-    `scale` are the pixels of a polygon's unit along x and y.
+    `scale` are the pixels of a polygon's unit along x and y. `y_first`: the points of polygons are y, x.
     """
     if value is None or value in ([], {}, ""):
         return ReadMask()
@@ -56,6 +58,9 @@ def read_segmentation(
         return _lost("segmentation cannot be read")
     if not codes and not any(parts):
         return ReadMask()
+    if y_first and any(parts):
+        parts = [[number for y, x in zip(part[::2], part[1::2], strict=False) for number in (x, y)] for part in parts]
+        repairs.append("points of the segmentation are y, x, as the images prove")
     masks: list[Segmentation] = []
     for code in codes:
         read = read_run_lengths(code, image_hw, bbox if len(codes) == 1 and not parts else None)
@@ -129,9 +134,18 @@ def _cut_holes(polygons: list[list[float]], image_hw: ImageHW, area: float | Non
     if area is None:
         return encode_mask(even_odd)
     of_union, of_even_odd = int(union.sum()), int(even_odd.sum())
-    if of_even_odd == 0 or abs(of_even_odd - area) > 0.25 * abs(of_union - area):
-        return None
-    return encode_mask(even_odd) if abs(of_even_odd - area) <= 0.05 * area + 1 else None
+    # Outlines through the centres of pixels, as OpenCV's are, lack half a pixel along the rim of the object.
+    rim = sum(map(_num_steps, polygons)) / 2
+    misfit = min(abs(of_even_odd - area), abs(of_even_odd + rim - area))
+    of_other = max(of_union - area, area - of_union - rim, 0)  # beyond what the union has without or with its rim
+    is_hole = of_even_odd > 0 and misfit < 0.25 * of_other and misfit <= 0.05 * area + 1
+    return encode_mask(even_odd) if is_hole else None
+
+
+def _num_steps(polygon: list[float]) -> float:
+    """Returns the steps from pixel to pixel, also diagonal ones, along an outline."""
+    points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _contains(outer: BBox, inner: BBox) -> bool:

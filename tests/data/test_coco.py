@@ -197,6 +197,8 @@ def test_what_is_suspicious_is_said(small_coco: Any) -> None:
     assert "1 of 5 objects have the same box and class as another" in notes()
     small_coco.content["annotations"][-1] |= {"image_id": 6, "category_id": 8}
     assert "objects name the categories 8, but the file lists 90, 7" in notes()
+    small_coco.content["annotations"][-1]["category_id"] = None
+    assert "off by one" not in notes()
     small_coco.content["annotations"][-1]["category_id"] = 7
     small_coco.content["images"][2]["file_name"] = "42.png"
     assert "1 files have objects under several image ids (first: '42.png')" in notes()

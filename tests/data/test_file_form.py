@@ -8,6 +8,7 @@ import pytest
 
 from mrcnn_jax.data.box_forms import COCO_FORM, FORMS, NO_FORM, BoxSample, convert_bbox, find_form
 from mrcnn_jax.data.file_form import find_file_form
+from mrcnn_jax.data.read_object import read_object
 
 BOXES = [(5.0, 10.0, 20.0, 15.0), (35.0, 28.0, 12.0, 30.0), (60.0, 3.0, 30.0, 9.0), (2.0, 70.0, 40.0, 20.0)]
 IN_FORM: dict[str, Callable[..., list[float]]] = {  # by hand, the inverse of what is tested
@@ -45,6 +46,57 @@ def test_without_masks_areas_or_many_boxes_prove_corners() -> None:
     assert find_form([BoxSample(b, None, image_hw, b[2] * b[3]) for b in inside]) == COCO_FORM
     many = [*inside, *inside, (60, 40, 120, 90)]  # the last one leaves the image as width and height
     assert find_form([BoxSample(b, None, image_hw) for b in many]) == "x0, y0, x1, y1"
+
+
+def test_images_prove_the_order_of_corners() -> None:
+    wide, high = (100, 300), (300, 100)
+    y_first = [(y, x, y + h, x + w) for x, y, w, h in ((40, 5, 90, 40), (150, 20, 100, 70), (210, 8, 80, 30))]
+    samples = [BoxSample(b, None, wide, (b[2] - b[0]) * (b[3] - b[1])) for b in y_first]
+    assert find_form(samples) == "y0, x0, y1, x1"
+    in_both = [BoxSample(sample.bbox, None, (300, 300), sample.area) for sample in samples]
+    assert find_form(in_both) == "x0, y0, x1, y1"
+    assert find_form([BoxSample(sample.bbox, None, high, sample.area) for sample in samples]) == "x0, y0, x1, y1"
+
+
+def outline(x: float, y: float, w: float, h: float, *, y_first: bool) -> list[float]:
+    points = [(x, y), (x + w, y), (x + w, y + h), (x, y + h)]
+    return [side for point in points for side in (point[::-1] if y_first else point)]
+
+
+PLACES = [(5, 10, 90, 60), (150, 20, 100, 70), (210, 8, 80, 30), (190, 40, 100, 50)]  # in 100 x 300: three need x first
+
+
+@pytest.mark.parametrize("box_form", ["x, y, width, height", "y, x, height, width"])
+def test_polygons_of_y_and_x_are_proved_by_images(box_form: str) -> None:
+    objects = [
+        ({"bbox": IN_FORM[box_form](*place), "segmentation": [outline(*place, y_first=True)]}, (100, 300))
+        for place in PLACES
+    ]
+    form, notes = find_file_form(objects, {})
+    assert (form.y_first, form.box_form, notes) == (True, box_form, [])
+    for place, (annotation, image_hw) in zip(PLACES, objects, strict=True):
+        read = read_object(annotation | {"category_id": 1}, image_hw, form)
+        assert (
+            read.annotation is not None and "points of the segmentation are y, x, as the images prove" in read.repairs
+        )
+        assert read.annotation["segmentation"] == [outline(*place, y_first=False)]
+        assert list(read.annotation["bbox"]) == list(place)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        (outline(-9, 5, 50, 40, y_first=True), (100, 300)),  # outside either way: the images were cropped
+        (outline(150, 5, 50, 40, y_first=False), (100, 300)),  # as y, x it would be outside
+        (outline(5, 280, 50, 40, y_first=False), (400, 300)),
+    ],
+)
+def test_polygons_stay_as_they_are_if_one_is_outside_as_y_x(further: tuple[list[float], tuple[int, int]]) -> None:
+    places = [({"bbox": [0, 0, 1, 1], "segmentation": [outline(*place, y_first=True)]}, (100, 300)) for place in PLACES]
+    polygon, image_hw = further
+    assert find_file_form(places, {})[0].y_first
+    assert not find_file_form(places[:3], {})[0].y_first  # two beyond their images prove too little
+    assert not find_file_form([*places, ({"segmentation": [polygon]}, image_hw)], {})[0].y_first
 
 
 def test_keypoints_in_percent_are_proved_by_boxes() -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
+import pytest
 
 from mrcnn_jax.data.bitmaps import decode_mask
 from mrcnn_jax.data.read_object import FileForm, read_object
@@ -61,3 +63,23 @@ def test_the_area_proves_a_hole(one_object: Callable[..., dict[str, Any]]) -> No
         assert read.annotation is not None
         np.testing.assert_array_equal(decode_mask(read.annotation["segmentation"], IMAGE_HW), expected)
         assert read.annotation["area"] == expected.sum()
+
+
+@pytest.mark.parametrize(("width", "hole"), [(12, 6), (24, 12), (36, 26), (48, 40)])
+def test_the_area_proves_a_hole_of_an_outline_through_pixel_centres(
+    one_object: Callable[..., dict[str, Any]], width: int, hole: int
+) -> None:
+    mask = np.zeros((60, 60), np.uint8)
+    mask[4 : 4 + width, 5 : 5 + width] = 1
+    rim = (width - hole) // 2
+    mask[4 + rim : 4 + rim + hole, 5 + rim : 5 + rim + hole] = 0
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    parts = [contour.ravel().tolist() for contour in contours]
+    given = one_object(segmentation=parts, area=int(mask.sum()), bbox=[5, 4, width, width])
+    read = read_object(given, (60, 60), FORM)
+    assert read.annotation is not None and read.repairs == ["the area proves a hole, which is cut out"]
+    inside = decode_mask(read.annotation["segmentation"], (60, 60))
+    near = np.ones((3, 3), np.uint8)  # outlines are inexact by a pixel along the rim
+    assert not (inside & (1 - cv2.dilate(mask, near))).any() and not (cv2.erode(mask, near) & (1 - inside)).any()
+    of_union = given | {"area": width * width}
+    assert read_object(of_union, (60, 60), FORM).repairs == []

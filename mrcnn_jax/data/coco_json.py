@@ -21,6 +21,11 @@ def load_coco_json(path: Path) -> tuple[bytes, dict[str, Any], str | None]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read the annotation file {path}: {error.strerror}.") from None
+    return parse_coco_json(path, data)
+
+
+def parse_coco_json(path: Path, data: bytes) -> tuple[bytes, dict[str, Any], str | None]:
+    """Returns what `load_coco_json` does of a file with these bytes; `path` names it in messages. Raises DataError."""
     if data[:2] == b"\x1f\x8b":
         data = _unpack(path, data)
     note = None

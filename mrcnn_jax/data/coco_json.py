@@ -70,7 +70,9 @@ def _not_json(path: Path, error: Exception, data: bytes) -> DataError:
     if isinstance(error, RecursionError):
         return DataError(f"{path} is not a COCO file: it is nested too deeply.")
     if start == b"PK":
-        return DataError(f"{path} is a ZIP archive. Unpack it, and name the annotation file in it.")
+        return DataError(
+            f"{path} is a ZIP archive. Pass it to mrcnn prepare auto --from, or unpack it and name the annotation file."
+        )
     if start == b"{'":
         return DataError(f"{path} is a Python dictionary, not JSON. Write it with json.dump.")
     if "Extra data" in str(error):

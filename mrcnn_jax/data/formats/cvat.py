@@ -1,12 +1,13 @@
 """CVAT for images 1.1: annotations.xml with the shapes of all images, and the images in a folder beside it."""
 
+import re
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, join
-from mrcnn_jax.data.formats.drawn_shapes import box_of_points, ellipse, join_groups, place_mask, rectangle
+from mrcnn_jax.data.formats.drawn_shapes import add_groups, box_of_points, ellipse, place_mask, rectangle
 from mrcnn_jax.data.formats.format_data import FormatData, FormatImage, FormatOptions, describe_unlabelled
 from mrcnn_jax.data.formats.split_names import split_of_path, split_of_word
 from mrcnn_jax.data.formats.xml_files import root_tag, roots, text_of
@@ -79,7 +80,8 @@ def _read_image(
     places = (join(folder, f"images/{subset}/{given}"), join(folder, f"images/{given}"))
     name = next((place for place in places if place in files), "") or files.find_image(folder, given)
     height, width = read_integer(element.get("height")), read_integer(element.get("width"))
-    split = split_of_word(subset) or (subset if subset not in ("", "default", "Default") else split_of_path(given))
+    own = "" if subset.lower() == "default" else re.sub(r"[^\w-]+", "_", subset, flags=re.ASCII)
+    split = split_of_word(subset) or own or split_of_path(given)
     image = FormatImage(name, split, (height, width) if height and width else None)
     objects = []
     for number, shape in enumerate((child for child in element if child.tag not in _NOT_SHAPES), start=1):
@@ -94,7 +96,7 @@ def _read_image(
         else:
             group = shape.get("group_id")
             objects.append((None if group in (None, "", "0") else group, {"category": label} | item))
-    image.objects = join_groups(objects)
+    add_groups(image, objects)
     return image
 
 

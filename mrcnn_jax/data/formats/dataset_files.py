@@ -10,12 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mrcnn_jax.data.archives import MAX_FILE_BYTES, is_archive, list_members, open_archive, read_member
+from mrcnn_jax.data import archives
 from mrcnn_jax.data.image_names import ImageFile, ImageFolder
 from mrcnn_jax.data.images import SUFFIXES, ImageError, locate_image
 from mrcnn_jax.errors import DataError
 
-_MAX_SHARE = 20  # files of a kind that are looked at to recognise a format
+ReadBytes = Callable[[], bytes]
+"""Returns the bytes of an image, or raises FileFault."""
+
+_MAX_SAMPLE = 20  # files of a kind that are looked at to recognise a format
 
 
 class FileFault(Exception):
@@ -24,6 +27,7 @@ class FileFault(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.name = ""  # of the file, where it is known
 
 
 class DatasetFiles:
@@ -35,10 +39,11 @@ class DatasetFiles:
     def __init__(self, path: Path) -> None:
         """Lists the files. Raises DataError if there is no such folder or archive, or it contains no file."""
         self.path = path
+        self.notes: list[str] = []
         self._read: Callable[[str], bytes]
         if path.is_dir():
             names = self._list_folder()
-        elif path.is_file() and is_archive(path):
+        elif path.is_file() and archives.is_archive(path):
             names = self._list_archive()
         else:
             what = "is no folder and no archive" if path.exists() else "does not exist"
@@ -57,7 +62,7 @@ class DatasetFiles:
         def read(name: str) -> bytes:
             try:
                 found = locate_image(root, name)
-                if found.stat().st_size > MAX_FILE_BYTES:
+                if found.stat().st_size > archives.MAX_FILE_BYTES:
                     raise FileFault("file has more than a gigabyte")
                 return found.read_bytes()
             except (OSError, ImageError):
@@ -72,18 +77,26 @@ class DatasetFiles:
         return found
 
     def _list_archive(self) -> list[str]:
-        archive = open_archive(self.path)
+        archive = archives.open_archive(self.path)
         if archive.in_order:
             raise DataError(f"{self.path} can only be read from its beginning. Extract it, and name the folder.")
-        members = {}
-        for member in list_members(archive, self.path):
+        members: dict[str, archives.Member] = {}
+        refused = []
+        for member in archives.list_members(archive, self.path):
             name = posixpath.normpath(member.name.replace("\\", "/"))
-            if not name.startswith(("/", "../")) and name not in members:
+            if name.startswith(("/", "../")) or name in members:
+                refused.append(member.name)
+            else:
                 members[name] = member
+        if refused:
+            self.notes.append(
+                f"{len(refused)} members of the archive lead outside it or are there twice, and are left out "
+                f"({refused[0][:200]!r})."
+            )
 
         def read(name: str) -> bytes:
             try:
-                return read_member(archive, self.path, members[name])
+                return archives.read_member(archive, self.path, members[name])
             except DataError:
                 raise FileFault("file cannot be read from the archive") from None
 
@@ -92,7 +105,11 @@ class DatasetFiles:
 
     def read(self, name: str) -> bytes:
         """Returns the bytes of a file. Raises FileFault."""
-        return self._read(name)
+        try:
+            return self._read(name)
+        except FileFault as fault:
+            fault.name = name
+            raise
 
     def read_json(self, name: str) -> Any:
         """Returns the value of a JSON file in UTF-8, UTF-16 or Windows-1252. Raises FileFault."""
@@ -136,7 +153,7 @@ class DatasetFiles:
     def sample(self, *suffixes: str) -> list[str]:
         """Returns a few files with one of these suffixes, from all folders."""
         found = self.with_suffix(*suffixes)
-        return found[:: max(1, len(found) // _MAX_SHARE)]
+        return found[:: max(1, len(found) // _MAX_SAMPLE)]
 
     @cached_property
     def _folder(self) -> "MemberFolder":
@@ -200,7 +217,7 @@ class Member:
 class MemberFolder(ImageFolder):
     """A folder of a data set in which images are found by the names that annotations give them."""
 
-    def __init__(self, files: DatasetFiles, base: str = "", embedded: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, files: DatasetFiles, base: str = "", embedded: Mapping[str, ReadBytes] | None = None) -> None:
         """Names are relative to the folder `base`; `embedded` are images that exist in annotation files alone."""
         self._dataset = files
         self._base = base
@@ -209,7 +226,7 @@ class MemberFolder(ImageFolder):
     def _open(self, file_name: str) -> ImageFile:
         name = join(self._base, file_name)
         if name in self._embedded:
-            return Member(name, self._embedded.__getitem__)
+            return Member(name, lambda name: self._embedded[name]())
         if name not in self._dataset:
             raise ImageError("image is missing")
         return Member(name, self._dataset.read)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn_jax.data.formats.format_data import Rectangles
+from mrcnn_jax.data.formats.format_data import FormatImage, Rectangles
 from mrcnn_jax.data.images import ImageHW
 
 _NUM_POINTS = 64  # of the polygon that replaces a circle or an ellipse
@@ -44,10 +44,7 @@ def encode_region(mask: np.ndarray) -> dict[str, Any]:
 
 
 def place_mask(part: np.ndarray, left: int, top: int, image_hw: ImageHW) -> dict[str, Any] | None:
-    """Returns the RLE of a mask [h, w] at this place of an image, without what lies outside; None if nothing is left.
-
-    Raises ValueError if it covers no pixel of the image.
-    """
+    """Returns the RLE of a mask [h, w] at this place of an image, without what lies outside; None if nothing is left."""
     height, width = part.shape
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + height, image_hw[0]), min(left + width, image_hw[1])
@@ -58,8 +55,8 @@ def place_mask(part: np.ndarray, left: int, top: int, image_hw: ImageHW) -> dict
     return encode_region(mask)
 
 
-def join_groups(objects: Sequence[tuple[object, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Returns the objects, of which those with the same group (not None) and category are parts of one.
+def add_groups(image: FormatImage, objects: Sequence[tuple[object, dict[str, Any]]]) -> None:
+    """Adds objects to an image, of which those with the same group (not None) and category are parts of one.
 
     Polygons are listed together, run lengths beside them are joined by the reader of segmentations, and boxes become
     the box around all.
@@ -74,7 +71,9 @@ def join_groups(objects: Sequence[tuple[object, dict[str, Any]]]) -> list[dict[s
                 by_group[key] = item
         else:
             _add_part(by_group[key], item)
-    return joined
+    image.objects += joined
+    if num_parts := len(objects) - len(joined):
+        image.repairs.append(("shapes of the same group and class are joined to one object", f"{num_parts} shapes"))
 
 
 def _add_part(whole: dict[str, Any], part: dict[str, Any]) -> None:

@@ -5,12 +5,11 @@ import json
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from mrcnn_jax.data.coco_file import CocoFile, read_coco_content
 from mrcnn_jax.data.data_findings import Findings
-from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault, MemberFolder
+from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault, MemberFolder, ReadBytes
 from mrcnn_jax.data.images import ImageError, ImageHW, read_header
 from mrcnn_jax.errors import DataError
 
@@ -36,7 +35,7 @@ class FormatImage:
     image_hw: ImageHW | None = None  # None if the format does not give it
     objects: list[dict[str, Any]] = field(default_factory=list)
     void: dict[str, Any] | None = None  # RLE of the pixels that are not evaluated
-    embedded: bytes | None = None  # the image itself, if it is in the annotation file alone
+    embedded: ReadBytes | None = None  # reads the image, if it is in the annotation file alone
     lost: list[tuple[str, str]] = field(default_factory=list)  # reason and description of each object left out
     repairs: list[tuple[str, str]] = field(default_factory=list)  # reason and description
     fault: str = ""  # why there is no image; `name` is that of the annotation file
@@ -124,9 +123,8 @@ def _convert(
             content["annotations"].append(numbered | item)
     if not categories:
         raise DataError(f"{files.path} has no object with a class. {' '.join(findings.describe())}".rstrip())
-    path = files.path / name if name else files.path
     text = json.dumps([content, [image.void for image in kept]], sort_keys=True)
-    coco = read_coco_content(path, content, hashlib.sha256(text.encode()).hexdigest(), findings)
+    coco = read_coco_content(files.path, content, hashlib.sha256(text.encode()).hexdigest(), findings)
     voids = {number: image.void for number, image in enumerate(kept, start=1)}
     with_void = tuple(replace(image, void=voids[image.image_id]) for image in coco.images)
     embedded = {image.name: image.embedded for image in kept if image.embedded is not None}
@@ -134,7 +132,12 @@ def _convert(
 
 
 def _size_of(files: DatasetFiles, image: FormatImage) -> ImageHW | None:
-    return read_size(files, image.name) if image.embedded is None else header_size(image.embedded)
+    if image.embedded is None:
+        return read_size(files, image.name)
+    try:
+        return header_size(image.embedded())
+    except FileFault:
+        return None
 
 
 def read_size(files: DatasetFiles, name: str) -> ImageHW | None:
@@ -160,8 +163,3 @@ def describe_unlabelled(names: Iterable[str], what: str = "are left out") -> lis
         return []
     shown = ", ".join(repr(name[:200]) for name in listed[:3]) + ", ..." * (len(listed) > 3)
     return [f"{len(listed)} images have no annotation file and {what} ({shown})."]
-
-
-def display_path(files: DatasetFiles, name: str) -> Path:
-    """Returns the path of a file of the data set, for messages."""
-    return files.path / name

@@ -4,19 +4,19 @@ import base64
 import binascii
 import posixpath
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mrcnn_jax.data.coco_ids import as_dict
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault, join, stem_of
-from mrcnn_jax.data.formats.drawn_shapes import ellipse, join_groups, place_mask, rectangle
+from mrcnn_jax.data.formats.drawn_shapes import add_groups, ellipse, place_mask, rectangle
 from mrcnn_jax.data.formats.format_data import (
     FormatData,
     FormatImage,
     FormatOptions,
     describe_unlabelled,
-    header_size,
     read_size,
 )
 from mrcnn_jax.data.formats.index_images import read_index_image
@@ -66,15 +66,14 @@ def _is_labelme(content: object) -> bool:
 def _read_image(files: DatasetFiles, name: str, content: Mapping[str, Any], options: FormatOptions) -> FormatImage:
     folder = posixpath.dirname(name)
     image = FormatImage(_find_image(files, name, content), split_of_path(name))
-    if image.name not in files:
-        image.embedded = _decode_base64(content.get("imageData"))
-        if image.embedded is not None:
-            image.name = join(folder, stem_of(name) + (posixpath.splitext(image.name)[1] or ".jpg"))
+    if image.name not in files and isinstance(content.get("imageData"), str) and content["imageData"]:
+        image.embedded = partial(_read_embedded, files, name)
+        image.name = join(folder, stem_of(name) + (posixpath.splitext(image.name)[1] or ".jpg"))
     height, width = read_integer(content.get("imageHeight")), read_integer(content.get("imageWidth"))
     if height and width:
         image.image_hw = (height, width)
-    else:
-        image.image_hw = header_size(image.embedded) if image.embedded else read_size(files, image.name)
+    elif image.embedded is None:
+        image.image_hw = read_size(files, image.name)
     objects = []
     for number, shape in enumerate(content["shapes"], start=1):
         shape = as_dict(shape)
@@ -88,8 +87,8 @@ def _read_image(files: DatasetFiles, name: str, content: Mapping[str, Any], opti
             image.lost.append((reason, f"{kind[:40]} {number}"))
         else:
             group = shape.get("group_id")
-            objects.append((group if isinstance(group, int | str) else None, {"category": label} | item))
-    image.objects = join_groups(objects)
+            objects.append((group if isinstance(group, int | str) else None, {"category": label.strip()} | item))
+    add_groups(image, objects)
     return image
 
 
@@ -101,6 +100,15 @@ def _find_image(files: DatasetFiles, name: str, content: Mapping[str, Any]) -> s
         return found
     beside = [other for other in files.images_by_stem.get(stem_of(name), ()) if posixpath.dirname(other) == folder]
     return beside[0] if len(beside) == 1 else found or name
+
+
+def _read_embedded(files: DatasetFiles, name: str) -> bytes:
+    """Returns the image in a LabelMe file, which is read anew so that not all images are in memory at once."""
+    content = files.read_json(name)
+    data = _decode_base64(content.get("imageData")) if isinstance(content, dict) else None
+    if data is None:
+        raise FileFault("file cannot be opened")
+    return data
 
 
 def _decode_base64(text: object) -> bytes | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH
 from mrcnn_jax.data.coco import coco_file_source
 from mrcnn_jax.data.formats import coco_folders, cvat, labelme, masks, via, voc, yolo
-from mrcnn_jax.data.formats.dataset_files import DatasetFiles
+from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault
 from mrcnn_jax.data.formats.format_data import FormatData, FormatOptions, convert_splits
 from mrcnn_jax.data.formats.split_names import choose_splits
 from mrcnn_jax.data.source import Source
@@ -71,6 +71,7 @@ def format_sources(
         DataError: the files cannot be read, or fit no format.
     """
     files = DatasetFiles(Path(path))
+    options = options or FormatOptions()
     reason = "named on the command line"
     if format_name == AUTO:
         found = recognise(files)
@@ -83,11 +84,24 @@ def format_sources(
             fits = "; ".join(f"{name}: {reason}" for name, reason in found.items())
             raise ConfigError(f"{path} fits several formats ({fits}). Name one: mrcnn prepare {next(iter(found))} ...")
         ((format_name, reason),) = found.items()
-    if format_name == COCO:
-        splits = coco_folders.read(files)
-    else:
-        splits = convert_splits(files, _READERS[format_name][1](files, options or FormatOptions()))
+    _check_options(format_name, options)
+    try:
+        if format_name == COCO:
+            splits = coco_folders.read(files)
+        else:
+            splits = convert_splits(files, _READERS[format_name][1](files, options))
+    except FileFault as fault:  # of a file that stands for the whole data set, such as a list of its images
+        raise DataError(f"{files.path / fault.name}: {fault.reason}.") from None
+    splits[0].coco.findings.notes[:0] = files.notes
     sources = {
         split.name: coco_file_source(split.coco, split.folder, depth=depth) for split in choose_splits(splits, shares)
     }
     return FormatSources(format_name, reason, sources)
+
+
+def _check_options(format_name: str, options: FormatOptions) -> None:
+    """Raises ConfigError if an option is given that the format does not have."""
+    if options.class_attribute and format_name != "via":
+        raise ConfigError(f"--class-attribute is for VIA; the data set is of the format {format_name}.")
+    if options.class_name != FormatOptions.class_name and format_name not in ("via", "masks"):
+        raise ConfigError(f"--class-name is for masks and VIA; the format {format_name} has classes of its own.")

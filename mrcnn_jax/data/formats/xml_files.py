@@ -1,5 +1,6 @@
 """XML without document types, so that no entity can expand and no other file can be included."""
 
+import re
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -7,6 +8,7 @@ from xml.parsers import expat
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault
 
 _MAX_DEPTH = 50
+_HEAD = 10_000  # bytes in which the root starts
 
 
 def parse_xml(data: bytes) -> Element:
@@ -44,9 +46,12 @@ def parse_xml(data: bytes) -> Element:
 def root_tag(files: DatasetFiles, name: str) -> str:
     """Returns the name of the document's root; nothing if it cannot be read."""
     try:
-        return parse_xml(files.read(name)).tag
+        found = re.search(
+            rb"<([A-Za-z_][\w.-]*)", re.sub(rb"<!--.*?-->", b"", files.read(name)[:_HEAD], flags=re.DOTALL)
+        )
     except FileFault:
         return ""
+    return found[1].decode() if found else ""
 
 
 def roots(files: DatasetFiles) -> Iterator[tuple[str, Element | None, str]]:

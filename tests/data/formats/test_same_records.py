@@ -64,7 +64,7 @@ def test_polygons_are_bit_identical(
 @pytest.mark.parametrize("suffix", ["", ".zip"])
 @pytest.mark.parametrize("name", MASK_FORMATS)
 def test_masks_are_those_that_coco_draws(name: str, suffix: str, photos: list[Photo], tmp_path: Path) -> None:
-    """The rule: pixels are those that COCO's tools give a polygon; in pictures of numbers, later objects hide others."""
+    """Pixels are those that COCO's tools give a polygon; in pictures of numbers, later objects hide others."""
     write, expected, segment, label = MASK_FORMATS[name]
     wanted = reference(photos, tmp_path / "reference", segment, label)
     path = writers.save(write(photos), tmp_path / f"data{suffix}")

@@ -8,7 +8,13 @@ import numpy as np
 
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, join
 from mrcnn_jax.data.formats.drawn_shapes import add_groups, box_of_points, ellipse, place_mask, rectangle
-from mrcnn_jax.data.formats.format_data import FormatData, FormatImage, FormatOptions, describe_unlabelled
+from mrcnn_jax.data.formats.format_data import (
+    FormatData,
+    FormatImage,
+    FormatOptions,
+    describe_unlabelled,
+    find_unlabelled,
+)
 from mrcnn_jax.data.formats.split_names import split_of_path, split_of_word
 from mrcnn_jax.data.formats.xml_files import root_tag, roots, text_of
 from mrcnn_jax.data.images import ImageHW
@@ -40,7 +46,7 @@ def read(files: DatasetFiles, options: FormatOptions) -> FormatData:
             images += [_read_image(files, folder, element, labels, options) for element in root.iter("image")]
             if tracks := sum(1 for _ in root.iter("track")):
                 notes.append(f"Warning: {tracks} tracks of {name} are left out: export videos as CVAT for images.")
-    notes += describe_unlabelled(set(files.images) - {image.name for image in images})
+    notes += describe_unlabelled(find_unlabelled(files, images))
     used = {item["category"] for image in images for item in image.objects}
     categories: list[dict[str, Any]] = []
     for name in [*labels, *sorted(used - set(labels))]:

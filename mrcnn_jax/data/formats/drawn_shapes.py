@@ -44,7 +44,7 @@ def encode_region(mask: np.ndarray) -> dict[str, Any]:
 
 
 def place_mask(part: np.ndarray, left: int, top: int, image_hw: ImageHW) -> dict[str, Any] | None:
-    """Returns the RLE of a mask [h, w] at this place of an image, without what lies outside; None if nothing is left."""
+    """Returns the RLE of a mask [h, w] at this place of an image, cut at its border; None if nothing is left."""
     height, width = part.shape
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + height, image_hw[0]), min(left + width, image_hw[1])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mrcnn_jax.data.coco_file import CocoFile, read_coco_content
 from mrcnn_jax.data.data_findings import Findings
-from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault, MemberFolder, ReadBytes
+from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault, MemberFolder, ReadBytes, stem_of
 from mrcnn_jax.data.images import ImageError, ImageHW, read_header
 from mrcnn_jax.errors import DataError
 
@@ -156,10 +156,18 @@ def header_size(data: bytes) -> ImageHW | None:
         return None
 
 
-def describe_unlabelled(names: Iterable[str], what: str = "are left out") -> list[str]:
+def find_unlabelled(files: DatasetFiles, images: Iterable[FormatImage]) -> set[str]:
+    """Returns the images of the data set that no annotation names, and that no unreadable annotation file may mean."""
+    images = list(images)
+    damaged = {stem_of(image.name) for image in images if image.fault}
+    named = {image.name for image in images}
+    return {name for name in files.images if name not in named and stem_of(name) not in damaged}
+
+
+def describe_unlabelled(names: Iterable[str], *, lacking: str = "annotation", become: str = "left out") -> list[str]:
     """Returns a line that counts images without annotations, if there are any."""
     listed = sorted(names)
     if not listed:
         return []
     shown = ", ".join(repr(name[:200]) for name in listed[:3]) + ", ..." * (len(listed) > 3)
-    return [f"{len(listed)} images have no annotation file and {what} ({shown})."]
+    return [f"{len(listed)} images have no {lacking} and are {become} ({shown})."]

@@ -17,6 +17,7 @@ from mrcnn_jax.data.formats.format_data import (
     FormatImage,
     FormatOptions,
     describe_unlabelled,
+    find_unlabelled,
     read_size,
 )
 from mrcnn_jax.data.formats.index_images import read_index_image
@@ -45,8 +46,7 @@ def read(files: DatasetFiles, options: FormatOptions) -> FormatData:
             images.append(_read_image(files, name, content, options))
         else:
             others.append(name)
-    unlabelled = set(files.images) - {image.name for image in images}
-    notes = describe_unlabelled(unlabelled)
+    notes = describe_unlabelled(find_unlabelled(files, images))
     if others:
         notes.append(f"{len(others)} JSON files are not LabelMe's and are not read ({others[0][:200]!r}).")
     return FormatData(images, notes=notes)
@@ -113,7 +113,7 @@ def _read_embedded(files: DatasetFiles, name: str) -> bytes:
 
 def _decode_base64(text: object) -> bytes | None:
     try:
-        return base64.b64decode(text) if isinstance(text, str) and text else None
+        return base64.b64decode(text) or None if isinstance(text, str) else None
     except (binascii.Error, ValueError):
         return None
 

@@ -8,7 +8,13 @@ from typing import Any
 from mrcnn_jax.data.coco_ids import as_dict
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault
 from mrcnn_jax.data.formats.drawn_shapes import ellipse, rectangle
-from mrcnn_jax.data.formats.format_data import FormatData, FormatImage, FormatOptions, describe_unlabelled
+from mrcnn_jax.data.formats.format_data import (
+    FormatData,
+    FormatImage,
+    FormatOptions,
+    describe_unlabelled,
+    find_unlabelled,
+)
 from mrcnn_jax.data.formats.split_names import split_of_file
 from mrcnn_jax.data.json_values import read_number
 from mrcnn_jax.errors import ConfigError, DataError
@@ -41,7 +47,7 @@ def read(files: DatasetFiles, options: FormatOptions) -> FormatData:
     images = [
         _read_image(files, name, entry, attribute, options) for name, content in found for entry in _entries(content)
     ]
-    notes = describe_unlabelled(set(files.images) - {image.name for image in images})
+    notes = describe_unlabelled(find_unlabelled(files, images))
     if attribute:
         notes.append(f"The class of a region is its attribute {attribute!r}.")
     else:

@@ -7,7 +7,13 @@ import numpy as np
 
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault, stem_of
 from mrcnn_jax.data.formats.drawn_shapes import encode_region
-from mrcnn_jax.data.formats.format_data import FormatData, FormatImage, FormatOptions, describe_unlabelled
+from mrcnn_jax.data.formats.format_data import (
+    FormatData,
+    FormatImage,
+    FormatOptions,
+    describe_unlabelled,
+    find_unlabelled,
+)
 from mrcnn_jax.data.formats.index_images import read_index_image
 from mrcnn_jax.data.formats.split_names import split_of_path, split_of_word
 from mrcnn_jax.data.formats.voc_boxes import read_boxes
@@ -54,6 +60,7 @@ def read(files: DatasetFiles, options: FormatOptions) -> FormatData:
     else:
         data = _read_masks(files, masks)
         kind = "Segmentation"
+    unlabelled = find_unlabelled(files, data.images)
     splits = _read_lists(files, kind)
     if splits:
         for image in data.images:
@@ -62,9 +69,8 @@ def read(files: DatasetFiles, options: FormatOptions) -> FormatData:
         if left := len(data.images) - len(listed):
             data.notes.append(f"{left} images are in no list of ImageSets/{kind} and are left out.")
         data.images = listed
-    annotated = {image.name for image in data.images}
-    what = "are left out" if kind == "Main" else "with objects and are left out"
-    data.notes += describe_unlabelled(set(files.images) - annotated - set(_in_folders(files, _all_folders())), what)
+    pictures = set(_in_folders(files, _all_folders()))
+    data.notes += describe_unlabelled(unlabelled - pictures, lacking="mask" if masks else "annotation")
     return data
 
 

@@ -66,7 +66,10 @@ def read(files: DatasetFiles, options: FormatOptions) -> FormatData:
     ]
     if len(without) == len(images) > 0:
         raise DataError(f"{files.path} has no label file for any of {len(images)} images.")
-    notes = [*settings.notes, *describe_unlabelled(without, "are taken as images without objects")]
+    notes = [
+        *settings.notes,
+        *describe_unlabelled(without, lacking="label file", become="taken as images without objects"),
+    ]
     listed = {image.name for image in images}
     if rest := [name for name in files.images if name not in listed]:
         notes.append(f"{len(rest)} images are in no split of {settings.name} and are left out ({rest[0][:200]!r}).")
@@ -114,8 +117,8 @@ def _is_label(files: DatasetFiles, name: str) -> bool:
         lines = files.read_text(name).split("\n")
     except FileFault:
         return False
-    rows = [_numbers(line) for line in lines[:5] if line.strip()]
-    return bool(rows) and all(len(row) >= 5 and None not in row for row in rows)
+    rows = [_numbers(line) for line in lines[:20] if line.strip()]
+    return sum(len(row) >= 5 and None not in row for row in rows) > len(rows) / 2
 
 
 def _numbers(line: str) -> list[float | None]:

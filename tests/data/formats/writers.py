@@ -343,3 +343,8 @@ MASK_FORMATS = {
     "masks_with_ending": (masks_with_ending, "masks", as_visible_mask, "object"),
     "bowl": (bowl, "masks", as_own_mask, "object"),
 }
+
+
+def png_of_colours(values: np.ndarray) -> bytes:
+    """RGB [H, W, 3] as PNG."""
+    return cv2.imencode(".png", values[..., ::-1])[1].tobytes()

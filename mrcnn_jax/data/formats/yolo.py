@@ -23,6 +23,7 @@ from mrcnn_jax.data.json_values import read_number
 from mrcnn_jax.errors import DataError
 
 _DIGITS = 4  # of pixels; text files have six digits of shares, which is coarser in every image above 100 pixels
+_MAX_CLASSES = 10_000  # without a list of names
 _MOST = 1.5  # shares beyond which numbers are not shares
 
 
@@ -134,7 +135,7 @@ def _read_lines(lines: list[str], image: FormatImage, settings: YoloSettings) ->
         row = [value for value in values if value is not None]
         if len(row) < max(len(values), 5):
             image.lost.append(("line is not a class and at least four numbers", f"line {number}"))
-        elif row[0] != int(row[0]) or row[0] < 0 or (settings.names and row[0] >= len(settings.names)):
+        elif row[0] != int(row[0]) or not 0 <= row[0] < (len(settings.names) or _MAX_CLASSES):
             image.lost.append(("class of the line is not in the list of names", f"line {number}"))
         elif image.image_hw is not None:
             item, reason = _read_object(row[1:], image.image_hw, settings)

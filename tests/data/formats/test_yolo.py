@@ -68,6 +68,12 @@ def test_names_come_from_a_list_or_are_numbers(tmp_path: Path) -> None:
     assert found == {"list": ["fig", "nut"], "none": ["class 0"]}
 
 
+def test_huge_class_numbers_do_not_fill_the_memory(tmp_path: Path) -> None:
+    text = f"{POLYGON}\n99999999999 0.5 0.5 0.1 0.1".encode()
+    (source,) = read(DATA | {"labels/train/a.txt": text}, tmp_path).sources.values()
+    assert len(source.categories) == 1
+
+
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     lines = [POLYGON, "0 0.1", "x 0 0 1 1", "7 0.5 0.5 0.1 0.1", "0 120 80 40 40", f"{POLYGON} 0.9", "0.5 0 0 1 1"]
     files = {

@@ -144,7 +144,7 @@ def _prepare_format(arguments: AnyFormat) -> None:
     found = arguments.read()
     command_line.note(f"Format: {found.format} ({command_line.one_line(found.reason)}).")
     written = {
-        split: write(source, arguments.to, split, arguments.overwrite, arguments.allowed_fraction)
+        split: write(source, arguments.to, split, arguments.overwrite, arguments.allowed_fraction, arguments.tiling)
         for split, source in found.sources.items()
     }
     split = "train" if "train" in written else next(iter(written))

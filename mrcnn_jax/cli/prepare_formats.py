@@ -11,6 +11,8 @@ from mrcnn_jax.data.data_findings import HOPELESS_FRACTION, USUAL_FRACTION
 from mrcnn_jax.data.formats.format_data import FormatOptions, Rectangles
 from mrcnn_jax.data.formats.reader import AUTO, FormatSources, format_sources
 from mrcnn_jax.data.formats.split_names import parse_shares
+from mrcnn_jax.data.tiled_images import Tiling
+from mrcnn_jax.data.tiles import check_tiling
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class AnyFormat:
     """Class of all objects of formats without classes: masks, and regions of VIA without attributes."""
     class_attribute: str = ""
     """Attribute of VIA's regions that contains the class, if there are several."""
+    tile: int = 0
+    """Side in pixels of the tiles into which larger images are cut; 0 keeps images whole."""
+    overlap: int = 128
+    """Least overlap of two tiles in pixels."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_skip_fraction <= 1.0:
@@ -53,6 +59,8 @@ class AnyFormat:
                 parse(value)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}.") from None
+        if self.tile:
+            check_tiling(self.tile, self.overlap)
         if not self.class_name.strip():
             raise ValueError("class_name: expected a name.")
 
@@ -60,6 +68,11 @@ class AnyFormat:
     def allowed_fraction(self) -> float:
         """Share of images or objects that may be left out."""
         return min(self.max_skip_fraction, USUAL_FRACTION if self.strict else 1.0)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut into tiles."""
+        return Tiling(self.tile, self.overlap) if self.tile else None
 
     def read(self) -> FormatSources:
         """Returns the splits. Raises DataError and ConfigError."""

@@ -136,7 +136,7 @@ def _find_images(folder: ImageFolder, images: Iterable[CocoImage]) -> Iterator[_
     def find(image: CocoImage) -> _FoundImage:
         try:
             path, is_renamed = folder.locate(image.file_name)
-            renamed_to = path.relative_to(folder.root).as_posix() if is_renamed else ""
+            renamed_to = folder.name_of(path) if is_renamed else ""
             data = path.read_bytes()
         except ImageError as error:
             return _FoundImage(None, fault=error.reason)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,13 @@ def _repeated_key(data: bytes) -> str | None:
     return next((key for key in candidates if outermost.count(key) > 1), None)
 
 
-def describe_other_format(content: dict[str, Any]) -> str:
+def describe_other_format(content: Mapping[str, Any]) -> str:
     """Returns a sentence that names the format of a JSON object without images, or "" if it is none that is known."""
     inner = [entry for entry in content.values() if isinstance(entry, dict)][:10]
     if "shapes" in content and ("imagePath" in content or "imageData" in content):
-        return " It is LabelMe's JSON of one image: convert the folder to COCO first, for example with labelme2coco."
+        return " It is LabelMe's JSON of one image: prepare the folder with mrcnn prepare labelme --from DIR."
     if "_via_img_metadata" in content or any("regions" in entry and "filename" in entry for entry in inner):
-        return " It is VIA's own JSON: export the annotations from VIA in COCO format."
+        return " It is VIA's own JSON: prepare its folder with mrcnn prepare via --from DIR."
     if "videos" in content:
         return " It lists videos, as YouTube-VIS does: images are expected, one for each frame."
     return ""

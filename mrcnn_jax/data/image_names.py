@@ -51,6 +51,11 @@ class ImageFolder:
                 raise
         return self._open(found[0]), True
 
+    def name_of(self, image: ImageFile) -> str:
+        """Returns the path of a located image relative to the folder, with / between folders."""
+        assert isinstance(image, Path)
+        return image.relative_to(self.root).as_posix()
+
     def _open(self, file_name: str) -> ImageFile:
         """Returns the file of exactly this name. Raises ImageError."""
         return locate_image(self.root, file_name)

@@ -223,6 +223,11 @@ class MemberFolder(ImageFolder):
         self._base = base
         self._embedded = dict(embedded or {})
 
+    def name_of(self, image: ImageFile) -> str:
+        """Returns the name of a located image relative to `base`."""
+        assert isinstance(image, Member)
+        return posixpath.relpath(image.full_name, self._base or ".")
+
     def _open(self, file_name: str) -> ImageFile:
         name = join(self._base, file_name)
         if name in self._embedded:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH
 from mrcnn_jax.data.coco import coco_file_source
-from mrcnn_jax.data.formats import coco_folders, cvat, labelme, masks, via, voc, yolo
+from mrcnn_jax.data.formats import coco_folders, cvat, instance_masks, labelme, via, voc, yolo
 from mrcnn_jax.data.formats.dataset_files import DatasetFiles, FileFault
 from mrcnn_jax.data.formats.format_data import FormatData, FormatOptions, convert_splits
 from mrcnn_jax.data.formats.split_names import choose_splits
@@ -22,7 +22,7 @@ _READERS: dict[str, tuple[Callable[[DatasetFiles], str], Callable[[DatasetFiles,
     "via": (via.recognise, via.read),
     "voc": (voc.recognise, voc.read),
     "cvat": (cvat.recognise, cvat.read),
-    "masks": (masks.recognise, masks.read),
+    "masks": (instance_masks.recognise, instance_masks.read),
 }
 FORMATS = (COCO, *_READERS)
 """Names of the formats."""
@@ -46,7 +46,7 @@ def recognise(files: DatasetFiles) -> dict[str, str]:
         name: look(files) for name, (look, _) in _READERS.items() if name != "masks"
     }
     found = {name: reason for name, reason in found.items() if reason}
-    return found or {name: reason for name in ("masks",) if (reason := masks.recognise(files))}
+    return found or {name: reason for name in ("masks",) if (reason := instance_masks.recognise(files))}
 
 
 def format_sources(

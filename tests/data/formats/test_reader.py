@@ -16,7 +16,7 @@ from mrcnn_jax.data.formats.reader import format_sources
 from mrcnn_jax.data.formats.split_names import parse_shares, split_of_file, split_of_path
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import ConfigError, DataError
-from tests.data.formats import writers
+from tests.data.formats import mask_writers, writers
 from tests.data.formats.helpers import objects, photo, read
 from tests.data.formats.writers import make_photos
 
@@ -162,7 +162,7 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_prepares_all_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = writers.save(writers.masks(make_photos(4)), tmp_path / "data.zip")
+    path = writers.save(mask_writers.masks(make_photos(4)), tmp_path / "data.zip")
     to = tmp_path / "to"
     arguments = ["auto", "--from", str(path), "--to", str(to), "--split", "0.5,0.5", "--class-name", "nut"]
     run(arguments, monkeypatch)

@@ -11,7 +11,8 @@ from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.formats.reader import format_sources
 from mrcnn_jax.data.prepare import prepare
 from tests.data.formats import writers
-from tests.data.formats.writers import MASK_FORMATS, POLYGON_FORMATS, Photo, make_photos
+from tests.data.formats.mask_writers import MASK_FORMATS
+from tests.data.formats.writers import POLYGON_FORMATS, Photo, make_photos
 
 
 def records(folder: Path, split: str = "train") -> list[Any]:

@@ -11,7 +11,7 @@ from mrcnn_jax.data.dataset import open_dataset
 from mrcnn_jax.data.formats.voc import official_colours
 from mrcnn_jax.data.prepare import prepare
 from mrcnn_jax.errors import DataError
-from tests.data.formats import writers
+from tests.data.formats import mask_writers, writers
 from tests.data.formats.helpers import findings, objects, photo, read
 from tests.data.formats.writers import Photo, make_photos
 
@@ -23,7 +23,7 @@ def border(photo: Photo) -> np.ndarray:
 
 def test_void_pixels_are_not_evaluated(tmp_path: Path) -> None:
     photos = make_photos(2)
-    (source,) = read(writers.voc(photos, border), tmp_path).sources.values()
+    (source,) = read(mask_writers.voc(photos, border), tmp_path).sources.values()
     prepare(source, tmp_path / "to", "train")
     content = open_dataset(f"{tmp_path / 'to'}").coco_dict()
     for image, given in zip(content["images"], photos, strict=True):
@@ -62,7 +62,7 @@ def test_lists_are_splits(tmp_path: Path) -> None:
     photos = make_photos(4)
     lists = {"train": "0\n1\n", "val": "2\n", "trainval": "0\n1\n2\n"}
     files = {f"VOC/ImageSets/Segmentation/{name}.txt": text.encode() for name, text in lists.items()}
-    sources = read(writers.voc(photos) | files, tmp_path).sources
+    sources = read(mask_writers.voc(photos) | files, tmp_path).sources
     assert {name: source.num_images for name, source in sources.items()} == {"train": 2, "val": 1}
     assert any("1 images are in no list of ImageSets/Segmentation" in note for note in sources["train"].findings.notes)
 
@@ -96,7 +96,7 @@ def test_boxes_count_from_one_unless_one_cannot(other: tuple[str, ...], expected
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     photos = make_photos(4)
-    files = writers.voc(photos)
+    files = mask_writers.voc(photos)
     files["VOC/SegmentationObject/0.png"] = b"no picture"
     del files["VOC/SegmentationClass/1.png"], files["VOC/JPEGImages/2.png"]
     files["VOC/SegmentationClass/3.png"] = writers.png(np.where(photos[3].numbers() == 1, 0, 9))

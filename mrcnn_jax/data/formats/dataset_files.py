@@ -172,7 +172,7 @@ class DatasetFiles:
             found, _ = self._folder.locate(file_name)
         except ImageError:
             return plain
-        assert isinstance(found, Member)
+        assert isinstance(found, ImageMember)
         return found.full_name
 
 
@@ -196,7 +196,7 @@ def join(folder: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Member:
+class ImageMember:
     """An image in a data set, which is read like a Path."""
 
     full_name: str
@@ -225,16 +225,16 @@ class MemberFolder(ImageFolder):
 
     def name_of(self, image: ImageFile) -> str:
         """Returns the name of a located image relative to `base`."""
-        assert isinstance(image, Member)
+        assert isinstance(image, ImageMember)
         return posixpath.relpath(image.full_name, self._base or ".")
 
     def _open(self, file_name: str) -> ImageFile:
         name = join(self._base, file_name)
         if name in self._embedded:
-            return Member(name, lambda name: self._embedded[name]())
+            return ImageMember(name, lambda name: self._embedded[name]())
         if name not in self._dataset:
             raise ImageError("image is missing")
-        return Member(name, self._dataset.read)
+        return ImageMember(name, self._dataset.read)
 
     @cached_property
     def _files(self) -> list[str]:

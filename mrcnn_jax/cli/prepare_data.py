@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mrcnn_jax import command_names
 from mrcnn_jax.cli import command_line
+from mrcnn_jax.cli.prepare_formats import AnyFormat, Auto, Cvat, Labelme, Masks, Via, Voc, Yolo
 from mrcnn_jax.cli.progress import show_progress
 from mrcnn_jax.config import Config
 from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
@@ -106,9 +107,12 @@ class Shapes:
 
 
 def main() -> None:
-    """Prepares one split, or those of Cityscapes or the generated data, and prints the next command."""
-    arguments = command_line.parse(Coco | Cityscapes | Shapes, __doc__ or "")
-    if isinstance(arguments, Shapes):
+    """Prepares one split, or those of a data set, and prints the next command."""
+    kinds = Coco | Auto | Labelme | Yolo | Via | Voc | Cvat | Masks | Cityscapes | Shapes
+    arguments = command_line.parse(kinds, __doc__ or "")
+    if isinstance(arguments, AnyFormat):
+        _prepare_format(arguments)
+    elif isinstance(arguments, Shapes):
         style = HARD if arguments.hard else EASY
         for stream, (split, count) in enumerate([("train", arguments.num_images), ("val", arguments.num_val_images)]):
             source = shapes_source(count, seed=arguments.seed, stream=stream, style=style)
@@ -131,13 +135,28 @@ def main() -> None:
         )
         allowed = min(arguments.max_skip_fraction, USUAL_FRACTION if arguments.strict else 1.0)
         tiling = Tiling(arguments.tile, arguments.overlap, arguments.annotated_only) if arguments.tile else None
-        prepared = write(source, arguments.to, arguments.split, arguments.overwrite, allowed, tiling)
-        classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
-        if not prepared.num_objects:
-            return
-        masks = " --model.no-masks" if open_dataset(f"{arguments.to}:{arguments.split}").has_no_masks else ""
-        preset = f"mask_rcnn_r50_fpn_1x{classes}{masks} --workdir runs/r50"
-        print(next_command(arguments.to, arguments.split, preset))
+        if write(source, arguments.to, arguments.split, arguments.overwrite, allowed, tiling).num_objects:
+            _print_next(source, arguments.to, arguments.split)
+
+
+def _prepare_format(arguments: AnyFormat) -> None:
+    """Prepares all splits of a data set in a format that is named or recognised."""
+    found = arguments.read()
+    command_line.note(f"Format: {found.format} ({command_line.one_line(found.reason)}).")
+    written = {
+        split: write(source, arguments.to, split, arguments.overwrite, arguments.allowed_fraction, arguments.tiling)
+        for split, source in found.sources.items()
+    }
+    split = "train" if "train" in written else next(iter(written))
+    if written[split].num_objects:
+        _print_next(found.sources[split], arguments.to, split)
+
+
+def _print_next(source: Source, to: Path, split: str) -> None:
+    """Prints the command to train on a split that was written from `source`."""
+    classes = "" if len(source.categories) == Config().model.num_classes else " --model.num-classes 0"
+    masks = " --model.no-masks" if open_dataset(f"{to}:{split}").has_no_masks else ""
+    print(next_command(to, split, f"mask_rcnn_r50_fpn_1x{classes}{masks} --workdir runs/r50"))
 
 
 def _check_fraction(value: float) -> None:

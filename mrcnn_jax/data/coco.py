@@ -11,7 +11,7 @@ from mrcnn_jax.config.depth_setting import AUTO_DEPTH, parse_depth
 from mrcnn_jax.data.coco_file import CocoFile, CocoImage, read_coco
 from mrcnn_jax.data.data_findings import Findings
 from mrcnn_jax.data.file_form import find_file_form
-from mrcnn_jax.data.image_names import ImageFolder
+from mrcnn_jax.data.image_names import ImageFile, ImageFolder
 from mrcnn_jax.data.images import ImageError, ImageHeader, ImageHW, decode_image, read_header
 from mrcnn_jax.data.read_object import FileForm, numbers_of_bbox, read_object
 from mrcnn_jax.data.rotation import RotatedImage, Rotation, choose_frames, turn_annotation
@@ -28,7 +28,7 @@ _NUM_THREADS = 8
 class _FoundImage:
     """An image of the annotation file and what its file in the folder says."""
 
-    path: Path | None
+    path: ImageFile | None
     digest: str = ""
     header: ImageHeader | None = None
     renamed_to: str = ""  # path in the folder, if the file is found under another name
@@ -64,14 +64,29 @@ def coco_source(
     if not images.is_dir():
         raise DataError(f"The image folder {images} does not exist.")
     coco = read_coco(annotations, crowds_are_objects=crowds == "objects")
+    return coco_file_source(
+        coco, ImageFolder(images), annotated_only=annotated_only, crowds=crowds, rotation=rotation, depth=depth
+    )
+
+
+def coco_file_source(
+    coco: CocoFile,
+    folder: ImageFolder,
+    *,
+    annotated_only: bool = False,
+    crowds: Crowds = "ignore",
+    rotation: Rotation = "auto",
+    depth: str = AUTO_DEPTH,
+) -> Source:
+    """Returns the images in `folder` that an annotation file lists; arguments and errors are those of `coco_source`."""
     num_listed = len(coco.images)
     if annotated_only:
         of_points = any(category.keypoints for category in coco.categories)
         coco = replace(coco, images=tuple(image for image in coco.images if _is_annotated(image, of_points)))
     if not coco.images:
         reasons = " ".join(coco.findings.describe())
-        raise DataError(f"{annotations} lists no images{' with annotations' * annotated_only}. {reasons}".strip())
-    found = list(_find_images(ImageFolder(images), coco.images))
+        raise DataError(f"{coco.path} lists no images{' with annotations' * annotated_only}. {reasons}".strip())
+    found = list(_find_images(folder, coco.images))
     stored = _choose_stored(coco, found, rotation)
     form = _find_file_form(coco, found, stored, crowds)
 
@@ -83,7 +98,7 @@ def coco_source(
         return f"image {image.image_id} {image.file_name[:200]!r}"
 
     return Source(
-        annotations.stem,
+        coco.path.stem,
         _fingerprint(coco, found, (crowds, rotation, depth)),
         coco.categories,
         len(coco.images),
@@ -121,7 +136,7 @@ def _find_images(folder: ImageFolder, images: Iterable[CocoImage]) -> Iterator[_
     def find(image: CocoImage) -> _FoundImage:
         try:
             path, is_renamed = folder.locate(image.file_name)
-            renamed_to = path.relative_to(folder.root).as_posix() if is_renamed else ""
+            renamed_to = folder.name_of(path) if is_renamed else ""
             data = path.read_bytes()
         except ImageError as error:
             return _FoundImage(None, fault=error.reason)
@@ -158,6 +173,9 @@ def _frame_hw(image: CocoImage, item: _FoundImage, is_stored: bool) -> ImageHW |
 
 def _find_file_form(coco: CocoFile, found: list[_FoundImage], stored: set[int], crowds: Crowds) -> FileForm:
     """Returns what the objects of the file have in common."""
+    num_keypoints = {category.id: len(category.keypoints) for category in coco.categories}
+    if coco.is_converted:
+        return FileForm(num_keypoints, boxes_are_of_masks=True, crowds_are_objects=crowds == "objects")
     frames = (
         _frame_hw(image, item, index in stored)
         for index, (image, item) in enumerate(zip(coco.images, found, strict=True))
@@ -168,7 +186,7 @@ def _find_file_form(coco: CocoFile, found: list[_FoundImage], stored: set[int], 
         if frame_hw is not None
         for annotation in image.annotations
     ]
-    form, notes = find_file_form(objects, {c.id: len(c.keypoints) for c in coco.categories})
+    form, notes = find_file_form(objects, num_keypoints)
     coco.findings.notes.extend(notes)
     return replace(form, crowds_are_objects=crowds == "objects")
 
@@ -191,6 +209,10 @@ def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, 
     _check_size(image, header, findings, which)
     for note in decoded.notes:
         findings.repair(note, which)
+    void = image.void
+    if is_stored and void is not None:
+        turned = turn_annotation({"bbox": [0, 0, 1, 1], "segmentation": void}, header.stored_hw, header.orientation)
+        void = turned["segmentation"]
     kept: list[dict[str, Any]] = []
     for given in image.annotations:
         read = read_object(given, frame_hw, form)
@@ -206,7 +228,7 @@ def _load(image: CocoImage, item: _FoundImage, is_stored: bool, form: FileForm, 
             findings.repair("object of a rotated image is turned upright", of)
         kept.append(annotation)
     height, width = decoded.pixels.shape[:2]
-    return SourceImage(image.image_id, image.file_name, data, (height, width), tuple(kept), findings=findings)
+    return SourceImage(image.image_id, image.file_name, data, (height, width), tuple(kept), void, findings)
 
 
 def _check_size(image: CocoImage, header: ImageHeader, findings: Findings, which: str) -> None:

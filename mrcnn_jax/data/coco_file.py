@@ -35,6 +35,7 @@ class CocoImage:
     file_name: str
     image_hw: ImageHW | None  # None if the file does not give it
     annotations: tuple[dict[str, Any], ...]
+    void: dict[str, Any] | None = None  # RLE of the pixels that are not evaluated
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class CocoFile:
     images: tuple[CocoImage, ...]
     has_annotations: bool  # False for a list of images alone, such as that of COCO's test images
     findings: Findings
+    is_converted: bool = False  # from another format: the form of boxes and coordinates is certain
 
 
 def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
@@ -55,7 +57,15 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
     `crowds_are_objects` states what will be made of crowds, for the findings.
     """
     data, content, note = load_coco_json(path)
-    findings = Findings(notes=[f"{path}: {note}."] if note else [])
+    notes = [f"{path}: {note}."] if note else []
+    sha256 = hashlib.sha256(data).hexdigest()
+    return read_coco_content(path, content, sha256, Findings(notes=notes), crowds_are_objects=crowds_are_objects)
+
+
+def read_coco_content(
+    path: Path, content: Mapping[str, Any], sha256: str, findings: Findings, *, crowds_are_objects: bool = False
+) -> CocoFile:
+    """Returns what `read_coco` does of a file with this content; `path` names it in messages. Raises DataError."""
     entries = {key: _entries(path, content, key) for key in ("images", "annotations", "categories")}
     if entries["images"] is None:
         raise DataError(f"{path} is not a COCO file: it has no list 'images'.{describe_other_format(content)}")
@@ -83,7 +93,7 @@ def read_coco(path: Path, *, crowds_are_objects: bool = False) -> CocoFile:
     findings.notes += _describe_copies(images, by_image)
     return CocoFile(
         path,
-        hashlib.sha256(data).hexdigest(),
+        sha256,
         categories,
         tuple(CocoImage(*image, tuple(by_image.get(image[0], ()))) for image in images),
         has_annotations,

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ def load_coco_json(path: Path) -> tuple[bytes, dict[str, Any], str | None]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read the annotation file {path}: {error.strerror}.") from None
+    return parse_coco_json(path, data)
+
+
+def parse_coco_json(path: Path, data: bytes) -> tuple[bytes, dict[str, Any], str | None]:
+    """Returns what `load_coco_json` does of a file with these bytes; `path` names it in messages. Raises DataError."""
     if data[:2] == b"\x1f\x8b":
         data = _unpack(path, data)
     note = None
@@ -65,7 +71,9 @@ def _not_json(path: Path, error: Exception, data: bytes) -> DataError:
     if isinstance(error, RecursionError):
         return DataError(f"{path} is not a COCO file: it is nested too deeply.")
     if start == b"PK":
-        return DataError(f"{path} is a ZIP archive. Unpack it, and name the annotation file in it.")
+        return DataError(
+            f"{path} is a ZIP archive. Pass it to mrcnn prepare auto --from, or unpack it and name the annotation file."
+        )
     if start == b"{'":
         return DataError(f"{path} is a Python dictionary, not JSON. Write it with json.dump.")
     if "Extra data" in str(error):
@@ -89,13 +97,13 @@ def _repeated_key(data: bytes) -> str | None:
     return next((key for key in candidates if outermost.count(key) > 1), None)
 
 
-def describe_other_format(content: dict[str, Any]) -> str:
+def describe_other_format(content: Mapping[str, Any]) -> str:
     """Returns a sentence that names the format of a JSON object without images, or "" if it is none that is known."""
     inner = [entry for entry in content.values() if isinstance(entry, dict)][:10]
     if "shapes" in content and ("imagePath" in content or "imageData" in content):
-        return " It is LabelMe's JSON of one image: convert the folder to COCO first, for example with labelme2coco."
+        return " It is LabelMe's JSON of one image: prepare the folder with mrcnn prepare labelme --from DIR."
     if "_via_img_metadata" in content or any("regions" in entry and "filename" in entry for entry in inner):
-        return " It is VIA's own JSON: export the annotations from VIA in COCO format."
+        return " It is VIA's own JSON: prepare its folder with mrcnn prepare via --from DIR."
     if "videos" in content:
         return " It lists videos, as YouTube-VIS does: images are expected, one for each frame."
     return ""

@@ -10,6 +10,7 @@ import unicodedata
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from mrcnn_jax.data.images import SUFFIXES, ImageError, locate_image
@@ -19,6 +20,15 @@ _OF_ORIGINALS = frozenset((".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".a
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # eight digits that some servers put before the names of uploads
 
 
+class ImageFile(Protocol):
+    """A file of an image: a Path, or a member of an archive."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read_bytes(self) -> bytes: ...
+
+
 class ImageFolder:
     """A folder of images in which files are found by the names that an annotation file gives them."""
 
@@ -26,10 +36,10 @@ class ImageFolder:
         """Takes the folder, whose files are listed when the first name does not fit."""
         self.root = Path(os.path.realpath(root))
 
-    def locate(self, file_name: str) -> tuple[Path, bool]:
-        """Returns the path of an image and whether its name had to be changed to find it. Raises ImageError."""
+    def locate(self, file_name: str) -> tuple[ImageFile, bool]:
+        """Returns the file of an image and whether its name had to be changed to find it. Raises ImageError."""
         try:
-            return locate_image(self.root, file_name), False
+            return self._open(file_name), False
         except ImageError as error:
             if error.reason == "image is not a regular file":
                 raise
@@ -39,7 +49,16 @@ class ImageFolder:
                 raise ImageError("several images fit the file name") from None
             if not found:
                 raise
-        return locate_image(self.root, found[0]), True
+        return self._open(found[0]), True
+
+    def name_of(self, image: ImageFile) -> str:
+        """Returns the path of a located image relative to the folder, with / between folders."""
+        assert isinstance(image, Path)
+        return image.relative_to(self.root).as_posix()
+
+    def _open(self, file_name: str) -> ImageFile:
+        """Returns the file of exactly this name. Raises ImageError."""
+        return locate_image(self.root, file_name)
 
     def _find(self, parts: tuple[str, ...]) -> list[str]:
         """Returns the files that fit these parts of a path best: the most parts from the end, then the closest name."""

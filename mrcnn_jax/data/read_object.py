@@ -26,6 +26,7 @@ class FileForm:
     mask_unit: float = 0.0  # coordinates of polygons are pixels (0), or the image's sides are 1 or 100
     y_first: bool = False  # points of polygons are y, x
     keypoint_unit: float = 0.0  # the unit of keypoints
+    boxes_are_of_masks: bool = False  # the format gives no box beside a mask, so none is missing
     crowds_are_objects: bool = False  # take objects with iscrowd as ordinary objects
 
 
@@ -132,6 +133,8 @@ def numbers_of_bbox(given: object) -> BBox | None:
 
 def _choose_bbox(given: object, bbox: BBox | None, of_mask: BBox, form: FileForm, repairs: list[str]) -> Any:
     """Returns the box of an object with a mask: the file's if it fits the mask, otherwise the mask's."""
+    if bbox is None and given is None and form.boxes_are_of_masks:
+        return list(of_mask)
     if bbox is None:
         repairs.append("bbox is missing" if given in (None, []) else "bbox is not usable, the mask's is taken")
         return list(of_mask)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from mrcnn_jax.data.archives import Archive, Member, is_archive, list_members, open_archive, read_member
 from mrcnn_jax.data.images import SUFFIXES
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.inference.archives import Archive, Member, is_archive, list_members, open_archive, read_member
 
 MAX_NAME_BYTES = 200
 """Longer names are shortened in paths of pictures, so that a number and a suffix fit into a file name."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mrcnn_jax.data import archives
 from mrcnn_jax.errors import DataError
-from mrcnn_jax.inference import archives
 from mrcnn_jax.inference.image_sources import InputFile, find_images, picture_names
 
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from mrcnn_jax.data.archives import Member
 from mrcnn_jax.errors import DataError, NumericalError
 from mrcnn_jax.inference import prediction_stream
-from mrcnn_jax.inference.archives import Member
 from mrcnn_jax.inference.image_files import decode_input
 from mrcnn_jax.inference.image_sources import InputFile
 from mrcnn_jax.inference.prediction_stream import PredictedFile, map_ahead, predict_stream

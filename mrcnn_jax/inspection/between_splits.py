@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mrcnn_jax.inspection.catalogue import Example, InspectionFinding, Severity, of_total
-from mrcnn_jax.inspection.class_checks import class_key, list_names
+from mrcnn_jax.inspection.class_checks import class_examples, class_key, list_names
 from mrcnn_jax.inspection.fit_checks import network_sides
 from mrcnn_jax.inspection.image_checks import count_objects, group_identical
 from mrcnn_jax.inspection.inspected_split import InspectedSplit
@@ -96,16 +96,26 @@ def _check_names(first: InspectedSplit, other: InspectedSplit) -> Iterator[Inspe
     if not only_ours and not only_theirs:
         return
     parts = [
-        f"only in {split.name}: {list_names(names)}" for split, names in ((first, only_ours), (other, only_theirs)) if names
+        f"only in {split.name}: {list_names(names)}"
+        for split, names in ((first, only_ours), (other, only_theirs))
+        if names
     ]
     hints = [
-        f"{name} may be {close[0]}" for name in only_theirs if (close := difflib.get_close_matches(name, only_ours, n=1))
+        f"{name} may be {close[0]}"
+        for name in only_theirs
+        if (close := difflib.get_close_matches(name, only_ours, n=1))
     ]
     parts += [list_names(hints)] * bool(hints)
     # A list that is a part of the other one is a choice; two that differ are a slip.
     severity: Severity = "error" if (only_ours and only_theirs) else "warning"
     count = len(only_ours) + len(only_theirs)
-    yield InspectionFinding("split-class-names", severity, (first.name, other.name), _sentence(parts), count)
+    examples = _examples(first, only_ours) + _examples(other, only_theirs)
+    yield InspectionFinding("split-class-names", severity, (first.name, other.name), _sentence(parts), count, examples)
+
+
+def _examples(split: InspectedSplit, names: Sequence[str]) -> tuple[Example, ...]:
+    listed = [category.name for category in split.dataset.categories]
+    return class_examples(split, [listed.index(name) + 1 for name in names])
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -126,10 +136,11 @@ def _check_missing(first: InspectedSplit, other: InspectedSplit) -> Iterator[Ins
         f"{first.name} has no object of {list_names(unlearned)}, which {other.name} has" if unlearned else "",
     ]
     if missing or unlearned:
-        text = _sentence([part for part in parts if part])
-        yield InspectionFinding(
-            "split-class-missing", "warning", (first.name, other.name), text, len(missing) + len(unlearned)
-        )
+        text = "; ".join(part for part in parts if part) + "."
+        their_names = _names(other)
+        examples = _examples(first, missing) + _examples(other, [their_names[class_key(name)] for name in unlearned])
+        count = len(missing) + len(unlearned)
+        yield InspectionFinding("split-class-missing", "warning", (first.name, other.name), text, count, examples)
 
 
 def _counts(split: InspectedSplit) -> dict[str, int]:
@@ -159,7 +170,9 @@ def _check_depth(first: InspectedSplit, other: InspectedSplit) -> Iterator[Inspe
 
 
 def _check_masks(first: InspectedSplit, other: InspectedSplit) -> Iterator[InspectionFinding]:
-    has_masks = [bool(np.any(~np.isnan(split.objects.mask_areas) & ~split.objects.is_crowd)) for split in (first, other)]
+    has_masks = [
+        bool(np.any(~np.isnan(split.objects.mask_areas) & ~split.objects.is_crowd)) for split in (first, other)
+    ]
     has_objects = [bool(split.counts.sum()) for split in (first, other)]
     if all(has_objects) and has_masks[0] != has_masks[1]:
         without, with_masks = (other, first) if has_masks[0] else (first, other)
@@ -168,15 +181,22 @@ def _check_masks(first: InspectedSplit, other: InspectedSplit) -> Iterator[Inspe
 
 
 def _check_scale(first: InspectedSplit, other: InspectedSplit) -> Iterator[InspectionFinding]:
-    medians = []
+    medians, examples = [], []
     for split in (first, other):
-        sides = network_sides(split)[~split.objects.is_crowd]
-        if len(sides) < MIN_OBJECTS:
+        own = split.objects
+        rows = np.flatnonzero(~own.is_crowd)
+        if len(rows) < MIN_OBJECTS:
             return
-        medians.append(float(np.median(sides)))
+        sides = network_sides(split)
+        medians.append(float(np.median(sides[rows])))
+        median_row = rows[np.argsort(sides[rows], kind="stable")[len(rows) // 2]]
+        place = (int(own.place[median_row]),)
+        examples.append(
+            Example(split.name, int(own.image[median_row]), place, f"{medians[-1]:.0f} pixels at the input")
+        )
     if max(medians) > MAX_SCALE * max(min(medians), 1e-6):
         text = (
             f"The median object measures {medians[0]:.0f} pixels at the network's input in {first.name}, "
             f"{medians[1]:.0f} in {other.name}."
         )
-        yield InspectionFinding("split-scale", "warning", (first.name, other.name), text)
+        yield InspectionFinding("split-scale", "warning", (first.name, other.name), text, 0, tuple(examples))

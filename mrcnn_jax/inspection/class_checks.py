@@ -2,11 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from mrcnn_jax.inspection.catalogue import InspectionFinding, of_total, severity_of_share
+from mrcnn_jax.inspection.catalogue import Example, InspectionFinding, Severity, of_total, severity_of_share
 from mrcnn_jax.inspection.inspected_split import InspectedSplit
 
 FEW_OBJECTS = 10
@@ -27,6 +27,21 @@ def class_key(name: str) -> str:
     return name.casefold()
 
 
+def class_examples(split: InspectedSplit, labels: Iterable[int]) -> tuple[Example, ...]:
+    """Returns the largest object of each class that has one, named by its class; classes count from 1."""
+    own = split.objects
+    rows = [int(found[0]) for label in labels if len(found := split.find_objects(label))]
+    return tuple(
+        Example(
+            split.name,
+            int(own.image[row]),
+            (int(own.place[row]),),
+            split.dataset.categories[int(own.labels[row]) - 1].name,
+        )
+        for row in rows
+    )
+
+
 def check_classes(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFinding]:
     """Yields the findings in the categories of all splits."""
     for split in splits:
@@ -35,10 +50,14 @@ def check_classes(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFindin
         if len(used) == 1:
             listed = f", of {len(names)} listed" if len(names) > 1 else ""
             text = f"All objects of {split.name} are of the class {names[used[0]]}{listed}."
-            yield InspectionFinding("one-class", "warning" if len(names) > 1 else "note", (split.name,), text, 1)
+            severity: Severity = "warning" if len(names) > 1 else "note"
+            yield InspectionFinding("one-class", severity, (split.name,), text, 1, class_examples(split, [used[0] + 1]))
         if alike := _find_alike(names):
             text = f"Names of {split.name} are almost equal: {'; '.join(' / '.join(group) for group in alike)}."
-            yield InspectionFinding("alike-names", "warning", (split.name,), text, len(alike))
+            labels = [names.index(name) + 1 for group in alike for name in group]
+            yield InspectionFinding(
+                "alike-names", "warning", (split.name,), text, len(alike), class_examples(split, labels)
+            )
         if split.is_training:
             yield from _check_balance(split, names)
     yield from _check_unused(splits)
@@ -61,7 +80,8 @@ def _check_balance(split: InspectedSplit, names: Sequence[str]) -> Iterator[Insp
     if rare:
         named = list_names([f"{names[index]} {counts[index]}" for index in rare])
         text = f"{len(rare)} classes of {split.name} have fewer than {FEW_OBJECTS} objects: {named}."
-        yield InspectionFinding("rare-class", "warning", (split.name,), text, len(rare))
+        examples = class_examples(split, [index + 1 for index in rare])
+        yield InspectionFinding("rare-class", "warning", (split.name,), text, len(rare), examples)
     most, least = used[np.argmax(counts[used])], used[np.argmin(counts[used])]
     if counts[most] >= IMBALANCE * counts[least]:
         ratio = counts[most] / counts[least]
@@ -69,7 +89,8 @@ def _check_balance(split: InspectedSplit, names: Sequence[str]) -> Iterator[Insp
             f"{split.name} has {ratio:,.0f} times as many objects of {names[most]} ({counts[most]:,}) as of "
             f"{names[least]} ({counts[least]:,})."
         )
-        yield InspectionFinding("imbalance", "warning", (split.name,), text, 2)
+        examples = class_examples(split, [int(least) + 1, int(most) + 1])
+        yield InspectionFinding("imbalance", "warning", (split.name,), text, 2, examples)
 
 
 def _check_unused(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFinding]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mrcnn_jax.config import Config
 from mrcnn_jax.inspection.anchor_coverage import best_anchor_ious
-from mrcnn_jax.inspection.catalogue import Example, InspectionFinding, of_total, severity_of_share
+from mrcnn_jax.inspection.catalogue import Example, InspectionFinding, of_total
 from mrcnn_jax.inspection.inspected_split import InspectedSplit
 from mrcnn_jax.inspection.object_checks import object_finding
 from mrcnn_jax.inspection.object_facts import box_areas
@@ -107,7 +107,9 @@ def _check_canvases(split: InspectedSplit) -> Iterator[InspectionFinding]:
     filled = filled_shares(split)
     mean = float(filled.mean())
     if mean < MIN_FILLED:
-        text = f"The images of {split.name} fill {100 * mean:.0f} % of their canvases; the rest is computed for nothing."
+        text = (
+            f"The images of {split.name} fill {100 * mean:.0f} % of their canvases; the rest is computed for nothing."
+        )
         worst = np.argsort(filled, kind="stable").tolist()
         examples = tuple(_canvas_example(split, index) for index in worst)
         yield InspectionFinding("padding", "warning", (split.name,), text, len(filled), examples[:1])
@@ -117,8 +119,8 @@ def _check_canvases(split: InspectedSplit) -> Iterator[InspectionFinding]:
             factor = float(np.median(scale))
             factor = factor if name == "enlarged" else 1 / factor
             text = f"{of_total(count, len(scale), 'images')} of {split.name} are {name}, by {factor:.1f} in the median."
-            severity = severity_of_share(0, 1)
-            yield InspectionFinding("resize", severity, (split.name,), text, count)
+            examples = tuple(_canvas_example(split, int(index)) for index in np.argsort(-np.abs(np.log(scale)))[:1])
+            yield InspectionFinding("resize", "note", (split.name,), text, count, examples)
 
 
 def _canvas_example(split: InspectedSplit, index: int) -> Example:

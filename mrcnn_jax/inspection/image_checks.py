@@ -42,7 +42,9 @@ def check_images(split: InspectedSplit) -> Iterator[InspectionFinding]:
         "have several frames, of which the first is read",
         lambda image: f"{image.num_frames} frames",
     )
-    long = [index for index in range(total) if max(split.images[index].image_hw) >= LONG * min(split.images[index].image_hw)]
+    long = [
+        index for index in range(total) if max(split.images[index].image_hw) >= LONG * min(split.images[index].image_hw)
+    ]
     yield from _finding(split, "long-image", "warning", long, f"have a side at least {LONG:g} times the other", _size)
     yield from _check_depth(split, readable)
     yield from _check_copies(split)
@@ -78,7 +80,8 @@ def _check_depth(split: InspectedSplit, readable: list[int]) -> Iterator[Inspect
         counts = ", ".join(f"{len(by_range[top])} from 0..{top}" for top in sorted(by_range))
         rare_first = sorted((which for which in by_range.values()), key=len)
         examples = [
-            Example(split.name, which[0], text=f"scaled from 0..{split.images[which[0]].range_top}") for which in rare_first
+            Example(split.name, which[0], text=f"scaled from 0..{split.images[which[0]].range_top}")
+            for which in rare_first
         ]
         text = f"The images of {split.name} are scaled to 0..255 from different ranges: {counts}."
         yield InspectionFinding("mixed-depth", "warning", (split.name,), text, len(deep), tuple(examples))

@@ -39,7 +39,9 @@ def measure_image(dataset: Dataset, index: int) -> ImageFacts:
     try:
         record = dataset.read_encoded(index)
     except DataError:
-        return ImageFacts(int(dataset.image_ids[index]), "", image_hw, measure_objects((), image_hw), "record is damaged")
+        return ImageFacts(
+            int(dataset.image_ids[index]), "", image_hw, measure_objects((), image_hw), "record is damaged"
+        )
     objects = measure_objects(record.objects, image_hw)
     try:
         header = read_header(record.data)

@@ -36,7 +36,9 @@ class ObjectTable:
             return np.concatenate(columns) if columns else np.zeros(empty)
 
         self.image = np.repeat(np.arange(len(facts)), [len(each) for each in facts])  # [K] positions of images
-        self.place = np.concatenate([np.arange(len(each)) for each in facts] or [np.zeros(0, int)])  # [K] within its image
+        self.place = np.concatenate(
+            [np.arange(len(each)) for each in facts] or [np.zeros(0, int)]
+        )  # [K] within its image
         self.labels = join("labels").astype(np.int64)  # [K]
         self.is_crowd = join("is_crowd").astype(np.bool_)  # [K]
         self.boxes = join("boxes", (0, 4))  # [K, 4]
@@ -84,6 +86,11 @@ class InspectedSplit:
         labels = self.objects.labels[~self.objects.is_crowd]
         return np.bincount(labels, minlength=len(self.dataset.categories) + 1)[1:]
 
+    def find_objects(self, label: int) -> np.ndarray:
+        """Returns the rows of the objects of a class without crowds, the largest first."""
+        rows = np.flatnonzero((self.objects.labels == label) & ~self.objects.is_crowd)
+        return rows[np.argsort(-self.objects.areas[rows], kind="stable")]
+
     @cached_property
     def preparation(self) -> dict[str, Any]:
         """What preparation wrote into skipped.json; empty if it is missing or damaged."""
@@ -129,7 +136,9 @@ def _is_training(dataset: Dataset) -> bool:
 
 
 def inspect_splits(
-    found: Sequence[tuple[str, Dataset]], config: Config, progress: Callable[[int, int], None] = lambda done, total: None
+    found: Sequence[tuple[str, Dataset]],
+    config: Config,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> InspectedData:
     """Returns the facts of all images of the splits, each of which is decoded once. Several threads read.
 

@@ -140,7 +140,9 @@ def _check_same(split: InspectedSplit) -> Iterator[InspectionFinding]:
                 examples["repeated-object"].append(Example(split.name, index, (first, second), of_both[0]))
             else:
                 contradicting.add((index, second))
-                examples["contradicting-object"].append(Example(split.name, index, (first, second), " and ".join(of_both)))
+                examples["contradicting-object"].append(
+                    Example(split.name, index, (first, second), " and ".join(of_both))
+                )
     total = int((~split.objects.is_crowd).sum())
     for check, members, what in (
         ("repeated-object", repeated, "cover the pixels of another one of their class"),

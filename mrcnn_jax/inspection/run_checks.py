@@ -47,7 +47,9 @@ def summarise(split: InspectedSplit, data: InspectedData) -> dict[str, Any]:
         "objects_per_image": percentiles(split.counts),
         "image_sizes": [
             {"width": width, "height": height, "images": count}
-            for (height, width), count in sorted(zip(sizes.tolist(), counts.tolist(), strict=True), key=lambda row: -row[1])
+            for (height, width), count in sorted(
+                zip(sizes.tolist(), counts.tolist(), strict=True), key=lambda row: -row[1]
+            )
         ],
         "classes": {category.name: count for category, count in named},
         "object_side_at_input": percentiles(network_sides(split)[is_object]),

@@ -48,7 +48,7 @@ def _check_leaks(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFinding
             known = {example.image for example in copies}
             yield from _leak("split-copies", "error", copies, pair, "are in {}, too")
             near = [example for example in _pair_up(similar, places, number, other, pair) if example.image not in known]
-            yield from _leak("split-similar", "warning", near, pair, "show the same as an image of {}, almost")
+            yield from _leak("split-similar", "warning", near, pair, "show nearly the same as an image of {}")
 
 
 def _pair_up(
@@ -162,8 +162,8 @@ def _check_depth(first: InspectedSplit, other: InspectedSplit) -> Iterator[Inspe
         split, which = (first, deep[0]) if deep[0] else (other, deep[1])
         rest = other if split is first else first
         text = (
-            f"{len(which)} images of {split.name} have more than 8 bits a channel, and none of {rest.name}: brightness "
-            "may differ."
+            f"{of_total(len(which), len(split.images), 'images')} of {split.name} have more than 8 bits a channel, and "
+            f"none of {rest.name}: brightness may differ."
         )
         examples = tuple(Example(split.name, index) for index in which)
         yield InspectionFinding("split-depth", "warning", both, text, len(which), examples)

@@ -175,9 +175,9 @@ CHECKS: dict[str, Check] = {
         "of the images (--data.short-sides).",
     ),
     "weak-anchors": Check(
-        "Boxes with a poor best anchor",
-        "training splits in which most boxes have no anchor with an IoU of targets.rpn-foreground-iou",
-        "Each such box trains its best anchors alone. Anchors closer to the boxes learn faster.",
+        "Anchors that fit most boxes poorly",
+        "training splits whose median box has a best anchor with an IoU nearer to background than to foreground",
+        "Set --model.anchor-sizes and --model.anchor-ratios closer to the sizes and shapes of your boxes.",
     ),
     "too-small": Check(
         "Objects too small for the network",

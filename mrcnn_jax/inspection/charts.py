@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDTH, HEIGHT = 420, 150
-_BOTTOM, _LEFT, _TOP = 34, 40, 12
+_BOTTOM, _LEFT, _TOP = 34, 48, 12
 _MAX_ROWS = 30
 _ROW = 20
 
@@ -60,7 +60,7 @@ def draw_histogram(histogram: Histogram, unit: str) -> str:
         y = _TOP + plot_h * (1 - share)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - 4}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(
-            f'<text class="tick" x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{share * highest:.3g} %</text>'
+            f'<text class="tick" x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{share * highest:.2g} %</text>'
         )
     for number, series in enumerate(histogram.series):
         for index, value in enumerate(series.values):

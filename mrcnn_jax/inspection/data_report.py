@@ -95,7 +95,7 @@ def _spread(examples: Sequence[Example], limit: int) -> list[Example]:
 def _draw(example: Example, data: InspectedData) -> Picture:
     splits = {split.name: split for split in data.splits}
     both = [example] if example.other is None else [example, example.other]
-    drawn = [draw_example(splits[each.split], each) for each in both]
+    drawn = [draw_example(splits[each.split], each, is_compared=len(both) > 1) for each in both]
     captions = []
     for each in both:
         name = splits[each.split].images[each.image].file_name

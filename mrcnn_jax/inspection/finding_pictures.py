@@ -24,10 +24,10 @@ Window = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the image."""
 
 
-def draw_example(split: InspectedSplit, example: Example) -> np.ndarray | None:
+def draw_example(split: InspectedSplit, example: Example, *, is_compared: bool) -> np.ndarray | None:
     """Returns the objects of an example with their surroundings, or the whole image with all of its objects.
 
-    The picture is uint8 RGB [h, w, 3], of at most 320 pixels a side; None if the image cannot be read.
+    An image that is compared with another one is shown without objects, which would hide it. The picture is uint8 RGB [h, w, 3], of at most 320 pixels a side; None if the image cannot be read.
     """
     try:
         record = split.dataset[example.image]
@@ -43,6 +43,8 @@ def draw_example(split: InspectedSplit, example: Example) -> np.ndarray | None:
     width, height = (max(1, round((high - low) * scale)) for low, high in ((x0, x1), (y0, y1)))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = cv2.resize(np.ascontiguousarray(record.image[y0:y1, x0:x1]), (width, height), interpolation=way)
+    if is_compared:
+        return np.asarray(picture, np.uint8)
     return draw_detections(
         np.asarray(picture, np.uint8),
         (boxes - (x0, y0, x0, y0)) * scale,

@@ -61,15 +61,16 @@ def _check_anchors(split: InspectedSplit, config: Config) -> Iterator[Inspection
         f"have no anchor with an IoU of {low:g}",
         lambda row: f"best IoU {ious[row]:.2f}, {describe_size(split, row)}",
     )
-    total = int(is_object.sum())
+    if not is_object.any():
+        return
+    median = float(np.median(ious[is_object]))
     num_weak = int(((ious < high) & is_object).sum())
-    if total and num_weak > 0.5 * total:
-        median = float(np.median(ious[is_object]))
+    if median < (low + high) / 2:
         text = (
-            f"{of_total(num_weak, total, 'objects')} of {split.name} have no anchor with an IoU of {high:g}; the "
-            f"median of the best IoUs is {median:.2f}."
+            f"The best anchor of the median object of {split.name} has an IoU of {median:.2f}; "
+            f"{of_total(num_weak, int(is_object.sum()), 'objects')} have no anchor with an IoU of {high:g}."
         )
-        yield InspectionFinding("weak-anchors", "note", (split.name,), text, num_weak)
+        yield InspectionFinding("weak-anchors", "warning", (split.name,), text, num_weak)
 
 
 def _check_small(split: InspectedSplit, config: Config) -> Iterator[InspectionFinding]:

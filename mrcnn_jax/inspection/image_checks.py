@@ -1,7 +1,7 @@
 """Checks of the images of one split."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -54,8 +54,13 @@ def _size(image: ImageFacts) -> str:
     return f"{image.image_hw[1]} x {image.image_hw[0]} pixels"
 
 
-def _finding(  # type: ignore[no-untyped-def]
-    split: InspectedSplit, check: str, severity: Severity, which: list[int], what: str, describe=lambda image: ""
+def _finding(
+    split: InspectedSplit,
+    check: str,
+    severity: Severity,
+    which: list[int],
+    what: str,
+    describe: Callable[[ImageFacts], str] = lambda image: "",
 ) -> Iterator[InspectionFinding]:
     if which:
         text = f"{of_total(len(which), len(split.images), 'images')} of {split.name} {what}."
@@ -104,7 +109,7 @@ def _check_copies(split: InspectedSplit) -> Iterator[InspectionFinding]:
                 similar.append(_compare(split, group[0], index))
                 seen.add(split.images[index].digest)
     if similar:
-        text = f"{of_total(len(similar), total, 'images')} of {split.name} show the same as another one, almost."
+        text = f"{of_total(len(similar), total, 'images')} of {split.name} show nearly the same as another one."
         severity = severity_of_share(len(similar), total)
         yield InspectionFinding("similar-image", severity, (split.name,), text, len(similar), tuple(similar))
 

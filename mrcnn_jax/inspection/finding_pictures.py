@@ -27,7 +27,8 @@ Window = tuple[int, int, int, int]
 def draw_example(split: InspectedSplit, example: Example, *, is_compared: bool) -> np.ndarray | None:
     """Returns the objects of an example with their surroundings, or the whole image with all of its objects.
 
-    An image that is compared with another one is shown without objects, which would hide it. The picture is uint8 RGB [h, w, 3], of at most 320 pixels a side; None if the image cannot be read.
+    An image that is compared with another one is shown without objects, which would hide it. The picture is uint8 RGB
+    [h, w, 3], of at most 320 pixels a side; None if the image cannot be read.
     """
     try:
         record = split.dataset[example.image]

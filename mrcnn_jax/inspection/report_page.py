@@ -127,7 +127,8 @@ def _card(finding: InspectionFinding, pictures: Sequence[Picture]) -> str:
         f'<article class="card {finding.severity}"><div class="head"><span class="badge {finding.severity}">'
         f"{finding.severity}</span><h3>{escape(check.title)}</h3>"
         f'<code class="soft">{finding.check}</code></div><p>{escape(finding.text)}</p>'
-        f'<p class="soft"><b>What to do:</b> {escape(check.remedy)}</p><div class="pictures">{figures}</div>{rest}</article>'
+        f'<p class="soft"><b>What to do:</b> {escape(check.remedy)}</p>'
+        f'<div class="pictures">{figures}</div>{rest}</article>'
     )
 
 

@@ -86,6 +86,6 @@ def _fail(findings: list[InspectionFinding], fail_on: str, counts: str) -> None:
     """Raises DataError if there is a finding of this severity, or a worse one."""
     if fail_on == "never":
         return
-    worst = SEVERITIES[: SEVERITIES.index(fail_on) + 1]  # type: ignore[arg-type]
+    worst = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     if any(finding.severity in worst for finding in findings):
         raise DataError(f"The data has {counts} (--fail-on {fail_on}).")

@@ -82,7 +82,8 @@ def write_report(
 def _spread(examples: Sequence[Example], limit: int) -> list[Example]:
     """Returns the first examples, but those of images that are not shown yet before others of the same image."""
     seen: set[tuple[str, int]] = set()
-    first, later = [], []
+    first: list[Example] = []
+    later: list[Example] = []
     for example in examples:
         place = (example.split, example.image)
         (later if place in seen else first).append(example)

@@ -51,7 +51,7 @@ def measure_image(dataset: Dataset, index: int) -> ImageFacts:
         reason = error.reason if isinstance(error, ImageError) else str(error).rpartition(": ")[2].rstrip(".")
         return ImageFacts(record.image_id, record.file_name, image_hw, objects, reason)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16)
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
     digest.update(str(pixels.shape).encode())
     return ImageFacts(
         record.image_id,

@@ -60,7 +60,7 @@ def draw_histogram(histogram: Histogram, unit: str) -> str:
         y = _TOP + plot_h * (1 - share)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - 4}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(
-            f'<text class="tick" x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{share * highest:.2g} %</text>'
+            f'<text class="tick" x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_percent(share * highest)}</text>'
         )
     for number, series in enumerate(histogram.series):
         for index, value in enumerate(series.values):
@@ -82,30 +82,30 @@ def draw_histogram(histogram: Histogram, unit: str) -> str:
     return "".join([*parts, "</svg>"])
 
 
+def _percent(value: float) -> str:
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %"
+
+
 def draw_rows(labels: Sequence[str], series: Sequence[Series]) -> str:
     """Returns a chart of horizontal bars with their numbers, at most 30 rows of labels, as SVG."""
     shown = labels[:_MAX_ROWS]
     highest = max((value for each in series for value in each.values), default=0) or 1
-    bar = (_ROW - 6) / max(len(series), 1) if len(series) < 3 else 5
+    bar = max(5.0, (_ROW - 6) / max(len(series), 1))
     row = max(_ROW, bar * len(series) + 6)
-    height = row * len(shown) + 4
-    left, right = 130, 54
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">']
+    numbers = [" / ".join(f"{each.values[index]:,.0f}" for each in series) for index in range(len(shown))]
+    left, right = 130, 12 + 6.5 * max(map(len, numbers), default=0)  # pixels a digit
+    parts = [f'<svg viewBox="0 0 {WIDTH} {row * len(shown) + 4:.0f}" role="img">']
     for index, label in enumerate(shown):
         y = index * row + 3
+        middle = y + row / 2 + 1
         short = label if len(label) <= 19 else label[:17] + "..."
-        parts.append(
-            f'<text class="label" x="{left - 6}" y="{y + row / 2 + 1:.1f}" text-anchor="end">{escape(short)}</text>'
-        )
-        for number, each in enumerate(series):
-            width = (WIDTH - left - right) * each.values[index] / highest
+        parts.append(f'<text class="label" x="{left - 6}" y="{middle:.1f}" text-anchor="end">{escape(short)}</text>')
+        widths = [(WIDTH - left - right) * each.values[index] / highest for each in series]
+        for number, (each, width) in enumerate(zip(series, widths, strict=True)):
             title = f"{each.name}, {label}: {each.values[index]:,.0f}"
             parts.append(
                 f'<rect class="s{number % 4}" x="{left}" y="{y + number * bar:.1f}" width="{max(width, 0.5):.1f}" '
                 f'height="{bar - 1:.1f}"><title>{escape(title)}</title></rect>'
             )
-        numbers = " / ".join(f"{each.values[index]:,.0f}" for each in series)
-        longest = max(each.values[index] for each in series) / highest
-        x = left + 5 + (WIDTH - left - right) * longest
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{y + row / 2 + 1:.1f}">{numbers}</text>')
+        parts.append(f'<text class="tick" x="{left + 5 + max(widths):.1f}" y="{middle:.1f}">{numbers[index]}</text>')
     return "".join([*parts, "</svg>"])

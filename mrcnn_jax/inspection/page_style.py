@@ -33,7 +33,8 @@ figcaption { font-size: 12px; color: var(--soft); margin-top: 3px; overflow-wrap
 .wide { overflow-x: auto; } table { border-collapse: collapse; background: var(--card); width: 100%; }
 th, td { border: 1px solid var(--line); padding: 5px 10px; text-align: left; vertical-align: top; }
 th { font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 12px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr)); gap: 12px;
+  align-items: start; }
 .chart { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 10px 14px; }
 svg { width: 100%; height: auto; display: block; } .grid { stroke: var(--line); stroke-width: 1; }
 .tick { fill: var(--soft); font-size: 11px; } .label { fill: var(--text); font-size: 12px; }

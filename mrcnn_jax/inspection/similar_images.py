@@ -15,7 +15,8 @@ from mrcnn_jax.inspection.image_facts import THUMBNAIL_SIDE, ImageFacts
 COARSE = 0.9
 """Correlation at 16 x 16 pixels from which a pair is compared in detail."""
 DETAIL = 0.7
-"""Correlation of the details from which two images are similar. Copies reach 0.92, different images 0.33 (docs)."""
+"""Correlation of the details from which two images are similar. In four real sets, different images had at most 0.33,
+and copies that were compressed, halved, blurred, brightened or noisy at least 0.92."""
 MIN_CONTRAST = 1.0
 """Images whose grey values vary less show nothing, and are not compared."""
 MAX_TURNED = 20_000

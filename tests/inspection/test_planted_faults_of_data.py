@@ -1,5 +1,6 @@
 """Fifteen planted faults are found where they are, five of them between splits, and good data has none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mrcnn_jax.inspection.catalogue import CHECKS, InspectionFinding
 from mrcnn_jax.inspection.inspected_split import InspectedData, find_splits, inspect_splits
 from mrcnn_jax.inspection.run_checks import run_checks
 from tests.inspection.planted_set import CONFIG, FAULTS, make_splits, plant
+from tests.paths import ROOT
 
 
 def inspect(root: Path) -> tuple[InspectedData, list[InspectionFinding]]:
@@ -68,7 +70,9 @@ def test_examples_name_the_objects(planted: tuple[InspectedData, list[Inspection
     assert twin.other is not None and twin.other.image == 7
 
 
-def test_every_check_of_the_catalogue_can_be_told_apart() -> None:
+def test_every_check_is_documented_and_can_be_told_apart() -> None:
+    documented = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "data_doctor.md").read_text(), re.MULTILINE)
+    assert documented == list(CHECKS)
     titles = [check.title for check in CHECKS.values()]
     assert len(set(titles)) == len(titles) > 40
     with pytest.raises(ValueError, match="Expected the id of a check"):

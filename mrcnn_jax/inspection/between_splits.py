@@ -1,4 +1,4 @@
-"""Checks of the splits against each other. The first split is the one that the others are compared with."""
+"""Checks of classes, depth, masks and sizes between splits: the first one is compared with each of the others."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,7 @@ import numpy as np
 from mrcnn_jax.inspection.catalogue import Example, InspectionFinding, Severity, of_total
 from mrcnn_jax.inspection.class_checks import class_examples, class_key, list_names
 from mrcnn_jax.inspection.fit_checks import network_sides
-from mrcnn_jax.inspection.image_checks import count_objects, group_identical
 from mrcnn_jax.inspection.inspected_split import InspectedSplit
-from mrcnn_jax.inspection.similar_images import find_similar
 
 MAX_SCALE = 2.0
 """Ratio of the median sizes of objects from which splits differ."""
@@ -22,7 +20,6 @@ MIN_IMAGES = 20
 
 def check_between(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFinding]:
     """Yields the findings between splits; those without images are only compared by their categories."""
-    yield from _check_leaks([split for split in splits if split.images])
     first = splits[0]
     for other in splits[1:]:
         yield from _check_names(first, other)
@@ -34,55 +31,6 @@ def check_between(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFindin
         if 0 < len(other.images) < MIN_IMAGES and not other.is_training:
             text = f"{other.name} has {len(other.images)} images."
             yield InspectionFinding("split-size", "note", (other.name,), text, len(other.images))
-
-
-def _check_leaks(splits: Sequence[InspectedSplit]) -> Iterator[InspectionFinding]:
-    """Yields findings for each two splits that share identical images, and for those that share similar ones."""
-    images = [image for split in splits for image in split.images]
-    places = [(number, index) for number, split in enumerate(splits) for index in range(len(split.images))]
-    identical, similar = group_identical(images), find_similar(images)
-    for number, split in enumerate(splits):
-        for other in range(number + 1, len(splits)):
-            pair = (split, splits[other])
-            copies = _pair_up(identical, places, number, other, pair)
-            known = {example.image for example in copies}
-            yield from _leak("split-copies", "error", copies, pair, "are in {}, too")
-            near = [example for example in _pair_up(similar, places, number, other, pair) if example.image not in known]
-            yield from _leak("split-similar", "warning", near, pair, "show nearly the same as an image of {}")
-
-
-def _pair_up(
-    groups: list[list[int]],
-    places: list[tuple[int, int]],
-    first: int,
-    second: int,
-    splits: tuple[InspectedSplit, InspectedSplit],
-) -> list[Example]:
-    """Returns an example for each image of the second split that is in a group with images of the first one."""
-    examples = []
-    for group in groups:
-        members = [places[position] for position in group]
-        partners = [index for number, index in members if number == first]
-        if not partners:
-            continue
-        partner = splits[0].images[partners[0]]
-        other = Example(splits[0].name, partners[0], text=count_objects(partner))
-        examples += [
-            Example(splits[1].name, index, text=count_objects(splits[1].images[index]), other=other)
-            for number, index in members
-            if number == second
-        ]
-    return examples
-
-
-def _leak(
-    check: str, severity: Severity, examples: list[Example], pair: tuple[InspectedSplit, InspectedSplit], what: str
-) -> Iterator[InspectionFinding]:
-    if examples:
-        first, second = pair
-        total = len(second.images)
-        text = f"{of_total(len(examples), total, 'images')} of {second.name} {what.format(first.name)}."
-        yield InspectionFinding(check, severity, (first.name, second.name), text, len(examples), tuple(examples))
 
 
 def _names(split: InspectedSplit) -> dict[str, str]:
@@ -157,7 +105,7 @@ def _check_depth(first: InspectedSplit, other: InspectedSplit) -> Iterator[Inspe
         )
         yield InspectionFinding("split-depth", "error", both, text)
         return
-    deep = [[index for index, image in enumerate(split.images) if image.range_top != 255] for split in (first, other)]
+    deep = [[index for index, image in enumerate(split.images) if image.is_deep] for split in (first, other)]
     if bool(deep[0]) != bool(deep[1]):
         split, which = (first, deep[0]) if deep[0] else (other, deep[1])
         rest = other if split is first else first
@@ -177,7 +125,9 @@ def _check_masks(first: InspectedSplit, other: InspectedSplit) -> Iterator[Inspe
     if all(has_objects) and has_masks[0] != has_masks[1]:
         without, with_masks = (other, first) if has_masks[0] else (first, other)
         text = f"No object of {without.name} has a mask; {with_masks.name} has masks."
-        yield InspectionFinding("split-masks", "warning", (first.name, other.name), text)
+        own = without.objects
+        examples = tuple(Example(without.name, int(own.image[row]), (int(own.place[row]),)) for row in range(len(own)))
+        yield InspectionFinding("split-masks", "warning", (first.name, other.name), text, len(own), examples)
 
 
 def _check_scale(first: InspectedSplit, other: InspectedSplit) -> Iterator[InspectionFinding]:

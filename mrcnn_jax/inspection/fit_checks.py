@@ -70,7 +70,14 @@ def _check_anchors(split: InspectedSplit, config: Config) -> Iterator[Inspection
             f"The best anchor of the median object of {split.name} has an IoU of {median:.2f}; "
             f"{of_total(num_weak, int(is_object.sum()), 'objects')} have no anchor with an IoU of {high:g}."
         )
-        yield InspectionFinding("weak-anchors", "warning", (split.name,), text, num_weak)
+        own = split.objects
+        weakest = np.flatnonzero((ious < median) & is_object)
+        typical = weakest[np.argsort(-ious[weakest], kind="stable")]
+        examples = tuple(
+            Example(split.name, int(own.image[row]), (int(own.place[row]),), f"best IoU {ious[row]:.2f}")
+            for row in typical.tolist()
+        )
+        yield InspectionFinding("weak-anchors", "warning", (split.name,), text, num_weak, examples)
 
 
 def _check_small(split: InspectedSplit, config: Config) -> Iterator[InspectionFinding]:

@@ -1,14 +1,14 @@
 """Checks of the images of one split."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from mrcnn_jax.inspection.catalogue import Example, InspectionFinding, Severity, of_total, severity_of_share
 from mrcnn_jax.inspection.image_facts import ImageFacts
 from mrcnn_jax.inspection.inspected_split import InspectedSplit
-from mrcnn_jax.inspection.similar_images import MIN_CONTRAST, find_similar
+from mrcnn_jax.inspection.similar_images import MIN_CONTRAST
 
 LONG = 4.0
 """Ratio of sides from which an image is very long."""
@@ -47,7 +47,6 @@ def check_images(split: InspectedSplit) -> Iterator[InspectionFinding]:
     ]
     yield from _finding(split, "long-image", "warning", long, f"have a side at least {LONG:g} times the other", _size)
     yield from _check_depth(split, readable)
-    yield from _check_copies(split)
 
 
 def _size(image: ImageFacts) -> str:
@@ -69,70 +68,21 @@ def _finding(
 
 
 def _check_depth(split: InspectedSplit, readable: list[int]) -> Iterator[InspectionFinding]:
-    by_range: dict[int, list[int]] = defaultdict(list)
+    by_range: dict[str, list[int]] = defaultdict(list)
     for index in readable:
-        by_range[split.images[index].range_top].append(index)
-    deep = [index for top, which in by_range.items() if top != 255 for index in which]
+        by_range[split.images[index].value_range].append(index)
+    deep = [index for index in readable if split.images[index].is_deep]
     yield from _finding(
         split,
         "deep-image",
         "note",
         deep,
         f"have more than 8 bits a channel and are scaled by --depth {split.dataset.depth}",
-        lambda image: f"scaled from 0..{image.range_top}",
+        lambda image: f"scaled from {image.value_range}",
     )
     if len(by_range) > 1:
-        counts = ", ".join(f"{len(by_range[top])} from 0..{top}" for top in sorted(by_range))
-        rare_first = sorted((which for which in by_range.values()), key=len)
-        examples = [
-            Example(split.name, which[0], text=f"scaled from 0..{split.images[which[0]].range_top}")
-            for which in rare_first
-        ]
+        rare_first = sorted(by_range, key=lambda name: len(by_range[name]))
+        counts = ", ".join(f"{len(by_range[name])} from {name}" for name in reversed(rare_first))
+        examples = tuple(Example(split.name, by_range[name][0], text=f"scaled from {name}") for name in rare_first)
         text = f"The images of {split.name} are scaled to 0..255 from different ranges: {counts}."
-        yield InspectionFinding("mixed-depth", "warning", (split.name,), text, len(deep), tuple(examples))
-
-
-def _check_copies(split: InspectedSplit) -> Iterator[InspectionFinding]:
-    """Yields findings for identical and for similar images; blank images are all similar and take no part."""
-    copies = []
-    for group in group_identical(split.images):
-        copies += [_compare(split, group[0], index) for index in group[1:]]
-    total = len(split.images)
-    if copies:
-        text = f"{of_total(len(copies), total, 'images')} of {split.name} have the pixels of another one."
-        yield InspectionFinding("copied-image", "warning", (split.name,), text, len(copies), tuple(copies))
-    similar = []
-    for group in find_similar(split.images):
-        seen = {split.images[group[0]].digest}
-        for index in group[1:]:
-            if split.images[index].digest not in seen:
-                similar.append(_compare(split, group[0], index))
-                seen.add(split.images[index].digest)
-    if similar:
-        text = f"{of_total(len(similar), total, 'images')} of {split.name} show nearly the same as another one."
-        severity = severity_of_share(len(similar), total)
-        yield InspectionFinding("similar-image", severity, (split.name,), text, len(similar), tuple(similar))
-
-
-def group_identical(images: Iterable[ImageFacts]) -> list[list[int]]:
-    """Returns the groups of two or more positions of images with identical pixels, without blank ones."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for index, image in enumerate(images):
-        if image.digest and image.contrast >= MIN_CONTRAST:
-            groups[image.digest].append(index)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _compare(split: InspectedSplit, first: int, second: int) -> Example:
-    return Example(
-        split.name,
-        second,
-        text=count_objects(split.images[second]),
-        other=Example(split.name, first, text=count_objects(split.images[first])),
-    )
-
-
-def count_objects(image: ImageFacts) -> str:
-    """Returns a text such as `12 objects`."""
-    count = len(image.objects)
-    return f"{count} object{'s' * (count != 1)}"
+        yield InspectionFinding("mixed-depth", "warning", (split.name,), text, len(deep), examples)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mrcnn_jax.config.depth_setting import parse_depth
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.images import ImageError, ImageHW, decode_image, read_header
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.inspection.object_facts import ObjectFacts, measure_objects
 
 THUMBNAIL_SIDE = 64
-_SCALED_FROM = re.compile(r"values scaled from 0\.\.(\d+)")  # note of data/depth.py
+EIGHT_BITS = "0..255"
+_SCALED_FROM = re.compile(r"values scaled from (\S+)")  # note of data/depth.py
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,15 @@ class ImageFacts:
     fault: str = ""  # why the image cannot be read; the following fields then have no meaning
     orientation: int = 1  # EXIF
     num_frames: int = 1
-    range_top: int = 255  # value that becomes 255; more for images of more than 8 bits
+    value_range: str = EIGHT_BITS  # which values become 0..255
     contrast: float = 0.0  # standard deviation of the grey values, 0..127
     digest: bytes = b""  # of size and pixels
     thumbnail: np.ndarray | None = None  # [64, 64] int8: grey values minus their mean, scaled to -127..127
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the image has more than 8 bits a channel."""
+        return self.value_range != EIGHT_BITS
 
 
 def measure_image(dataset: Dataset, index: int) -> ImageFacts:
@@ -46,7 +53,7 @@ def measure_image(dataset: Dataset, index: int) -> ImageFacts:
     try:
         header = read_header(record.data)
         pixels = dataset.decode(record.data, index)
-        range_top = _range_top(record.data, dataset.depth) if header.is_deep else 255
+        value_range = _find_range(record.data, dataset.depth) if header.is_deep else EIGHT_BITS
     except (DataError, ImageError) as error:
         reason = error.reason if isinstance(error, ImageError) else str(error).rpartition(": ")[2].rstrip(".")
         return ImageFacts(record.image_id, record.file_name, image_hw, objects, reason)
@@ -60,7 +67,7 @@ def measure_image(dataset: Dataset, index: int) -> ImageFacts:
         objects,
         orientation=header.orientation,
         num_frames=header.num_frames,
-        range_top=range_top,
+        value_range=value_range,
         contrast=float(cv2.meanStdDev(grey)[1][0, 0]),
         digest=digest.digest(),
         thumbnail=make_thumbnail(grey),
@@ -74,7 +81,10 @@ def make_thumbnail(grey: np.ndarray) -> np.ndarray:
     return np.round(small * (127 / max(float(np.abs(small).max()), 1e-3))).astype(np.int8)
 
 
-def _range_top(data: bytes, depth: str) -> int:
-    """Returns the value that becomes 255 in an image of more than 8 bits a channel."""
+def _find_range(data: bytes, depth: str) -> str:
+    """Returns which values of an image of more than 8 bits a channel become 0..255, such as `0..4095 of 16 bits`."""
+    given = parse_depth(depth)
+    if given is not None:
+        return f"{given[0]:g}..{given[1]:g} (--depth)"
     scaled = [match for note in decode_image(data, depth).notes if (match := _SCALED_FROM.match(note))]
-    return int(scaled[0][1]) if scaled else 2**16 - 1
+    return f"{scaled[0][1]} of 16 bits" if scaled else "the full range of 16 bits or of 0..1"

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mrcnn_jax.config import Canvas, Config
@@ -148,7 +147,6 @@ def inspect_splits(
     num_training = max(1, sum(_is_training(dataset) for _, dataset in found))
     done = 0
     splits = []
-    cv2.setNumThreads(1)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for position, (name, dataset) in enumerate(found):
             images: list[ImageFacts] = []

@@ -29,7 +29,8 @@ def check_objects(split: InspectedSplit, *, has_mask_head: bool) -> Iterator[Ins
     num_objects = int((~is_crowd).sum())
     if split.images and num_objects == 0:
         text = f"{split.name} has no objects" + (f" but {len(own)} crowds." if len(own) else ".")
-        yield InspectionFinding("nothing-to-learn", "error", (split.name,), text, len(split.images))
+        examples = tuple(Example(split.name, index) for index in range(len(split.images)))
+        yield InspectionFinding("nothing-to-learn", "error", (split.name,), text, len(split.images), examples)
     yield from _check_crowds(split)
     if num_objects == 0:
         return

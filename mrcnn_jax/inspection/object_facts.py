@@ -19,6 +19,7 @@ SAME_BOX_IOU = 0.9
 SAME_MASK_IOU = 0.8
 """IoU of masks, as bitmaps in the box around both, from which such objects are the same one."""
 _BITMAP_SIDE = 56
+_BLOCK = 128  # objects compared with all others at a time
 _FULL = 0.995  # share of its box that a rectangular mask fills
 
 
@@ -91,8 +92,11 @@ def _area(segmentation: Segmentation, image_hw: ImageHW) -> float:
 
 def _find_same(objects: Sequence[ObjectRecord], boxes: np.ndarray, image_hw: ImageHW) -> list[tuple[int, int]]:
     """Returns the pairs of objects that cover the same pixels. Crowds are left out."""
-    ious = np.triu(paired_ious(boxes[:, None], boxes[None]), k=1)
-    pairs = np.argwhere(ious >= SAME_BOX_IOU).tolist()
+    pairs = []
+    for start in range(0, len(boxes), _BLOCK):
+        rest = boxes[start:]
+        close = np.argwhere(paired_ious(rest[:_BLOCK, None], rest[None]) >= SAME_BOX_IOU) + start
+        pairs += [(first, second) for first, second in close.tolist() if first < second]
     return [
         (first, second)
         for first, second in pairs

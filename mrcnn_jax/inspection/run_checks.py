@@ -7,6 +7,7 @@ import numpy as np
 from mrcnn_jax.inspection.between_splits import check_between
 from mrcnn_jax.inspection.catalogue import CHECKS, SEVERITIES, InspectionFinding
 from mrcnn_jax.inspection.class_checks import check_classes, check_preparation
+from mrcnn_jax.inspection.copy_checks import check_copies
 from mrcnn_jax.inspection.fit_checks import anchor_ious, check_fit, filled_shares, network_sides
 from mrcnn_jax.inspection.image_checks import check_images
 from mrcnn_jax.inspection.inspected_split import InspectedData, InspectedSplit
@@ -24,6 +25,7 @@ def run_checks(data: InspectedData) -> list[InspectionFinding]:
         findings += check_objects(split, has_mask_head=data.config.model.masks)
         findings += check_fit(split, data.config)
     findings += check_classes(data.splits)
+    findings += check_copies(data.splits)
     findings += check_between(data.splits)
     order = list(CHECKS)
     return sorted(findings, key=lambda each: (SEVERITIES.index(each.severity), order.index(each.check)))

@@ -23,7 +23,7 @@ MAX_TURNED = 20_000
 """With more images, only upright and mirrored ones are compared; turned ones would take minutes."""
 _COARSE_SIDE = 16
 _SIGMA = 2.0  # pixels of the thumbnail; details are finer
-_BLOCK = 512  # images compared with all others at a time
+_BLOCK = 256  # images compared with all others at a time
 
 
 def find_similar(images: Sequence[ImageFacts]) -> list[list[int]]:
@@ -37,20 +37,21 @@ def find_similar(images: Sequence[ImageFacts]) -> list[list[int]]:
     ]
     if len(chosen) < 2:
         return []
-    thumbnails = np.stack([images[index].thumbnail for index in chosen])  # type: ignore[misc]
-    coarse = _normalise(_shrink(thumbnails))
+    coarse = np.concatenate(
+        [_normalise(_shrink(_stack_block(images, chosen, start))) for start in range(0, len(chosen), _BLOCK)]
+    )
     turns = range(8) if len(chosen) <= MAX_TURNED else (0, 4)
     groups = _Groups()
     for start in range(0, len(chosen), _BLOCK):
-        rows = thumbnails[start : start + _BLOCK]
+        rows = _stack_block(images, chosen, start)
         for turn in turns:
             turned = turn_thumbnails(rows, turn)
-            scores = _normalise(_shrink(turned)) @ coarse.T
-            for row, other in np.argwhere(scores >= COARSE).tolist():
-                first = start + row
+            scores = _normalise(_shrink(turned)) @ coarse[start:].T
+            for row, column in np.argwhere(scores >= COARSE).tolist():
+                first, other = start + row, start + column
                 # In a group that is already found, as of a film's frames, not all pairs are compared.
                 is_new = first < other and groups.find(first) != groups.find(other)
-                if is_new and _share_details(turned[row], thumbnails[other]):
+                if is_new and _share_details(turned[row], _thumbnail(images[chosen[other]])):
                     groups.join(first, other)
     return [[chosen[member] for member in group] for group in groups.listed()]
 
@@ -76,6 +77,17 @@ class _Groups:
         for member in sorted(self._parent):
             groups.setdefault(self.find(member), []).append(member)
         return list(groups.values())
+
+
+def _stack_block(images: Sequence[ImageFacts], chosen: Sequence[int], start: int) -> np.ndarray:
+    """Returns the thumbnails of one block of the chosen images, [n, 64, 64]."""
+    return np.stack([_thumbnail(images[index]) for index in chosen[start : start + _BLOCK]])
+
+
+def _thumbnail(image: ImageFacts) -> np.ndarray:
+    """Returns the thumbnail of an image that could be read."""
+    assert image.thumbnail is not None
+    return image.thumbnail
 
 
 def turn_thumbnails(thumbnails: np.ndarray, turn: int) -> np.ndarray:

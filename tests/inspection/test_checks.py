@@ -1,5 +1,6 @@
 """Checks that the planted set does not need: empty and unreadable splits, masks, classes, sizes, preparation."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import Config
 from mrcnn_jax.data.dataset import EncodedRecord, ObjectRecord
-from mrcnn_jax.errors import DataError
+from mrcnn_jax.errors import DataError, StorageError
 from mrcnn_jax.inspection.charts import bin_values, integer_edges
+from mrcnn_jax.inspection.data_report import write_report
 from mrcnn_jax.inspection.image_facts import ImageFacts, measure_image
 from mrcnn_jax.inspection.inspected_split import InspectedData, InspectedSplit, fit_sizes
 from mrcnn_jax.inspection.object_facts import measure_objects
@@ -92,6 +94,15 @@ def test_empty_splits() -> None:
     assert found(split_of([crowd]))["nothing-to-learn"] == ("error", "train has no objects but 1 crowds.")
     assert found(split_of([*GOOD, []]))["no-objects"][0] == "note"
     assert found(split_of([GOOD[0], [], []]))["no-objects"][0] == "warning"
+
+
+def test_a_page_of_an_empty_split(tmp_path: Path) -> None:
+    data = InspectedData((split_of([], (), name="val", path=tmp_path / "a" / "val"),), CONFIG)
+    write_report(tmp_path, data, run_checks(data), "nothing", num_examples=3)
+    assert "val has no images." in (tmp_path / "report.html").read_text()
+    with pytest.raises(StorageError, match=r"report\.json could not be written"):
+        (tmp_path / "file").write_text("")
+        write_report(tmp_path / "file", data, [], "nothing", num_examples=3)
 
 
 def test_masks() -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrcnn_jax.inspection.image_checks import group_identical
+from mrcnn_jax.inspection.copy_checks import group_identical
 from mrcnn_jax.inspection.image_facts import ImageFacts, make_thumbnail
 from mrcnn_jax.inspection.object_facts import measure_objects
 from mrcnn_jax.inspection.similar_images import find_similar, turn_thumbnails

@@ -5,6 +5,7 @@ pixels. It alone would confuse dark microscope images that are brighter in the m
 correlated at 64 x 64 pixels without their coarse structure, which different images do not share.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import cv2
@@ -41,42 +42,24 @@ def find_similar(images: Sequence[ImageFacts]) -> list[list[int]]:
         [_normalise(_shrink(_stack_block(images, chosen, start))) for start in range(0, len(chosen), _BLOCK)]
     )
     turns = range(8) if len(chosen) <= MAX_TURNED else (0, 4)
-    groups = _Groups()
+    groups = np.arange(len(chosen))  # [N] the lowest member of each image's group
     for start in range(0, len(chosen), _BLOCK):
         rows = _stack_block(images, chosen, start)
         for turn in turns:
             turned = turn_thumbnails(rows, turn)
-            scores = _normalise(_shrink(turned)) @ coarse[start:].T
-            for row, column in np.argwhere(scores >= COARSE).tolist():
-                first, other = start + row, start + column
+            is_close = _normalise(_shrink(turned)) @ coarse[start:].T >= COARSE
+            for row in np.flatnonzero(is_close.any(axis=1)).tolist():
+                first = start + row
                 # In a group that is already found, as of a film's frames, not all pairs are compared.
-                is_new = first < other and groups.find(first) != groups.find(other)
-                if is_new and _share_details(turned[row], _thumbnail(images[chosen[other]])):
-                    groups.join(first, other)
-    return [[chosen[member] for member in group] for group in groups.listed()]
-
-
-class _Groups:
-    """Disjoint groups of numbers, made by joining pairs."""
-
-    def __init__(self) -> None:
-        self._parent: dict[int, int] = {}
-
-    def find(self, member: int) -> int:
-        """Returns the lowest member of the group."""
-        while (parent := self._parent.get(member, member)) != member:
-            self._parent[member] = member = self._parent.get(parent, parent)
-        return member
-
-    def join(self, first: int, second: int) -> None:
-        low, high = sorted((self.find(first), self.find(second)))
-        self._parent[high] = self._parent[low] = low
-
-    def listed(self) -> list[list[int]]:
-        groups: dict[int, list[int]] = {}
-        for member in sorted(self._parent):
-            groups.setdefault(self.find(member), []).append(member)
-        return list(groups.values())
+                is_new = is_close[row] & (groups[start:] != groups[first])
+                for other in (start + np.flatnonzero(is_new)).tolist():
+                    if _share_details(turned[row], _thumbnail(images[chosen[other]])):
+                        low, high = sorted((groups[first], groups[other]))
+                        groups[groups == high] = low
+    members: dict[int, list[int]] = defaultdict(list)
+    for position, group in zip(chosen, groups.tolist(), strict=True):
+        members[group].append(position)
+    return [group for group in members.values() if len(group) > 1]
 
 
 def _stack_block(images: Sequence[ImageFacts], chosen: Sequence[int], start: int) -> np.ndarray:

@@ -163,6 +163,12 @@ def test_sizes_and_preparation() -> None:
     assert [each.text for each in kept if each.check == "repaired"] == ["3 repairs in train: 3 x area is text."]
 
 
+def test_boxes_are_resized_as_their_image_is() -> None:
+    split = split_of([[square(0, bbox=(0.0, 0.0, 1000.0, 31.0))]], hw=(31, 1000))
+    np.testing.assert_array_equal(split.network_hw, [[4, 128]])  # 3.97 pixels are rounded
+    np.testing.assert_allclose(split.network_boxes, [[0, 0, 128, 4]])
+
+
 class BrokenDataset:
     sizes = np.array([[4, 5]])
     image_ids = np.array([3])

@@ -66,6 +66,8 @@ def test_examples_name_the_objects(planted: tuple[InspectedData, list[Inspection
     assert copy.other is not None and (copy.other.split, copy.other.image) == ("train", 15)
     (near,) = by_check["split-similar"]
     assert near.other is not None and (near.other.split, near.other.image) == ("train", 16)
+    (many,) = [each.text for each in planted[1] if each.check == "too-many-objects"]
+    assert "so that 3 of 84 objects are lost; --data.max-objects 11 keeps all" in many
     (twin,) = by_check["copied-image"]
     assert twin.other is not None and twin.other.image == 7
 

@@ -22,11 +22,11 @@ def facts(grey: np.ndarray) -> ImageFacts:
     )
 
 
-def cells(seed: int, hw: tuple[int, int] = (192, 224)) -> np.ndarray:
+def cells(seed: int, hw: tuple[int, int] = (192, 224), glow: float = 5.0) -> np.ndarray:
     """A dark microscope image that is brighter in the middle, as all of one instrument are: uint8 [H, W]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: hw[0], : hw[1]]
-    image = 3 + 5 * np.exp(-((y - hw[0] / 2) ** 2 + (x - hw[1] / 2) ** 2) / (2 * 70**2))
+    image = 3 + glow * np.exp(-((y - hw[0] / 2) ** 2 + (x - hw[1] / 2) ** 2) / (2 * 70**2))
     for _ in range(25):
         cy, cx, radius = rng.uniform(0, hw[0]), rng.uniform(0, hw[1]), rng.uniform(4, 9)
         image += rng.uniform(6, 18) * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * radius**2))
@@ -60,6 +60,12 @@ def test_a_changed_copy_is_found_and_nothing_else(change: str) -> None:
 def test_different_dark_images_are_different() -> None:
     images = [facts(cells(seed)) for seed in range(60)]
     assert find_similar(images) == []
+    # All correlate coarsely, since the light of the middle is stronger than the cells.
+    glowing = [cells(seed, glow=90.0) for seed in range(20)]
+    assert (
+        np.corrcoef([cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).ravel() for grey in glowing]).min() > 0.9
+    )
+    assert find_similar([facts(grey) for grey in [*glowing, glowing[3][::-1].copy()]]) == [[3, 20]]
     plain = [facts(np.full((64, 64), value, np.uint8)) for value in (0, 0, 9)]
     assert find_similar(plain) == [] and group_identical(plain) == []
     assert find_similar([]) == [] and find_similar(images[:1]) == []

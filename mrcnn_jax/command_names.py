@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": Command("serve_demo", "demo.py", "Serve a web page and an HTTP interface for detection."),
     "import": Command("import_weights", "import_weights.py", "Convert a checkpoint of another system."),
     "check-data": Command("check_data", "check_data.py", "Check that a prepared data set preserves its annotations."),
+    "inspect-data": Command("inspect_data", "inspect_data.py", "Find faults of prepared data; write a report."),
     "check-machine": Command("check_machine", "check_machine.py", "Check that this device computes correctly."),
     "benchmark": Command("benchmark", "benchmark.py", "Time inference or a training step."),
     "benchmark-ops": Command("benchmark_ops", "benchmark_ops.py", "Time RoIAlign, NMS and other single operations."),

@@ -67,6 +67,7 @@ ALLOWED = {
     "evaluation": {"inference", "data", "weights", "mesh", "distributed", *BASE},
     "visualization": BASE,
     "serving": {"inference", "data", "visualization", *BASE},
+    "inspection": {"data", "ops", "visualization", "json_files", *BASE},
     "profiling": BASE,
     "selftest": {"known_faults", "ops", "models", "detection", "mesh", *BASE},
 }

@@ -43,6 +43,16 @@ class Record:
     objects: tuple[ObjectRecord, ...]
 
 
+@dataclass(frozen=True)
+class EncodedRecord:
+    """One image as its file contains it, with all of its objects."""
+
+    image_id: int
+    file_name: str
+    data: bytes
+    objects: tuple[ObjectRecord, ...]
+
+
 class Dataset:
     """One prepared split, in the order of its source. It is safe to read from several threads."""
 
@@ -91,14 +101,21 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Record:
         """Returns the record with its image decoded. Raises DataError if it cannot be read or decoded."""
+        record = self.read_encoded(index)
+        return Record(record.image_id, record.file_name, self.decode(record.data, index), record.objects)
+
+    def read_encoded(self, index: int) -> EncodedRecord:
+        """Returns the record with its image as it is stored. Raises DataError if it cannot be read."""
         stored = self._read(index)
-        image_hw = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
+        file_name = stored["image/filename"].decode()
+        return EncodedRecord(int(stored["image/id"]), file_name, stored["image"], self._objects(stored))
+
+    def decode(self, data: bytes, index: int) -> np.ndarray:
+        """Returns the pixels [H, W, 3] uint8 of the image that record `index` stores as `data`. Raises DataError."""
         try:
-            image = self._decode(stored["image"], image_hw)
+            return self._decode(data, (int(self.sizes[index, 0]), int(self.sizes[index, 1])))
         except ImageError as error:
             raise DataError(f"{self.path}, image {self.image_ids[index]}: {error.reason}.") from None
-        file_name = stored["image/filename"].decode()
-        return Record(int(stored["image/id"]), file_name, image, self._objects(stored))
 
     def _decode(self, data: bytes, image_hw: ImageHW) -> np.ndarray:
         """Returns the pixels [H, W, 3] of an image of this size. Raises ImageError."""

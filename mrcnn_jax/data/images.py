@@ -49,6 +49,7 @@ class ImageHeader:
     stored_hw: ImageHW
     orientation: int  # EXIF, 1..8; 1 is upright
     num_frames: int  # pages of a TIFF, frames of an animation
+    is_deep: bool = False  # more than 8 bits a channel
 
     @property
     def image_hw(self) -> ImageHW:
@@ -194,7 +195,8 @@ def _open(data: bytes) -> tuple[ImageHeader, Any]:
         orientation = 1
     image_hw = (height, width)
     stored_hw = upright_hw(image_hw, orientation) if image.format == "TIFF" else image_hw  # a TIFF's size is upright
-    return ImageHeader(image.format or "", stored_hw, orientation, num_frames), image
+    is_deep = _is_wide(image) or _is_deep(data, image)
+    return ImageHeader(image.format or "", stored_hw, orientation, num_frames, is_deep), image
 
 
 def _decode(data: bytes, image: Any, header: ImageHeader) -> np.ndarray:
@@ -204,7 +206,7 @@ def _decode(data: bytes, image: Any, header: ImageHeader) -> np.ndarray:
     buffer = np.frombuffer(data, np.uint8)
     if header.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):  # the same pixels as Pillow's in less time
         return _checked(cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION))
-    if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
+    if _is_wide(image):
         image.load()
         return np.asarray(image)
     if _is_deep(data, image):
@@ -220,6 +222,11 @@ def _checked(values: np.ndarray | None) -> np.ndarray:
     if values is None:
         raise ImageError("image cannot be decoded")
     return np.asarray(values)
+
+
+def _is_wide(image: Any) -> bool:
+    """Returns whether Pillow gives the values of an image of one channel with more than 8 bits."""
+    return image.mode in _WIDE_MODES or image.mode.startswith("I;16")
 
 
 def _is_deep(data: bytes, image: Any) -> bool:

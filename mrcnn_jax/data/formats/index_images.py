@@ -11,7 +11,7 @@ _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
 def read_index_image(data: bytes) -> np.ndarray:
-    """Returns the numbers [H, W], int64: of an indexed image the indices, of colours red + 256 green + 65536 blue.
+    """Returns the numbers [H, W], integers: of an indexed image the indices, of colours red + 256 green + 65536 blue.
 
     Raises FileFault if the image cannot be decoded, or has no exact values.
     """
@@ -38,18 +38,8 @@ def read_index_image(data: bytes) -> np.ndarray:
         return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
     if values.ndim != 2:
         raise FileFault("mask cannot be decoded")
-    if np.issubdtype(values.dtype, np.floating) and not np.array_equal(values, np.round(values)):
+    if np.issubdtype(values.dtype, np.integer):
+        return values
+    if not np.array_equal(values, np.round(values)):  # of booleans, too
         raise FileFault("mask has values that are not integers")
     return values.astype(np.int64)
-
-
-def read_palette(data: bytes) -> list[tuple[int, int, int]]:
-    """Returns the colours of an indexed image by index; [] if it is none."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            flat = (image.getpalette() or []) if image.mode == "P" else []
-    except Exception:
-        return []
-    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=False))

@@ -26,10 +26,10 @@ _EXACT = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 def recognise(files: DatasetFiles) -> str:
     """Returns why the files are instance masks, or nothing."""
-    for mask, image in _pair(files)[0].items():
-        return f"{mask} has the name of {image}"
     for image, masks in _objects(files)[0].items():
         return f"beside the folder of {image} lies one with {len(masks)} masks"
+    for mask, image in _pair(files)[0].items():
+        return f"{mask} has the name of {image}"
     return ""
 
 
@@ -73,30 +73,27 @@ def _describe_class(options: FormatOptions) -> str:
 
 def _pair(files: DatasetFiles) -> tuple[dict[str, str], list[str]]:
     """Returns the image of each mask, and masks without an image."""
+    folders = {posixpath.dirname(name) for name in files.images}
+    of_masks = {folder for folder in folders if any(_FOLDER.fullmatch(part) for part in folder.split("/"))}
+    candidates: dict[str, list[str]] = defaultdict(list)
+    for name in files.images:
+        if posixpath.dirname(name) not in of_masks:
+            candidates[stem_of(name)].append(name)
     pairs: dict[str, str] = {}
     lone: list[str] = []
     for name in files.images:
-        folder, stem = posixpath.split(name)[0], stem_of(name)
-        is_mask = suffix_of(name) in _EXACT and (_ENDING.search(stem) or _is_mask_folder(folder))
-        if not is_mask:
+        stem, is_in_folder = stem_of(name), posixpath.dirname(name) in of_masks
+        if suffix_of(name) not in _EXACT or not (is_in_folder or _ENDING.search(stem)):
             continue
         stems = dict.fromkeys((stem, _ENDING.sub("", stem)))
-        others = [
-            other
-            for wanted in stems
-            for other in files.images_by_stem.get(wanted, ())
-            if other != name and not _is_mask_folder(posixpath.dirname(other))
-        ]
-        near = [other for other in others if _share(other, name) == max(_share(each, name) for each in others)]
+        others = [other for wanted in stems for other in candidates.get(wanted, ()) if other != name]
+        shares = [_share(other, name) for other in others]
+        near = [other for other, share in zip(others, shares, strict=True) if share == max(shares)]
         if len(near) == 1:
             pairs[name] = near[0]
-        elif _is_mask_folder(folder):
+        elif is_in_folder:
             lone.append(name)
     return pairs, lone
-
-
-def _is_mask_folder(folder: str) -> bool:
-    return any(_FOLDER.fullmatch(part) for part in folder.split("/"))
 
 
 def _share(first: str, second: str) -> tuple[int, bool]:

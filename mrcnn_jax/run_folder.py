@@ -12,6 +12,9 @@ from typing import Any
 
 from mrcnn_jax import command_names
 
+BEST_WEIGHTS = "best"
+"""Weights folder in a workdir with the best step, which a run writes at its end."""
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -73,7 +73,13 @@ ALLOWED = {
 }
 ALLOWED["cli"] = set(ALLOWED) - {"main", "__main__"}
 # The training loop, its evaluations and its weights join the upper layers.
-LOOP = {"training.loop", "training.validation", "training.kept_weights", "training.data_checks"}
+LOOP = {
+    "training.loop",
+    "training.validation",
+    "training.kept_weights",
+    "training.weights_loss",
+    "training.data_checks",
+}
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "inference", "evaluation", "weights", "visualization"}
 
 CORE = (

@@ -13,6 +13,7 @@ from mrcnn_jax.config import DistributedConfig, TestConfig
 from mrcnn_jax.distributed import is_primary, join_processes
 from mrcnn_jax.evaluation.weights_scores import evaluate_weights
 from mrcnn_jax.json_files import write_json
+from mrcnn_jax.training.weights_loss import evaluate_weights_loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Arguments:
     """JSON file for the detections as COCO results, which other tools can score; also for data without annotations."""
     cityscapes: bool = False
     """Also score masks with Cityscapes' metric."""
+    loss: bool = False
+    """Also compute every loss term, as --train.validation-loss does."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """How the processes of an evaluation on several machines find each other."""
     test: TestConfig = field(default_factory=TestConfig)
@@ -43,14 +46,19 @@ def main() -> None:
     join_processes(arguments.distributed)
     if is_primary():
         note_source(arguments.weights)
+    data = f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data
     with show_progress("evaluated") as progress:
         evaluation = evaluate_weights(
             arguments.weights,
-            f"{arguments.data}:{arguments.split}" if arguments.split else arguments.data,
+            data,
             test_config=arguments.test,
             cityscapes=arguments.cityscapes,
             progress=progress,
         )
+    loss = None
+    if arguments.loss:
+        with show_progress("loss computed") as progress:
+            loss = evaluate_weights_loss(arguments.weights, data, test_config=arguments.test, progress=progress)
     if not is_primary():
         return
     print(evaluation.table)
@@ -58,7 +66,13 @@ def main() -> None:
         print(evaluation.note)
     if evaluation.metrics["skipped"]:
         print(f"Skipped images: {evaluation.metrics['skipped']}")
-    write_json(arguments.output, evaluation.metrics)
+    metrics = evaluation.metrics
+    if loss is not None:
+        print(loss.loss.describe())
+        if loss.note:
+            print(f"Note: {loss.note}")
+        metrics = metrics | {"loss": loss.loss.terms}
+    write_json(arguments.output, metrics)
     print(f"Wrote {arguments.output}")
     if arguments.results is not None:
         write_json(arguments.results, evaluation.results, indent=None)

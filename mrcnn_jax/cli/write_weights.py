@@ -10,6 +10,7 @@ from pathlib import Path
 from mrcnn_jax import command_names
 from mrcnn_jax.cli import command_line
 from mrcnn_jax.run_folder import check_source
+from mrcnn_jax.training.early_stopping import describe_score
 from mrcnn_jax.training.kept_weights import write_kept_weights
 
 
@@ -32,7 +33,9 @@ def main() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of errors that it also raises
     written = write_kept_weights(arguments.workdir, arguments.step, arguments.to)
     kind = "averaged weights" if written.is_averaged else "weights"
-    score = "" if written.score is None else f" (AP {written.score:.3f} in the run's evaluation)"
+    score = (
+        "" if written.score is None else f" ({describe_score(written.score, written.best_by)} in the run's evaluation)"
+    )
     print(f"Wrote the {kind} of step {written.step}{score} to {arguments.to}{', replacing it' * written.has_replaced}")
     if arguments.to.absolute() == (arguments.workdir / "weights").absolute() and (
         note := check_source(arguments.workdir)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from mrcnn_jax.config.backbones import Backbone
 from mrcnn_jax.config.checks import SIZE_DIVISOR, Canvas, require
+from mrcnn_jax.config.loss_settings import LossConfig
 from mrcnn_jax.config.model import ModelConfig
 from mrcnn_jax.config.process_settings import DistributedConfig
 from mrcnn_jax.config.run import DataConfig, TargetsConfig, TestConfig, TrainConfig
@@ -19,6 +20,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DistributedConfig",
+    "LossConfig",
     "ModelConfig",
     "TargetsConfig",
     "TestConfig",
@@ -43,3 +45,8 @@ class Config:
             f"targets.cascade_ious: expected an IoU for each of the {later_stages} box heads after the first, "
             f"got {self.targets.cascade_ious}.",
         )
+
+    @property
+    def loss(self) -> LossConfig:
+        """Settings of the validation loss."""
+        return LossConfig(self.targets, self.train.seed, self.data.max_objects, self.data.mask_size)

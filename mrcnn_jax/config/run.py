@@ -225,6 +225,14 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl."""
     eval_every: Annotated[int, AT_LEAST_0] = 5000
     """Steps between two evaluations on data.val; 0 evaluates only at the end."""
+    patience: Annotated[int, AT_LEAST_0] = 0
+    """Evaluations in a row without a better score after which a run stops early; 0 trains up to num_steps. Evaluations
+    before the first score above 0 do not count."""
+    best_by: Literal["auto", "mask_ap", "box_ap", "keypoint_ap", "loss"] = "auto"
+    """Score that decides which step is best: AP, or the validation loss, of which less is better. auto is mask AP or,
+    if the model or the data has no masks, box AP."""
+    validation_loss: bool = False
+    """Compute every loss term on data.val at each evaluation, without augmentation."""
     checkpoint_every: Annotated[int, AT_LEAST_1] = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: Annotated[int, AT_LEAST_1] = 2
@@ -236,6 +244,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields("train", self)
+        require(
+            self.patience == 0 or self.eval_every > 0,
+            "train.patience: it counts evaluations, so train.eval_every has to be above 0.",
+        )
+        require(
+            self.best_by != "loss" or self.validation_loss,
+            "train.best_by: the loss is computed only with train.validation_loss.",
+        )
         require(list(self.decay_steps) == sorted(self.decay_steps), "train.decay_steps: expected ascending steps.")
         require(
             self.schedule == "steps" or self.warmup_steps < self.num_steps,

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import jax
 import numpy as np
 
 from mrcnn_jax.categories import keypoint_names
@@ -18,7 +17,7 @@ from mrcnn_jax.data.data_findings import check_budget
 from mrcnn_jax.data.dataset import Dataset
 from mrcnn_jax.data.plan import Plan, augmentation_rng
 from mrcnn_jax.data.repeats import repeat_factors, repeat_records
-from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample
+from mrcnn_jax.data.samples import Sample, make_invalid_sample, make_sample, stack_samples
 from mrcnn_jax.data.transforms import find_keypoint_flip, fit_size
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.structures import Batch
@@ -89,13 +88,9 @@ class _Rows:
 def _stack(rows: list[_Row]) -> tuple[Batch, int]:
     """Returns the batch, and the number of objects for which it has no slots."""
     samples = [row.sample for row in rows]
-    image_hw = np.array([sample.image_hw for sample in samples], np.int32)
-    batch = Batch(
-        images=np.stack([sample.image for sample in samples]),
-        image_hw=image_hw,
-        ground_truth=jax.tree.map(lambda *leaves: np.stack(leaves), *[sample.ground_truth for sample in samples]),
-        valid=image_hw[:, 0] > 0,
-        image_id=np.array([row.image_id for row in rows], np.int32),
+    batch = stack_samples(
+        samples,
+        image_ids=np.array([row.image_id for row in rows], np.int32),
         sample_index=np.array([row.sample_index for row in rows], np.int32),
     )
     return batch, sum(sample.num_dropped for sample in samples)

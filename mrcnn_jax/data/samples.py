@@ -3,11 +3,13 @@
 Shapes: H, W canvas; G ground-truth slots; M bitmap side; K keypoints.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
-from mrcnn_jax.config import Canvas, DataConfig
+from mrcnn_jax.config import Canvas, DataConfig, TestConfig
 from mrcnn_jax.data.annotations import clip_bbox
 from mrcnn_jax.data.bitmaps import make_bitmap
 from mrcnn_jax.data.crop import CropWindow, crop_image, crop_objects, draw_window, move_boxes, move_keypoints
@@ -23,7 +25,7 @@ from mrcnn_jax.data.transforms import (
     resize_keypoints,
     scale_size,
 )
-from mrcnn_jax.structures import GroundTruth
+from mrcnn_jax.structures import Batch, GroundTruth
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,40 @@ def make_sample(
     kept = choose_objects(objects, data_config.max_objects)
     ground_truth = _make_ground_truth(kept, old_hw, new_hw, window, is_flipped, data_config, keypoint_flip)
     return Sample(pad_to_canvas(image, canvas), window.hw, ground_truth, len(objects) - len(kept))
+
+
+def make_plain_sample(
+    record: Record, canvas: Canvas, test_config: TestConfig, data_config: DataConfig, num_keypoints: int = 0
+) -> Sample:
+    """Returns the record without augmentation: the image as at test time, and its objects without crowds.
+
+    `data_config` provides the slots and the size of the bitmaps. The image is float32 if `test_config.resize` is.
+    """
+    old_hw = (record.image.shape[0], record.image.shape[1])
+    sides = test_config.short_side, test_config.max_side
+    new_hw, _ = fit_size(old_hw, *sides, (canvas,), test_config.size_rounding)
+    image = resize_image(record.image, new_hw, test_config.resize)
+    padded = np.zeros((*canvas, 3), image.dtype)
+    padded[: new_hw[0], : new_hw[1]] = image
+    objects = [item for item in record.objects if not item.is_crowd]
+    kept = choose_objects(objects, data_config.max_objects)
+    whole = CropWindow(0, 0, new_hw)
+    unflipped = tuple(range(num_keypoints))
+    ground_truth = _make_ground_truth(kept, old_hw, new_hw, whole, False, data_config, unflipped)
+    return Sample(padded, new_hw, ground_truth, len(objects) - len(kept))
+
+
+def stack_samples(samples: Sequence[Sample], *, image_ids: np.ndarray, sample_index: np.ndarray) -> Batch:
+    """Returns the batch of samples on the same canvas, with ids int32 [B]; those that could not be read are invalid."""
+    image_hw = np.array([sample.image_hw for sample in samples], np.int32)
+    return Batch(
+        images=np.stack([sample.image for sample in samples]),
+        image_hw=image_hw,
+        ground_truth=jax.tree.map(lambda *leaves: np.stack(leaves), *[sample.ground_truth for sample in samples]),
+        valid=image_hw[:, 0] > 0,
+        image_id=image_ids,
+        sample_index=sample_index,
+    )
 
 
 def make_invalid_sample(canvas: Canvas, data_config: DataConfig, num_keypoints: int = 0) -> Sample:

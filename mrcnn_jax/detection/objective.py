@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from mrcnn_jax.config import ModelConfig, TargetsConfig
 from mrcnn_jax.detection.box_losses import roi_losses
@@ -20,7 +20,7 @@ from mrcnn_jax.detection.cascade import cascade_losses
 from mrcnn_jax.detection.image_anchors import make_anchors
 from mrcnn_jax.detection.pooling import pool_rois
 from mrcnn_jax.detection.proposals import propose
-from mrcnn_jax.detection.roi_targets import sample_rois
+from mrcnn_jax.detection.roi_targets import count_foreground, sample_rois
 from mrcnn_jax.detection.rpn_targets import sample_anchors
 from mrcnn_jax.ops.anchors import take_deltas, take_unique
 from mrcnn_jax.ops.keypoints import encode_keypoints
@@ -50,13 +50,36 @@ def compute_objective(
     targets_config: TargetsConfig,
 ) -> Objective:
     """Returns the losses of all valid images. The function is pure and differentiable in `params`."""
-    model_config = model.config
     variables = {"params": params, **model_state}
-    image_hw = jnp.where(batch.valid[:, None], batch.image_hw, 0)
+    features, model_state = extract_features(variables, model_state, batch, model=model)
+    losses, counts = image_losses(variables, features, batch, key, model=model, targets_config=targets_config)
+    return sum_over_images(losses, counts, batch.valid, model_state)
+
+
+def evaluate_losses(
+    variables: Tree, batch: Batch, key: Key[Array, ""], *, model: nn.Module, targets_config: TargetsConfig
+) -> dict[str, Float[Array, "b"]]:
+    """Returns each loss term of each image and their "total", 0 if invalid; sync_bn uses its running statistics."""
+    features = model.apply(variables, batch.images, valid_sizes(batch), method=model.extract_features)
+    losses, _ = image_losses(variables, features, batch, key, model=model, targets_config=targets_config)
+    losses = {name: jnp.where(batch.valid, loss, 0.0) for name, loss in losses.items()}
+    return losses | {"total": sum(losses.values(), jnp.zeros(batch.valid.shape))}
+
+
+def image_losses(
+    variables: Tree,
+    features: tuple[Array, ...],
+    batch: Batch,
+    key: Key[Array, ""],
+    *,
+    model: nn.Module,
+    targets_config: TargetsConfig,
+) -> tuple[dict[str, Float[Array, "b"]], dict[str, Float[Array, "b"]]]:
+    """Returns each loss term of each image, from the features of the batch, and counts to monitor."""
+    model_config = model.config
+    image_hw = valid_sizes(batch)
     ground_truth = hide_invalid(batch.ground_truth, batch.valid)
     rpn_keys, roi_keys = sampling_keys(key, batch.sample_index)
-
-    features, model_state = extract_features(variables, model_state, batch.images, image_hw, model=model)
     logits, deltas = model.apply(variables, features, image_hw, method=model.score_anchors)
 
     def choose_samples(
@@ -99,7 +122,12 @@ def compute_objective(
         losses |= mask_head_loss(variables, roi_features["mask"], foreground, ground_truth, model=model)
     if model_config.num_keypoints:
         losses |= keypoint_head_loss(variables, roi_features["keypoint"], foreground, ground_truth, model=model)
-    return sum_over_images(losses, roi_targets, batch.valid, model_state)
+    return losses, count_foreground(roi_targets, ground_truth)
+
+
+def valid_sizes(batch: Batch) -> Int[Array, "b 2"]:
+    """Returns the sizes of the images on the canvas, 0 for invalid images."""
+    return jnp.where(batch.valid[:, None], batch.image_hw, 0)
 
 
 def hide_invalid(ground_truth: GroundTruth, image_valid: Array) -> GroundTruth:
@@ -122,14 +150,13 @@ def sampling_keys(key: Key[Array, ""], sample_index: Array) -> tuple[Array, Arra
 
 
 def extract_features(
-    variables: Tree, model_state: Tree, images: Array, image_hw: Array, *, model: nn.Module
+    variables: Tree, model_state: Tree, batch: Batch, *, model: nn.Module
 ) -> tuple[tuple[Array, ...], Tree]:
     """Returns the features in training mode and the model state with updated batch statistics, if the norm has any."""
+    inputs = variables, batch.images, valid_sizes(batch)
     if "batch_stats" not in model_state:
-        return model.apply(variables, images, image_hw, method=model.extract_features), model_state
-    pyramid, updates = model.apply(
-        variables, images, image_hw, train=True, method=model.extract_features, mutable=["batch_stats"]
-    )
+        return model.apply(*inputs, method=model.extract_features), model_state
+    pyramid, updates = model.apply(*inputs, train=True, method=model.extract_features, mutable=["batch_stats"])
     return pyramid, {**model_state, **updates}
 
 
@@ -257,11 +284,10 @@ def keypoint_head_loss(
 
 
 def sum_over_images(
-    losses: dict[str, Float[Array, "b"]], roi_targets: RoiTargets, valid: Array, model_state: Tree
+    losses: dict[str, Float[Array, "b"]], counts: dict[str, Float[Array, "b"]], valid: Array, model_state: Tree
 ) -> Objective:
-    """Returns each loss term and their total, summed over the valid images."""
+    """Returns each loss term, their total and the counts, summed over the valid images."""
     sums = {f"loss/{name}": jnp.sum(jnp.where(valid, loss, 0.0)) for name, loss in losses.items()}
     total = sum(sums.values(), jnp.float32(0.0))
-    foreground_rois = jnp.sum(jnp.where(valid[:, None], roi_targets.labels > 0, False), axis=1).astype(jnp.float32)
-    sums |= {"loss/total": total, "foreground_rois": jnp.sum(foreground_rois)}
+    sums |= {"loss/total": total, **{name: jnp.sum(jnp.where(valid, each, 0.0)) for name, each in counts.items()}}
     return Objective(total, sums, jnp.sum(valid).astype(jnp.float32), model_state)

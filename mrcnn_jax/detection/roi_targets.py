@@ -94,3 +94,12 @@ def _make_targets(
         valid=valid,
     )
     return jax.lax.stop_gradient(roi_targets)
+
+
+def count_foreground(roi_targets: RoiTargets, ground_truth: GroundTruth) -> dict[str, Float[Array, "b"]]:
+    """Returns the foreground RoIs of each image of a batch, and those of them that are not an object's own box."""
+    is_foreground = roi_targets.labels > 0
+    own_boxes = jnp.take_along_axis(ground_truth.boxes, roi_targets.matched_gt[..., None], axis=1)
+    is_proposal = is_foreground & jnp.any(roi_targets.rois != own_boxes, axis=2)
+    counts = {"foreground_rois": is_foreground, "foreground_proposals": is_proposal}
+    return {name: jnp.sum(each, axis=1).astype(jnp.float32) for name, each in counts.items()}

@@ -22,9 +22,17 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_for_all
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
-from mrcnn_jax.json_files import digest_json
 from mrcnn_jax.named_leaves import PyTree, find_not_finite, host_copies, record_leaves
-from mrcnn_jax.training.checkpoint_reader import EvaluationRecord, Refused, make_handlers, read_description, read_state
+from mrcnn_jax.training.checkpoint_reader import (
+    EvaluationRecord,
+    Refused,
+    describe_step,
+    make_handlers,
+    read_description,
+    read_state,
+    replace_description,
+)
+from mrcnn_jax.training.early_stopping import NO_SCORES, ScoreHistory
 from mrcnn_jax.training.settings import Settings, check_settings
 
 logger = logging.getLogger(__name__)
@@ -40,6 +48,8 @@ class Restored:
     evaluated: EvaluationRecord | None
     settings: Settings
     """Settings of the run that saved the checkpoint."""
+    history: ScoreHistory
+    """Scores of all evaluations up to this step."""
 
 
 class _LatestAndBest:
@@ -77,7 +87,14 @@ class Checkpoints:
         with self._storage_errors("opened"):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=make_handlers())
 
-    def save(self, step: int, state: PyTree, settings: Settings, evaluated: EvaluationRecord | None) -> None:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        settings: Settings,
+        evaluated: EvaluationRecord | None,
+        history: ScoreHistory = NO_SCORES,
+    ) -> None:
         """Starts saving `state`, which is on disk once `wait` has returned. Every process has to hold all leaves whole.
 
         Raises NumericalError if a leaf is not finite, and StorageError if this save or the previous one failed.
@@ -89,13 +106,7 @@ class Checkpoints:
                 "--train.learning-rate."
             )
         self._state_bytes = sum(leaf.nbytes for leaf in leaves.values())
-        description: dict[str, Any] = {
-            "step": step,
-            "settings": dict(settings),
-            "evaluated": None if evaluated is None else vars(evaluated),
-            "leaves": record_leaves(leaves),
-        }
-        description["sha256"] = digest_json(description)
+        description = describe_step(step, settings, evaluated, record_leaves(leaves), history)
         self._remember_score(step, evaluated)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),
@@ -103,6 +114,22 @@ class Checkpoints:
         )
         with self._storage_errors("saved"):
             self._manager.save(step, args=items, force=True)
+
+    def record_evaluation(self, evaluated: EvaluationRecord, history: ScoreHistory) -> None:
+        """Adds the evaluation of a step that was saved without it, because the run was stopped meanwhile.
+
+        The description is replaced at once, so that an interruption leaves the old one or the new one.
+        """
+        self.wait()
+        with shared_errors(), self._storage_errors("saved"):
+            try:
+                saved = read_description(self._manager, evaluated.step)  # by all processes: Orbax waits for each
+            except Refused as error:
+                raise StorageError(f"Checkpoint step {evaluated.step} changed since it was read: {error}.") from error
+            if is_primary():
+                content = describe_step(saved.step, saved.settings, evaluated, saved.leaves, history)
+                replace_description(self.directory, saved.step, content)
+        self._remember_score(evaluated.step, evaluated)
 
     def wait(self) -> None:
         """Waits until everything passed to `save` is on disk; StorageError if it could not be written."""
@@ -136,6 +163,17 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
+    def read(self, step: int, target: PyTree) -> PyTree:
+        """Returns the verified state of a saved step with NumPy leaves; `target` is as in `restore`.
+
+        Raises DataError if the step is damaged.
+        """
+        with shared_errors():
+            try:
+                return read_state(self._manager, read_description(self._manager, step), target)
+            except Refused as error:
+                raise DataError(f"Checkpoint step {step} in {self.directory} is damaged ({error}).") from error
+
     def steps(self) -> list[int]:
         """Returns the saved steps, valid or not."""
         return sorted(self._manager.all_steps())
@@ -150,7 +188,7 @@ class Checkpoints:
                 if restored is None:
                     check_settings(description.settings, settings, f"{self.directory}/{step}")
                     state = read_state(self._manager, description, target)
-                    restored = Restored(step, state, description.evaluated, description.settings)
+                    restored = Restored(step, state, description.evaluated, description.settings, description.history)
                 self._remember_score(step, description.evaluated)
             except Refused as error:
                 refused[step] = str(error)

@@ -1,5 +1,6 @@
 """Reading one step of a run's checkpoints: its description and its state, which are verified before they are used."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mrcnn_jax.json_files import digest_json
+from mrcnn_jax.json_files import digest_json, replace_file
 from mrcnn_jax.named_leaves import (
     PyTree,
     describe_differences,
@@ -18,7 +19,11 @@ from mrcnn_jax.named_leaves import (
     replace_leaves,
     silence_abandoned_reads,
 )
+from mrcnn_jax.training.early_stopping import ScoreHistory
 from mrcnn_jax.training.settings import Settings
+
+DESCRIPTION_FILE = "metadata"
+"""File in the folder `description` of a step."""
 
 
 class Refused(Exception):
@@ -45,6 +50,8 @@ class StepDescription:
     evaluated: EvaluationRecord | None
     leaves: Mapping[str, Any]
     """Record of each leaf of the state (`mrcnn_jax.named_leaves`)."""
+    history: ScoreHistory
+    """Scores of all evaluations up to this step."""
 
     @property
     def score(self) -> float | None:
@@ -54,7 +61,7 @@ class StepDescription:
 
 def make_handlers() -> dict[str, ocp.CheckpointHandler]:
     """Returns Orbax's handlers of the two items in a step."""
-    return {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler()}
+    return {"state": ocp.StandardCheckpointHandler(), "description": ocp.JsonCheckpointHandler(DESCRIPTION_FILE)}
 
 
 def open_to_read(directory: Path) -> ocp.CheckpointManager:
@@ -74,7 +81,35 @@ def read_description(manager: ocp.CheckpointManager, step: int) -> StepDescripti
     if content["step"] != step:
         raise Refused(f"its description is that of step {content['step']}")
     evaluated = None if content["evaluated"] is None else EvaluationRecord(**content["evaluated"])
-    return StepDescription(step, content["settings"], evaluated, content["leaves"])
+    if "history" in content:
+        history = ScoreHistory.from_json(content["history"])
+    else:  # of an earlier version
+        history = ScoreHistory() if evaluated is None else ScoreHistory().add(evaluated.step, evaluated.score)
+    return StepDescription(step, content["settings"], evaluated, content["leaves"], history)
+
+
+def describe_step(
+    step: int,
+    settings: Settings,
+    evaluated: EvaluationRecord | None,
+    leaves: Mapping[str, Any],
+    history: ScoreHistory,
+) -> dict[str, Any]:
+    """Returns the description of a step as JSON values, with its checksum: the inverse of `read_description`."""
+    content: dict[str, Any] = {
+        "step": step,
+        "settings": dict(settings),
+        "evaluated": None if evaluated is None else vars(evaluated),
+        "leaves": leaves,
+        "history": [list(entry) for entry in history.entries],
+    }
+    content = json.loads(json.dumps(content))  # tuples become lists, as after reading back
+    return content | {"sha256": digest_json(content)}
+
+
+def replace_description(directory: Path, step: int, content: Mapping[str, Any]) -> None:
+    """Replaces the description of a complete step, at once. Raises OSError."""
+    replace_file(directory / str(step) / "description" / DESCRIPTION_FILE, json.dumps(content).encode())
 
 
 def read_state(manager: ocp.CheckpointManager, description: StepDescription, target: PyTree) -> PyTree:

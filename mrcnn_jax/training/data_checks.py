@@ -25,6 +25,7 @@ def check_data(config: Config, train_data: Dataset, val_data: Dataset | None) ->
 
     Raises DataError or ConfigError if there is nothing to learn, or if training and validation data do not fit.
     """
+    check_score(config, val_data)
     lines = check_objects(config, train_data)
     lines += check_masks(config, train_data, val_data)
     if val_data is not None:
@@ -38,6 +39,25 @@ def check_data(config: Config, train_data: Dataset, val_data: Dataset | None) ->
     if config.test.depth == AUTO_DEPTH:
         config = dataclasses.replace(config, test=dataclasses.replace(config.test, depth=train_data.depth))
     return config, lines
+
+
+def check_score(config: Config, val_data: Dataset | None) -> None:
+    """Raises ConfigError if the validation data or the model cannot provide what the options of `train` ask for."""
+    train, val = config.train, config.data.val
+    asked = {
+        "--train.patience": train.patience > 0,
+        "--train.validation-loss": train.validation_loss,
+        f"--train.best-by {train.best_by}": train.best_by != "auto",
+    }
+    for option in (option for option, is_set in asked.items() if is_set):
+        if val_data is None:
+            raise ConfigError(f"{option} needs validation data. Pass a prepared folder: --data.val DIR.")
+        if val_data.num_objects is not None and val_data.num_objects.sum() == 0:
+            raise ConfigError(f"{option} needs objects in the validation data, but {val} has none.")
+    if train.best_by == "mask_ap" and (not config.model.masks or (val_data is not None and val_data.has_no_masks)):
+        raise ConfigError(f"--train.best-by mask_ap: the model or {val} has no masks. Use box_ap.")
+    if train.best_by == "keypoint_ap" and not config.model.num_keypoints:
+        raise ConfigError("--train.best-by keypoint_ap: the model has no keypoint head. Set --model.num-keypoints.")
 
 
 def check_objects(config: Config, train_data: Dataset) -> list[str]:

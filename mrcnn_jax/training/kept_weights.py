@@ -31,7 +31,9 @@ class WrittenWeights:
     is_averaged: bool
     """Whether these are the averages of `train.ema_decay`."""
     score: float | None
-    """Mask AP, or box AP without masks, of this step in the run's own evaluation; None if it was not evaluated."""
+    """Score of this step in the run's own evaluation, of which more is better; None if it was not evaluated."""
+    best_by: str
+    """What the score is: `train.best_by` of the run."""
     has_replaced: bool
     """Whether another weights folder was there before."""
 
@@ -73,8 +75,9 @@ def write_kept_weights(workdir: str | Path, step: str, to: str | Path) -> Writte
             test_config=config.test,
             categories=find_categories(run, description.settings, config),
             step=number,
+            loss_config=config.loss,
         )
-    return WrittenWeights(number, config.train.ema_decay > 0, description.score, has_replaced)
+    return WrittenWeights(number, config.train.ema_decay > 0, description.score, config.train.best_by, has_replaced)
 
 
 def check_destination(to: Path) -> None:

@@ -4,6 +4,8 @@ workdir/config.json     settings of the run    workdir/metrics.jsonl   one objec
 workdir/checkpoints/    states to resume from  workdir/tensorboard/    the same metrics as events
 workdir/programs/       compiled programs, for a faster restart
 
+workdir/best/           weights of the best step
+
 `validation` writes further files. If there are several processes, process 0 writes.
 """
 
@@ -26,13 +28,15 @@ from mrcnn_jax.distributed import gather_bytes, is_primary, shared_errors, wait_
 from mrcnn_jax.errors import NumericalError, Preempted, StorageError
 from mrcnn_jax.json_files import write_json
 from mrcnn_jax.mesh import make_mesh, place, place_batch, replicated
-from mrcnn_jax.run_folder import describe_source
+from mrcnn_jax.run_folder import BEST_WEIGHTS, describe_source
 from mrcnn_jax.structures import Batch
 from mrcnn_jax.training import outcome
+from mrcnn_jax.training.advice import Advice
 from mrcnn_jax.training.checkpoint import Checkpoints
 from mrcnn_jax.training.checkpoint_reader import EvaluationRecord
 from mrcnn_jax.training.data_checks import check_data, open_data
-from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, read_losses
+from mrcnn_jax.training.early_stopping import NO_SCORES, ScoreHistory
+from mrcnn_jax.training.metrics_log import VALIDATION_LOSS, MetricsLog, ProgressLine, read_losses
 from mrcnn_jax.training.monitor import StepMonitor
 from mrcnn_jax.training.optimizer import learning_rate
 from mrcnn_jax.training.preemption import StopRequest
@@ -95,17 +99,20 @@ class TrainingRun:
     checkpoints: Checkpoints
     stop: StopRequest
     dropped_objects: int = 0
+    history: ScoreHistory = NO_SCORES
+    """Scores of the evaluations so far."""
 
     def __post_init__(self) -> None:
         self.program = make_training_program(self.config, self.mesh)
         self.gather = jax.jit(lambda state: state, out_shardings=replicated(self.mesh))
         self.line = ProgressLine(self.config.train.num_steps, is_silent=not is_primary())
+        self.advice = Advice(self.config, self.line.say)
         self.validation = Validation(
             self.config, self.workdir, self.val_data, self.train_data.categories, self.mesh, self.stop, self.line
         )
 
     def train(self) -> None:
-        """Trains, evaluates and saves until the last step or a stop request."""
+        """Trains, evaluates and saves until the last step, the end of the patience, or a stop request."""
         config = self.config.train
         state, step, evaluated = self.start_or_resume()
         start_step = saved_step = step
@@ -116,7 +123,9 @@ class TrainingRun:
             with shared_errors():
                 if is_primary():
                     write_json(self.workdir / "config.json", dataclasses.asdict(self.config))
-                    log = stack.enter_context(closing(MetricsLog(self.workdir, start_step=step)))
+                    is_evaluated = not self.validation.is_due(step, evaluated)
+                    log = MetricsLog(self.workdir, start_step=step, is_evaluated=is_evaluated)
+                    stack.enter_context(closing(log))
             line = stack.enter_context(self.line)
             monitor = StepMonitor(
                 log,
@@ -126,6 +135,7 @@ class TrainingRun:
                 batch_size=config.batch_size,
                 num_records=len(self.train_data),
                 learning_rate=lambda step: float(learning_rate(config, step)),
+                advice=self.advice,
                 start_step=step,
             )
             stack.enter_context(self.explained_failures(monitor))
@@ -135,17 +145,21 @@ class TrainingRun:
                     monitor.flush()
                     with monitor.watch.paused():
                         evaluated = self.validation.evaluate(self.whole(state), step)
-                is_last = step >= config.num_steps or self.stop.poll() is not None
+                        if evaluated is not None:
+                            self.keep_scores(evaluated, log, is_saved=step == saved_step)
+                is_finished = step >= config.num_steps or self.history.is_exhausted(config.patience)
+                is_last = is_finished or self.stop.poll() is not None
                 is_due = step % config.checkpoint_every == 0 or (evaluated is not None and evaluated.step == step)
                 if (is_last or is_due) and step != saved_step:
                     monitor.flush()
                     with monitor.watch.paused():
-                        self.checkpoints.save(step, self.whole(state), self.settings, evaluated)
+                        self.checkpoints.save(step, self.whole(state), self.settings, evaluated, self.history)
                     saved_step = step
                     monitor.mark_saved(step)
                 if is_last:
                     break
-                image_ids, batch = next(batches)
+                with monitor.watch.waiting():
+                    image_ids, batch = next(batches)
                 canvas = batch.images.shape
                 if canvas not in programs:
                     with monitor.watch.paused():
@@ -157,14 +171,22 @@ class TrainingRun:
                 self.check_left_out(monitor.num_left_out, step)
         self.checkpoints.wait()
         self.check_left_out(monitor.num_left_out, step)
-        if step < config.num_steps or self.validation.is_due(step, evaluated):
-            due = self.validation.is_due(step, evaluated)
+        due = self.validation.is_due(step, evaluated)
+        if not is_finished or due:
             raise Preempted(
                 outcome.describe_stop(
                     self.workdir, self.stop.received, step, num_steps=config.num_steps, is_evaluation_due=due
                 )
             )
         self.finish(step, monitor.num_left_out, start_step=start_step)
+
+    def keep_scores(self, evaluated: EvaluationRecord, log: MetricsLog | None, *, is_saved: bool) -> None:
+        """Adds an evaluation to the history, its validation loss to the log, and both to its step if that is saved."""
+        self.history = self.history.add(evaluated.step, evaluated.score)
+        if log is not None and (terms := evaluated.metrics.get("loss")):
+            log.write(evaluated.step, {f"{VALIDATION_LOSS}/{name}": value for name, value in terms.items()})
+        if is_saved:
+            self.checkpoints.record_evaluation(evaluated, self.history)
 
     @contextmanager
     def explained_failures(self, monitor: StepMonitor) -> Iterator[None]:
@@ -198,24 +220,9 @@ class TrainingRun:
         else:
             state, step, evaluated = restored.state, restored.step, restored.evaluated
             self.line.say(f"Continuing from step {step} in {self.checkpoints.directory}.")
-            evaluated = self.check_evaluation(step, evaluated)
+            self.history = restored.history
+            evaluated = self.validation.check_files(step, evaluated)
         return place(state, self.program.state_shardings), step, evaluated
-
-    def check_evaluation(self, step: int, evaluated: EvaluationRecord | None) -> EvaluationRecord | None:
-        """Returns the last evaluation of a resumed run; None if its files are gone or of another step.
-
-        Without a record, an evaluation of this step that is due is done again, and writes the files again.
-        """
-        stale = self.validation.find_stale(None if evaluated is None else evaluated.step)
-        if not stale:
-            return evaluated
-        checkpoint = f"checkpoint step {step}"
-        last = f"{checkpoint} records no evaluation"
-        if evaluated is not None:
-            last = f"the last evaluation in {checkpoint} is of step {evaluated.step}"
-        when = f"Step {step} is evaluated now." if self.validation.is_due(step, None) else "The next one replaces this."
-        self.line.say(f"{' and '.join(stale)}, but {last}. {when}")
-        return None
 
     def whole(self, state: TrainState) -> TrainState:
         """Returns the state with every leaf whole on every device."""
@@ -237,6 +244,7 @@ class TrainingRun:
         ahead: deque[tuple[np.ndarray, Batch]] = deque()
         for batch in batches:
             self.dropped_objects = batches.dropped_objects
+            self.advice.check_bitmaps(batch.ground_truth)
             ahead.append((np.asarray(batch.image_id), place_batch(batch, self.mesh)))
             if len(ahead) > PREFETCH_DEPTH:
                 yield ahead.popleft()
@@ -255,11 +263,26 @@ class TrainingRun:
                 f"Left out: {num_left_out} images that could not be read, "
                 f"{num_dropped} objects beyond --data.max-objects {self.config.data.max_objects}."
             )
+        best = self.write_best()
         for line in outcome.describe_end(
             self.workdir,
             step,
             start_step=start_step,
-            num_steps=self.config.train.num_steps,
+            train_config=self.config.train,
+            best=best,
+            history=self.history,
             is_scored=self.val_data is not None,
         ):
             self.line.say(line)
+
+    def write_best(self) -> Path | None:
+        """Writes the weights of the best step if there is a choice; None if not, or if its checkpoint is not kept."""
+        best = self.history.best
+        if best is None or len(self.history.entries) == 1 or best.step not in self.checkpoints.steps():
+            return None
+        state = self.checkpoints.read(best.step, self.program.state_shapes)
+        folder = self.workdir / BEST_WEIGHTS
+        with shared_errors():
+            if is_primary():
+                self.validation.write_weights(folder, state, best.step)
+        return folder

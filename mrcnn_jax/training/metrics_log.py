@@ -17,6 +17,9 @@ from tensorboardX import SummaryWriter
 from mrcnn_jax.errors import StorageError
 from mrcnn_jax.json_files import replace_file
 
+VALIDATION_LOSS = "validation_loss"
+"""First part of the names of the terms of the validation loss."""
+
 MIN_LAP_SECONDS = 1.0
 """Shortest time over which a speed is measured."""
 
@@ -24,14 +27,18 @@ MIN_LAP_SECONDS = 1.0
 class MetricsLog:
     """Writes metrics.jsonl, with one JSON object per logged step, and the same numbers as TensorBoard events.
 
-    Opening it removes what an interrupted run wrote after `start_step`, so that every step occurs once.
+    Opening it removes what an interrupted run wrote after `start_step`, so that every step occurs once. The validation
+    loss of a step has a line of its own.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int) -> None:
-        """Opens the files; StorageError if they cannot be written."""
+    def __init__(self, workdir: Path, *, start_step: int, is_evaluated: bool = True) -> None:
+        """Opens the files; StorageError if they cannot be written.
+
+        Unless `is_evaluated`, the validation loss of `start_step` is removed, too, since it is computed again.
+        """
         self.path = workdir / "metrics.jsonl"
         try:
-            _keep_steps_until(self.path, start_step)
+            _keep_steps_until(self.path, start_step, is_evaluated=is_evaluated)
             self._file = self.path.open("a")
             # Event files cannot be truncated; purge_step makes TensorBoard hide earlier events of this and later steps.
             self._events = SummaryWriter(
@@ -60,11 +67,13 @@ class MetricsLog:
         self._events.close()
 
 
-def _keep_steps_until(path: Path, last_step: int) -> None:
+def _keep_steps_until(path: Path, last_step: int, *, is_evaluated: bool) -> None:
     """Removes the lines of later steps, and a last line that a killed process left incomplete."""
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
+    if not is_evaluated:
+        kept = [line for line in kept if _step_of(line) < last_step or f'"{VALIDATION_LOSS}/' not in line]
     replace_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 
@@ -92,7 +101,12 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start = self._lap_start = time.monotonic()
         self._lap_steps = 0
+        self._lap_waited = 0.0
         self.steps_per_second = 0.0
+        self.waiting_share = 0.0
+        """Share of the last lap that was spent waiting for data."""
+        self.measured_seconds = self.waited_seconds = 0.0
+        """Seconds of all laps but the first, in which data is read without a lead, and the part spent waiting."""
 
     @property
     def seconds(self) -> float:
@@ -106,6 +120,13 @@ class Stopwatch:
         yield
         self._lap_start += time.monotonic() - start
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside the context as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._lap_waited += time.monotonic() - start
+
     def count_step(self) -> None:
         """Counts a finished step."""
         self._lap_steps += 1
@@ -113,9 +134,14 @@ class Stopwatch:
     def lap(self) -> None:
         """Measures the speed since the last lap. A lap that is too short continues, since steps are read in bursts."""
         seconds = max(time.monotonic() - self._lap_start, 1e-3)
-        if seconds >= MIN_LAP_SECONDS or self.steps_per_second == 0.0:
+        is_first = self.steps_per_second == 0.0
+        if seconds >= MIN_LAP_SECONDS or is_first:
             self.steps_per_second = self._lap_steps / seconds
-            self._lap_start, self._lap_steps = time.monotonic(), 0
+            self.waiting_share = min(self._lap_waited / seconds, 1.0)
+            if not is_first:
+                self.measured_seconds += seconds
+                self.waited_seconds += self._lap_waited
+            self._lap_start, self._lap_steps, self._lap_waited = time.monotonic(), 0, 0.0
 
 
 class ProgressLine:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mrcnn_jax.errors import NumericalError
+from mrcnn_jax.training.advice import Advice
 from mrcnn_jax.training.metrics_log import MetricsLog, ProgressLine, Stopwatch
 from mrcnn_jax.training.outcome import EXPLODED_LOSS
 
@@ -36,9 +37,11 @@ class StepMonitor:
         batch_size: int,
         num_records: int,
         learning_rate: Callable[[int], float],
+        advice: Advice | None = None,
         start_step: int = 0,
     ) -> None:
         self.watch = Stopwatch()
+        self._advice = advice
         self.num_left_out = 0
         """Images on all devices that could not be read, in the steps whose metrics have been read."""
         self._log, self._line = log, line
@@ -75,6 +78,8 @@ class StepMonitor:
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         self.watch.count_step()
         self.num_left_out += self._batch_size - round(values["images"])
+        if self._advice is not None:
+            self._advice.check_step(step, values)
         not_finite = [name for name, value in values.items() if not math.isfinite(value)]
         if not_finite or step % self._log_every == 0 or step == self._num_steps:
             self._report(step, values)
@@ -109,7 +114,10 @@ class StepMonitor:
             "images_per_second": speed * self._batch_size,
             "epoch": step * self._batch_size / self._num_records,
             "seconds": self.watch.seconds,
+            "waiting_share": self.watch.waiting_share,
         }
+        if self._advice is not None:
+            self._advice.check_waiting(self.watch.measured_seconds, self.watch.waited_seconds)
         if self._log is not None:
             self._log.write(step, values)
         self._line.show(step, values, seconds_left=(self._num_steps - step) / speed if speed else None)

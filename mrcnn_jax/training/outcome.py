@@ -5,15 +5,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mrcnn_jax import command_names
+from mrcnn_jax.config import TrainConfig
 from mrcnn_jax.run_folder import RunFolder, kept_steps, list_steps, read_run_folder
+from mrcnn_jax.training.early_stopping import NO_SCORES, ScoreHistory, describe_score
 
 EXPLODED_LOSS = 1e4
 """Loss from which a network cannot recover: its terms are means, and those of a new network add up to about ten."""
 
 
-def describe_end(workdir: Path, step: int, *, start_step: int, num_steps: int, is_scored: bool) -> list[str]:
-    """Returns the last lines of a run that has reached its last step; `is_scored` if there is validation data."""
-    run = read_run_folder(workdir)
+def describe_end(
+    workdir: Path,
+    step: int,
+    *,
+    start_step: int,
+    train_config: TrainConfig,
+    is_scored: bool,
+    history: ScoreHistory = NO_SCORES,
+    best: Path | None = None,
+) -> list[str]:
+    """Returns the last lines of a run that has reached its last step, or the end of its patience.
+
+    `is_scored` if there is validation data; `best` is the folder with the weights of the best step, if it was written.
+    """
+    run, num_steps = read_run_folder(workdir), train_config.num_steps
     lines = []
     if start_step > num_steps:
         lines.append(
@@ -23,6 +37,12 @@ def describe_end(workdir: Path, step: int, *, start_step: int, num_steps: int, i
         )
     elif start_step == num_steps:
         lines.append("Nothing was trained: the newest checkpoint is of the last step.")
+    elif step < num_steps and history.best is not None:
+        lines.append(
+            f"Stopped early at step {step} of {num_steps}{' before' if start_step == step else ''}: the last "
+            f"{history.num_worse} evaluations were not better than that of step {history.best.step}. To continue, "
+            "run the same command with a larger --train.patience, or 0 to train to the end."
+        )
     if stale := run.find_stale(step, is_scored=is_scored):
         lines.append(
             f"Trained to step {step}, but {' and '.join(stale)}. {run.describe_way_out()}".strip()
@@ -34,7 +54,13 @@ def describe_end(workdir: Path, step: int, *, start_step: int, num_steps: int, i
     if is_scored:
         pictures = f", pictures: {workdir}/pictures/" if (workdir / "pictures").is_dir() else ""
         lines.append(f"Scores: {workdir}/evaluation.json{pictures}")
-    lines.append(f"Next: {command_names.typed('predict')} --weights {workdir} --output {workdir}/predictions IMAGES")
+    if best is not None and history.best is not None:
+        lines.append(
+            f"Best: step {history.best.step}, {describe_score(history.best.score, train_config.best_by)} "
+            f"(the last: {describe_score(history.entries[-1].score, train_config.best_by)}). Weights: {best}"
+        )
+    weights, output = best or workdir, f"{workdir}/predictions"
+    lines.append(f"Next: {command_names.typed('predict')} --weights {weights} --output {output} IMAGES")
     return lines
 
 

@@ -35,9 +35,10 @@ FIXED = (
     "train.clip_norm",
     "train.accumulate_steps",
     "train.ema_decay",
+    "train.best_by",
 )
 """Settings, or beginnings of their names, that must not change when a run resumes: the network, its targets, the order
-and content of its batches, and the structure of the optimizer's state."""
+and content of its batches, the structure of the optimizer's state, and the meaning of the recorded scores."""
 
 
 def complete_config(config: Config, categories: Sequence[Category], *, num_devices: int) -> Config:

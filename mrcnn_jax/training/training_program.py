@@ -1,19 +1,25 @@
-"""The training program of a configuration: its state, and the step, which is jitted only here."""
+"""The programs that compute losses, which are jitted only here: the training step, and the loss without training."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
-from mrcnn_jax.config import Config
-from mrcnn_jax.mesh import batch_sharding, replicated
+from mrcnn_jax.config import Config, LossConfig, ModelConfig
+from mrcnn_jax.detection.objective import evaluate_losses
+from mrcnn_jax.mesh import DATA_AXIS, batch_sharding, replicated
 from mrcnn_jax.models.mask_rcnn import MaskRCNN
+from mrcnn_jax.structures import Batch
 from mrcnn_jax.training.optimizer import make_optimizer
 from mrcnn_jax.training.state import TrainState, create_train_state, state_sharding
 from mrcnn_jax.training.step import make_train_step
+
+VALIDATION_KEY = 0x76616C
+"""Number that is folded into the run's seed, so that the validation loss shares no random numbers with training."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +64,20 @@ def make_training_program(config: Config, mesh: Mesh) -> TrainingProgram:
         donate_argnums=0,
     )
     return TrainingProgram(model, optimizer, create_state, state_shapes, state_shardings, jitted)
+
+
+def make_loss_program(model_config: ModelConfig, loss_config: LossConfig, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted function that maps (variables, batch) to each loss term of each image and their "total".
+
+    Each is float32 [B], and the batch is split over the mesh. Anchors and RoIs are sampled by the seed and each image's
+    `sample_index` alone. With one image per device, no image's losses depend on another image or on its place.
+    """
+    model = MaskRCNN(model_config)
+
+    def per_device(variables: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(loss_config.seed), VALIDATION_KEY)
+        return evaluate_losses(variables, batch, key, model=model, targets_config=loss_config.targets)
+
+    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    sharded = jax.shard_map(per_device, mesh=mesh, in_specs=(whole, split), out_specs=split, check_vma=False)
+    return jax.jit(sharded, in_shardings=(replicated(mesh), batch_sharding(mesh)))

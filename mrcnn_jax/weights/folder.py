@@ -1,7 +1,7 @@
 """The weights folder: parameters and everything that is needed to use them, with checksums.
 
     weights/description.json    format version, model and test config, categories, one record per leaf, library versions
-                                and, if a run wrote the folder, its step
+                                and, if a run wrote the folder, its step and the settings of its loss
     weights/parameters/         the variables, an Orbax checkpoint
 
 The folder is written under a temporary name and then renamed, so an incomplete one never appears at its path.
@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mrcnn_jax.categories import Category
-from mrcnn_jax.config import ModelConfig, TestConfig
+from mrcnn_jax.config import LossConfig, ModelConfig, TargetsConfig, TestConfig
 from mrcnn_jax.config.checks import coerce
 from mrcnn_jax.config.renamed_fields import with_current_names
 from mrcnn_jax.errors import DataError, NumericalError, StorageError
@@ -42,7 +42,7 @@ from mrcnn_jax.run_folder import read_run_folder
 
 FORMAT_VERSION = 1
 Variables = Mapping[str, Any]
-ConfigSection = TypeVar("ConfigSection", ModelConfig, TestConfig, Category)
+ConfigSection = TypeVar("ConfigSection", ModelConfig, TestConfig, TargetsConfig, LossConfig, Category)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Weights:
     """Label k (1..C) of the model is categories[k - 1]."""
     step: int | None = None
     """Training step of the run that wrote them; None for imported weights and those of earlier versions."""
+    loss: LossConfig | None = None
+    """Settings of the run's loss; None like `step`."""
 
 
 class _Description(NamedTuple):
@@ -68,6 +70,7 @@ class _Description(NamedTuple):
     records: dict[str, Any]
     """Record of each leaf."""
     step: int | None
+    loss: LossConfig | None
 
 
 def save_weights(
@@ -78,10 +81,11 @@ def save_weights(
     test_config: TestConfig,
     categories: Sequence[Category],
     step: int | None = None,
+    loss_config: LossConfig | None = None,
 ) -> None:
     """Writes the folder, replacing an existing one. Raises StorageError if it cannot be written.
 
-    `step` is the training step of a run that the variables come from.
+    `step` is the training step of a run that the variables come from, and `loss_config` has the settings of its loss.
     """
     path = Path(path).absolute()
     leaves = host_copies(dict(variables))
@@ -95,6 +99,8 @@ def save_weights(
     }
     if step is not None:
         description["step"] = step
+    if loss_config is not None:
+        description["loss"] = asdict(loss_config)
     description["sha256"] = digest_json(description)
     new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     try:
@@ -125,7 +131,7 @@ def load_weights(path: str | Path) -> Weights:
     are not finite.
     """
     folder = find_weights(path)
-    model, test, categories, records, step = _read_description(folder)
+    model, test, categories, records, step, loss = _read_description(folder)
     expected = variable_shapes(MaskRCNN(model))
     problems = describe_differences(named_leaves(expected), records)
     if model.num_classes != len(categories):
@@ -141,7 +147,7 @@ def load_weights(path: str | Path) -> Weights:
             f"{folder}: {describe_not_finite(bad, leaves)}. The checksums match, so the weights were saved like this: "
             "use those of an earlier step."
         )
-    return Weights(jax.device_put(host), model, test, categories, step)
+    return Weights(jax.device_put(host), model, test, categories, step, loss)
 
 
 def describe_not_finite(names: Sequence[str], leaves: Mapping[str, np.ndarray]) -> str:
@@ -205,9 +211,14 @@ def _read_description(folder: Path) -> _Description:
         model = _config_from_json(ModelConfig, _section(settings, "model"))
         test = _config_from_json(TestConfig, _section(settings, "test"))
         categories = tuple(_config_from_json(Category, category) for category in description["categories"])
-        return _Description(model, test, categories, dict(description["leaves"]), description.get("step"))
+        loss = _read_loss(description["loss"]) if "loss" in description else None
+        return _Description(model, test, categories, dict(description["leaves"]), description.get("step"), loss)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: {error}. Write the weights again with this version.") from error
+
+
+def _read_loss(values: Mapping[str, Any]) -> LossConfig:
+    return _config_from_json(LossConfig, {**values, "targets": _config_from_json(TargetsConfig, values["targets"])})
 
 
 def _read_parameters(folder: Path, expected: Variables) -> Variables:

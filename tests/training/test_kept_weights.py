@@ -98,6 +98,7 @@ def test_every_kept_step_is_written_leaf_by_leaf(
     assert written.score == (SCORES[step] if step < 8 else None)
     weights = load_weights(tmp_path / "weights")
     assert (weights.step, weights.model, weights.test, weights.categories) == (step, config.model, TEST, CLASSES)
+    assert weights.loss == config.loss
     found, expected = named_leaves(dict(weights.variables)), expected_leaves(config, step)
     assert found.keys() == expected.keys()
     for name, leaf in expected.items():

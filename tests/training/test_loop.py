@@ -128,7 +128,7 @@ class World:
         predict_fn(np.zeros((NUM_DEVICES, 32, 32, 3), np.uint8), np.zeros((NUM_DEVICES, 2), np.int32))
         return SimpleNamespace(metrics={"segm": {"AP": next(self.scores)}}, table="TABLE", results=[])
 
-    def save_weights(self, path, variables, *, model_config, test_config, categories, step):
+    def save_weights(self, path, variables, *, model_config, test_config, categories, step, loss_config):
         assert model_config.num_classes == 2
         write_json(Path(path) / "description.json", {"step": step})
 

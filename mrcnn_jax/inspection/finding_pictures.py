@@ -46,12 +46,13 @@ def draw_example(split: InspectedSplit, example: Example, *, is_compared: bool) 
     picture = cv2.resize(np.ascontiguousarray(record.image[y0:y1, x0:x1]), (width, height), interpolation=way)
     if is_compared:
         return np.asarray(picture, np.uint8)
+    masks = _masks(chosen, image_hw, window, (height, width))
     return draw_detections(
         np.asarray(picture, np.uint8),
         (boxes - (x0, y0, x0, y0)) * scale,
         None,
         np.array([split.dataset.categories[item.label - 1].id for item in chosen], np.int64),
-        _masks(chosen, image_hw, window, (height, width)),
+        lambda index: (masks[index], (0, height, 0, width)),
         split.dataset.categories,
         keep_size=True,
     )

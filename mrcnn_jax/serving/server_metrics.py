@@ -12,7 +12,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the latency histogram's buckets."""
 
 
-class Histogram:
+class LatencyHistogram:
     """Counts of observed values by upper bound, their number and their sum."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -41,8 +41,8 @@ class ServerMetrics:
         self._lock = threading.Lock()
         self._statuses: Counter[int] = Counter()
         self._errors: Counter[str] = Counter()
-        self._seconds = Histogram(SECONDS)
-        self._batch_sizes = Histogram([2**k for k in range((batch_size - 1).bit_length() + 1)])
+        self._seconds = LatencyHistogram(SECONDS)
+        self._batch_sizes = LatencyHistogram([2**k for k in range((batch_size - 1).bit_length() + 1)])
         self._batch_seconds = 0.0
         self.last_batch_seconds = 0.0
 

@@ -25,7 +25,9 @@ def test_the_best_anchor_is_that_of_all_anchors(name: str) -> None:
     canvas, image_hw = (96, 160), (75, 141)
     corners = rng.uniform(0, 1, (200, 2, 2)) * (image_hw[1], image_hw[0])
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    boxes = np.concatenate([boxes, [[130, 63, 141, 75], [0, 69, 12, 75], [137, 71, 141, 75]]])  # beyond the last anchors
+    boxes = np.concatenate(
+        [boxes, [[130, 63, 141, 75], [0, 69, 12, 75], [137, 71, 141, 75]]]
+    )  # beyond the last anchors
     levels = make_anchors(canvas, jnp.array(image_hw), config)
     anchors = np.concatenate([np.asarray(level.boxes)[np.asarray(level.valid)] for level in levels])
     expected = np.asarray(compute_iou(jnp.asarray(anchors), jnp.asarray(boxes, jnp.float32))).max(axis=0)

@@ -257,7 +257,7 @@ def test_every_parameter_learns() -> None:
 
     gradients, sums = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     names = {"objectness", "rpn_box", "mask", *(f"{name}_{stage}" for name in ("class", "box") for stage in (1, 2, 3))}
-    assert sums.keys() == {"foreground_rois", "loss/total", *(f"loss/{name}" for name in names)}
+    assert sums.keys() == {"foreground_rois", "foreground_proposals", "loss/total", *(f"loss/{name}" for name in names)}
     total = sum(float(sums[f"loss/{name}"]) for name in names)
     assert np.isfinite(total) and float(sums["loss/total"]) == pytest.approx(total, rel=1e-5)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrcnn_jax.detection.roi_targets import sample_rois
-from mrcnn_jax.structures import GroundTruth, Proposals
+from mrcnn_jax.detection.roi_targets import count_foreground, sample_rois
+from mrcnn_jax.structures import GroundTruth, Proposals, RoiTargets
 from tests import oracles, tiny
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -137,3 +137,13 @@ def test_targets_carry_no_gradient():
         return targets.rois.sum() + targets.deltas.sum()
 
     assert not np.asarray(jax.jit(jax.grad(total))(jnp.asarray(boxes))).any()
+
+
+def test_foreground_is_counted_with_and_without_the_objects_own_boxes():
+    boxes = jnp.array([[[0.0, 0, 10, 10], [20, 20, 40, 40]]])
+    truth = GroundTruth(boxes, jnp.array([[1, 2]]), jnp.zeros((1, 2, 1, 1), jnp.uint8), jnp.ones((1, 2), bool))
+    rois = jnp.array([[[20.0, 20, 40, 40], [0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60]]])
+    labels, matched = jnp.array([[2, 1, 1, 0]]), jnp.array([[1, 0, 0, 0]])
+    targets = RoiTargets(rois, labels, jnp.zeros_like(rois), matched, jnp.ones((1, 4), bool))
+    counts = {name: each.tolist() for name, each in count_foreground(targets, truth).items()}
+    assert counts == {"foreground_rois": [3.0], "foreground_proposals": [1.0]}

@@ -23,7 +23,7 @@ MAY_BE_ZERO = {
     *("score_threshold", "nms_threshold", "mask_threshold", "min_detection_side", "keypoint_offset"),
     *("flip_probability", "copy_paste_probability", "repeat_threshold", "max_skip_fraction", "num_threads", "prefetch"),
     *("rate_batch_size", "momentum", "weight_decay", "warmup_steps", "warmup_factor", "decay_factor", "decay_steps"),
-    *("clip_norm", "ema_decay", "seed", "eval_every", "num_pictures"),
+    *("clip_norm", "ema_decay", "seed", "eval_every", "patience", "num_pictures"),
 }
 SHARES = {
     "targets": ("rpn_foreground_iou", "roi_foreground_iou", "rpn_nms_threshold", "roi_foreground_fraction"),

@@ -65,6 +65,7 @@ ALLOWED = {
         *BASE,
     },
     "evaluation": {"inference", "data", "weights", "mesh", "distributed", *BASE},
+    "recipe": {"data", *BASE},
     "visualization": BASE,
     "serving": {"inference", "data", "visualization", *BASE},
     "inspection": {"data", "ops", "visualization", "json_files", *BASE},

@@ -80,6 +80,7 @@ LOOP = {
     "training.kept_weights",
     "training.weights_loss",
     "training.data_checks",
+    "training.lost_objects",
 }
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "inference", "evaluation", "weights", "visualization"}
 

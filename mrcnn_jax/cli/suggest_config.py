@@ -11,7 +11,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,9 @@ def read_start(path: str) -> dict[str, Any]:
         return {}
     own = {"num_classes", "num_keypoints", "keypoint_flip"}
     model = read_model_config(path)
-    return {f"model.{each.name}": getattr(model, each.name) for each in dataclasses.fields(model) if each.name not in own}
+    return {
+        f"model.{each.name}": getattr(model, each.name) for each in dataclasses.fields(model) if each.name not in own
+    }
 
 
 def measured(source: RecipeInput, suggestion: Suggestion) -> tuple[RecipeInput, Suggestion]:
@@ -123,7 +125,10 @@ def measured(source: RecipeInput, suggestion: Suggestion) -> tuple[RecipeInput, 
         machine = measure_machine(source.machine, config, config.data.canvases[0])
         source = dataclasses.replace(source, machine=machine)
         again = suggest(source)
-        is_same = (again.body, again.config.data.short_sides) == (suggestion.body, config.data.short_sides)
+        is_same = (again.network_size, again.config.data.short_sides) == (
+            suggestion.network_size,
+            config.data.short_sides,
+        )
         suggestion = again
         if is_same:
             break
@@ -134,8 +139,14 @@ def write(arguments: Arguments, source: RecipeInput, suggestion: Suggestion, arg
     """Writes the preset, checks that it loads as suggested, and prints what it leads to."""
     data, machine, config = source.data, source.machine, suggestion.config
     name = config.data.train
-    title = f"A preset for {name}: {data.num_images} images, {data.num_objects} objects of {len(data.categories)} classes."
-    command = f"{command_names.typed('train')} {arguments.to} --workdir runs/{arguments.to.stem}"
+    title = (
+        f"A preset for {name}: {data.num_images} images, {data.num_objects} objects of {len(data.categories)} classes."
+    )
+    devices = (
+        f"JAX_NUM_CPU_DEVICES={machine.num_devices} " if machine.platform == "cpu" and machine.num_devices > 1 else ""
+    )
+    run = f"{shlex.quote(str(arguments.to))} --workdir {shlex.quote(f'runs/{arguments.to.stem}')}"
+    command = f"{devices}{command_names.typed('train')} {run}"
     made = f"Written by {command_names.current()} {shlex.join(argv)}"
     facts = describe(machine, source, suggestion)
     text = write_preset_text(suggestion.choices, title, [made, *facts, *suggestion.notes], command)
@@ -152,8 +163,8 @@ def describe(machine: Machine, source: RecipeInput, suggestion: Suggestion) -> l
     plan, config = suggestion.plan, suggestion.config
     total = plan.start_seconds + plan.evaluation_seconds + config.train.num_steps * plan.step_seconds
     lines = [
-        f"{suggestion.body.name} network, short side {max(config.data.short_sides)} px, {config.train.num_steps} steps of "
-        f"{config.train.batch_size} images: about {total / 60:.0f} minutes at {plan.step_seconds:.2f} s a step.",
+        f"A {suggestion.network_size.name} network, short side {max(config.data.short_sides)} px, {config.train.num_steps} "
+        f"steps of {config.train.batch_size} images: about {total / 60:.0f} minutes at {plan.step_seconds:.2f} s a step.",
         f"Speed: {machine.flops_per_second / 1e9:.1f} GFLOP/s (--gflops), {machine.evidence}, {machine.platform}.",
         f"Anchors: {suggestion.anchors.coverage:.1%} of the boxes have one of IoU 0.5 or more.",
     ]
@@ -161,6 +172,4 @@ def describe(machine: Machine, source: RecipeInput, suggestion: Suggestion) -> l
         lines.append(f"The boxes of {len(source.data.facts.image_hw)} of {source.data.num_images} images were read.")
     if machine.platform == "cpu" and machine.num_devices == 1 and machine.num_cores > 1:
         lines.append("JAX_NUM_CPU_DEVICES=2 before both commands makes better use of the cores.")
-    if machine.platform == "cpu" and machine.num_devices > 1:
-        lines.append(f"Set JAX_NUM_CPU_DEVICES={machine.num_devices} for training, too.")
     return lines

@@ -34,7 +34,11 @@ class BoxFacts:
 def read_box_facts(dataset: Dataset, max_images: int) -> BoxFacts:
     """Returns the facts of at most this many images, evenly spread over the split. Damaged records are skipped."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), max_images)).astype(np.int64))
-    sizes, boxes, labels, image_index, num_crowds = [], [], [], [], 0
+    sizes: list[tuple[int, int]] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    labels: list[int] = []
+    image_index: list[int] = []
+    num_crowds = 0
     for index in chosen:
         try:
             objects = dataset.objects(int(index))

@@ -1,5 +1,6 @@
 """Canvases that waste little: images sorted by aspect ratio are divided into groups, each with the smallest canvas."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,16 +60,17 @@ def _partition(forms: np.ndarray, counts: np.ndarray, num_groups: int) -> tuple[
     for first in range(num_forms):
         for end in range(first + 1, num_forms + 1):
             costs[first, end] = float(np.prod(forms[first:end].max(axis=0))) * counts[first:end].sum()
-    best = {0: (0.0, ())}  # end of the last group: cost, starts of the groups
-    table: dict[int, tuple[float, tuple[int, ...]]] = dict(best)
+    table: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}  # end of the last group: cost, starts of groups
     for _ in range(num_groups):
         table = {
-            end: min((cost + costs[first, end], (*starts, first)) for first, (cost, starts) in table.items() if first < end)
+            end: min(
+                (cost + costs[first, end], (*starts, first)) for first, (cost, starts) in table.items() if first < end
+            )
             for end in range(1, num_forms + 1)
             if any(first < end for first in table)
         }
     starts = (*table[num_forms][1], num_forms)
-    groups = [forms[a:b].max(axis=0) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    groups = [forms[a:b].max(axis=0) for a, b in itertools.pairwise(starts)]
     return tuple((int(h), int(w)) for h, w in groups)
 
 

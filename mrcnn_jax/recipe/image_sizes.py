@@ -45,13 +45,14 @@ def needed_short_side(facts: BoxFacts) -> int:
     return round_up(min(wanted, MOST_SHORT_SIDE, MOST_ENLARGEMENT * native))
 
 
-def choose_sizes(image_hw: np.ndarray, short_side: int, *, most_canvases: int) -> ImageSizes:
+def choose_sizes(image_hw: np.ndarray, short_side: int, *, most_canvases: int, max_side: int = 0) -> ImageSizes:
     """Returns the bound on long sides and the canvases that use the largest share of their pixels.
 
-    A bound below some long sides makes these images smaller, so that fewer or smaller canvases hold all images.
+    `max_side` sets the bound. A bound below some long sides makes these images smaller, so that fewer or smaller canvases hold all images.
     """
     long_sides = resized_sizes(image_hw, short_side, 10 * short_side).max(axis=1)
     bounds = {round_up(max(float(np.quantile(long_sides, share)), short_side)) for share in (0.5, 0.75, 0.9, 0.98)}
+    bounds = {max_side} if max_side else bounds
     found = [_sizes(image_hw, short_side, bound, most_canvases) for bound in sorted(bounds)]
     return max(found, key=lambda sizes: (round(sizes.used, 2), sizes.max_side))
 

@@ -7,7 +7,7 @@ from mrcnn_jax.config import Config
 from mrcnn_jax.data.box_facts import box_sides, scale_boxes
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.recipe.anchor_clusters import COVERED_IOU, Anchors, cluster_anchors, measure_anchors
-from mrcnn_jax.recipe.bodies import Body
+from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.choices import Choices
 from mrcnn_jax.recipe.recipe_input import DataSummary, RecipeInput
 
@@ -16,11 +16,13 @@ MOST_SLOTS = 500
 SMALL_BITMAP, LARGE_BITMAP = 56, 112
 
 
-def choose_network(choices: Choices, source: RecipeInput, body: Body, why: str) -> None:
+def choose_network(choices: Choices, source: RecipeInput, network_size: NetworkSize) -> None:
     """Chooses backbone, normalisation, heads, classes and keypoints."""
     data, is_pretrained = source.data, source.is_pretrained
-    choices.choose("model.backbone", body.backbone, why)
-    choices.choose("model.backbone_width", body.backbone_width, "Channels of the first stage, part of that choice.")
+    choices.choose("model.backbone", network_size.backbone, f"A {network_size.name} network.")
+    choices.choose(
+        "model.backbone_width", network_size.backbone_width, "Channels of the first stage, part of that choice."
+    )
     names = ", ".join(category.name for category in data.categories[:10])
     more = ", ..." if len(data.categories) > 10 else ""
     choices.choose("model.num_classes", len(data.categories), f"Classes of the training data: {names}{more}.")
@@ -33,20 +35,26 @@ def choose_network(choices: Choices, source: RecipeInput, body: Body, why: str) 
         )
         choices.choose("model.freeze_at", 0, "Random weights have to be trained from the first layer on.")
     choices.choose("model.head_norm", "group_norm", "The heads start from random weights.")
-    choices.choose("model.fpn_channels", body.fpn_channels, f"Widths of a {body.name} network; 256 in the paper.")
-    choices.choose("model.box_head_dim", body.box_head_dim, f"As above, for a {body.name} network; 1024 in the paper.")
+    choices.choose(
+        "model.fpn_channels", network_size.fpn_channels, f"Widths of a {network_size.name} network; 256 in the paper."
+    )
+    choices.choose(
+        "model.box_head_dim",
+        network_size.box_head_dim,
+        f"As above, for a {network_size.name} network; 1024 in the paper.",
+    )
     if choices.choose("model.masks", data.has_masks, _masks_reason(data)):
-        width, convs = body.mask_head
-        choices.choose("model.mask_head_dim", width, f"As above, for a {body.name} network; 256 in the paper.")
-        choices.choose("model.mask_head_convs", convs, f"As above, for a {body.name} network; 4 in the paper.")
-    _choose_keypoints(choices, data.categories, body)
+        width, convs = network_size.mask_head
+        choices.choose("model.mask_head_dim", width, f"As above, for a {network_size.name} network; 256 in the paper.")
+        choices.choose("model.mask_head_convs", convs, f"As above, for a {network_size.name} network; 4 in the paper.")
+    _choose_keypoints(choices, data.categories, network_size)
 
 
 def _masks_reason(data: DataSummary) -> str:
     return "Objects have masks." if data.has_masks else "No object has a mask, so there is nothing to train masks on."
 
 
-def _choose_keypoints(choices: Choices, categories: tuple[Category, ...], body: Body) -> None:
+def _choose_keypoints(choices: Choices, categories: tuple[Category, ...], network_size: NetworkSize) -> None:
     try:
         names = keypoint_names(categories)
     except ValueError as error:
@@ -58,9 +66,9 @@ def _choose_keypoints(choices: Choices, categories: tuple[Category, ...], body: 
         return
     if not choices.choose("model.num_keypoints", len(names), f"Keypoints of the training data: {', '.join(names)}."):
         return
-    width, convs = body.keypoint_head
-    choices.choose("model.keypoint_head_dim", width, f"For a {body.name} network; 512 in the paper.")
-    choices.choose("model.keypoint_head_convs", convs, f"For a {body.name} network; 8 in the paper.")
+    width, convs = network_size.keypoint_head
+    choices.choose("model.keypoint_head_dim", width, f"For a {network_size.name} network; 512 in the paper.")
+    choices.choose("model.keypoint_head_convs", convs, f"For a {network_size.name} network; 8 in the paper.")
     has_sides = len(names) < 2 or any("left" in name.lower() for name in names)
     if not has_sides and not choices.given.get("model.keypoint_flip"):
         choices.choose(
@@ -90,9 +98,9 @@ def choose_anchors(choices: Choices, source: RecipeInput, config: Config) -> Anc
     choices.choose(
         "model.anchor_sizes",
         anchors.sizes,
-        f"By k-means over {len(facts.boxes)} boxes at these sizes, at least two strides each: {anchors.coverage:.1%} of "
-        f"the boxes have an anchor of IoU {COVERED_IOU} or more, the mean IoU is {anchors.mean_iou:.2f}. The sides of "
-        f"objects are {low:.0f}, {middle:.0f} and {high:.0f} px (tenth, fiftieth and ninetieth percentile).",
+        f"By k-means over {len(facts.boxes)} boxes at these sizes, at least two strides each: {anchors.coverage:.1%} "
+        f"of the boxes have an anchor of IoU {COVERED_IOU} or more, the mean IoU is {anchors.mean_iou:.2f}. The sides "
+        f"of objects are {low:.0f}, {middle:.0f} and {high:.0f} px (tenth, fiftieth and ninetieth percentile).",
     )
     low, middle, high = np.quantile(heights, [0.1, 0.5, 0.9])
     choices.choose(

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from mrcnn_jax.config import Canvas, Config
-from mrcnn_jax.recipe.bodies import Body
+from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.choices import Choices
 from mrcnn_jax.recipe.recipe_input import RecipeInput
 from mrcnn_jax.recipe.step_cost import Machine, prediction_flops, step_flops
@@ -66,14 +66,16 @@ def plan_time(source: RecipeInput, config: Config, shares: dict[Canvas, float]) 
     return Plan(steps, step_seconds, start, evaluation, is_bounded)
 
 
-def choose_schedule(choices: Choices, source: RecipeInput, body: Body, plan: Plan) -> None:
+def choose_schedule(choices: Choices, source: RecipeInput, network_size: NetworkSize, plan: Plan) -> None:
     """Chooses steps, rates and when to save."""
     batch = choices.values["train.batch_size"]
     steps = choices.choose("train.num_steps", plan.num_steps, _steps_reason(source, plan, batch))
     choices.choose("train.optimizer", "adamw", "It learns from random weights in fewer steps than SGD.")
-    rate = float(f"{body.learning_rate * math.sqrt(batch / 2):.2g}")
+    rate = float(f"{network_size.learning_rate * math.sqrt(batch / 2):.2g}")
     choices.choose(
-        "train.learning_rate", rate, f"{body.learning_rate} for batches of 2 and this network, times sqrt(batch / 2)."
+        "train.learning_rate",
+        rate,
+        f"{network_size.learning_rate} for batches of 2 and this network, times sqrt(batch / 2).",
     )
     choices.choose("train.weight_decay", 0.05, "The usual value for AdamW, whose decay is multiplied by the rate.")
     choices.choose("train.schedule", "cosine", "No drops have to be placed, and the last step is the best one.")

@@ -12,7 +12,7 @@ from mrcnn_jax.data.box_facts import box_sides, scale_boxes
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.recipe import image_sizes
 from mrcnn_jax.recipe.anchor_clusters import Anchors
-from mrcnn_jax.recipe.bodies import Body, possible_bodies
+from mrcnn_jax.recipe.network_sizes import NETWORK_SIZES, NetworkSize, possible_sizes
 from mrcnn_jax.recipe.choices import Choices
 from mrcnn_jax.recipe.image_sizes import ImageSizes, choose_sizes, shares_of_canvases, smaller_short_sides
 from mrcnn_jax.recipe.network import choose_anchors, choose_network, choose_slots
@@ -27,6 +27,9 @@ CANVAS_SHARE = 0.06
 """Share of the time that the compilation for each canvas may take."""
 
 
+_LARGER = "The next larger one needs more than the time allows."
+
+
 @dataclass(frozen=True)
 class Suggestion:
     """The configuration, the reason of each value, and what it leads to."""
@@ -35,7 +38,7 @@ class Suggestion:
     choices: Choices
     plan: Plan
     anchors: Anchors
-    body: Body
+    network_size: NetworkSize
     notes: tuple[str, ...]
     """What the user should know: one line each."""
 
@@ -45,17 +48,17 @@ def suggest(source: RecipeInput) -> Suggestion:
     if not source.data.num_images or not len(source.data.facts.boxes):
         raise DataError("There is no object from which sizes could be derived. Prepare images with objects.")
     needed = image_sizes.needed_short_side(source.data.facts)
-    bodies = possible_bodies(is_pretrained=source.is_pretrained)
-    for body in reversed(bodies):
-        suggestion = _try(source, body, needed)
+    network_sizes = possible_sizes(is_pretrained=source.is_pretrained)
+    for network_size in reversed(network_sizes):
+        suggestion = _try(source, network_size, needed)
         if suggestion is not None:
             return _finish(source, *suggestion, needed)
     short_side = needed
     median = float(np.median(image_sizes.relative_sides(source.data.facts)))
-    while (suggestion := _try(source, bodies[0], short_side, least=1000)) is None:
+    while (suggestion := _try(source, network_sizes[0], short_side, least=1000)) is None:
         smaller = image_sizes.round_up(SMALLER * short_side)
         if smaller >= short_side or smaller * median < LEAST_OBJECT_SIDE or smaller < 96:
-            suggestion = _try(source, bodies[0], short_side, least=0)
+            suggestion = _try(source, network_sizes[0], short_side, least=0)
             break
         short_side = smaller
     assert suggestion is not None  # least=0 accepts any time
@@ -63,30 +66,38 @@ def suggest(source: RecipeInput) -> Suggestion:
 
 
 def _try(
-    source: RecipeInput, body: Body, short_side: int, least: int | None = None
-) -> tuple[Choices, Body, Plan] | None:
+    source: RecipeInput, network_size: NetworkSize, short_side: int, least: int | None = None
+) -> tuple[Choices, NetworkSize, Plan] | None:
     """Returns the choices for this network and size, or None if too few images are seen in the time."""
     if least is None:
-        least = body.images_from_backbone if source.is_pretrained else body.images_from_scratch
+        least = network_size.images_from_backbone if source.is_pretrained else network_size.images_from_scratch
     choices = Choices(source.given, source.given_reasons)
-    choose_network(choices, source, body, f"A {body.name} network, the largest that learns enough in the time.")
+    choose_network(choices, source, network_size)
     shares = _choose_sizes(choices, source, short_side)
     choose_batch(choices, source.machine)
     plan = plan_time(source, choices.config(), shares)
+    if "model.backbone" not in choices.given:
+        seen = plan.num_steps * choices.values["train.batch_size"]
+        choices.reasons["model.backbone"] = (
+            f"A {network_size.name} network sees {seen} images in the time, repeats counted; it needs about {least}. "
+            f"{_LARGER if network_size is not NETWORK_SIZES[-1] else 'This is the largest.'}"
+        )
     is_enough = plan.num_steps * choices.values["train.batch_size"] >= least or plan.is_bounded
-    return (choices, body, plan) if is_enough else None
+    return (choices, network_size, plan) if is_enough else None
 
 
-def _finish(source: RecipeInput, choices: Choices, body: Body, plan: Plan, needed: int) -> Suggestion:
+def _finish(source: RecipeInput, choices: Choices, network_size: NetworkSize, plan: Plan, needed: int) -> Suggestion:
     """Returns the suggestion with anchors, schedule and all that is given."""
     anchors = choose_anchors(choices, source, choices.config())
-    choose_schedule(choices, source, body, plan)
+    choose_schedule(choices, source, network_size, plan)
     _choose_augmentation(choices, source)
     threads = max(1, min(4, source.machine.num_cores))
     choices.choose("data.num_threads", threads, f"This machine has {source.machine.num_cores} cores.")
     choices.add_given()
     config = choices.config()
-    return Suggestion(config, choices, plan, anchors, body, tuple(_notes(source, config, plan, anchors, needed)))
+    return Suggestion(
+        config, choices, plan, anchors, network_size, tuple(_notes(source, config, plan, anchors, needed))
+    )
 
 
 def _choose_sizes(choices: Choices, source: RecipeInput, short_side: int) -> dict[tuple[int, int], float]:
@@ -95,7 +106,7 @@ def _choose_sizes(choices: Choices, source: RecipeInput, short_side: int) -> dic
     given = choices.given.get("data.short_sides")
     short_side = max(given) if given else short_side
     most = int(np.clip(CANVAS_SHARE * 60 * source.minutes / max(machine.start_seconds, 1e-3), 1, 3))
-    sizes = choose_sizes(facts.image_hw, short_side, most_canvases=most)
+    sizes = choose_sizes(facts.image_hw, short_side, most_canvases=most, max_side=choices.given.get("data.max_side", 0))
     median = float(np.median(image_sizes.relative_sides(facts))) * short_side
     native = int(np.median(facts.image_hw.min(axis=1)))
     choices.choose(
@@ -141,7 +152,8 @@ def _choose_augmentation(choices: Choices, source: RecipeInput) -> None:
         choices.choose(
             "data.repeat_threshold",
             0.05,
-            f"The rarest class is in {present.min():.1%} of the images; those of classes in less than 5 % are repeated.",
+            f"The rarest class is in {present.min():.1%} of the images; images of classes in less than 5 % are "
+            "repeated.",
         )
 
 
@@ -150,8 +162,8 @@ def _notes(source: RecipeInput, config: Config, plan: Plan, anchors: Anchors, ne
     seen = config.train.num_steps * config.train.batch_size
     if seen < 1000 and not source.is_pretrained:
         notes.append(
-            f"{seen} images in {source.minutes:g} minutes are too few to learn from random weights. Give more --minutes, "
-            "or weights to start from (--train.init-from)."
+            f"{seen} images in {source.minutes:g} minutes are too few to learn from random weights. Give more "
+            "--minutes, or weights to start from (--train.init-from)."
         )
     if max(config.data.short_sides) < needed and "data.short_sides" not in source.given:
         notes.append(

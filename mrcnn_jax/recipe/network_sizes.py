@@ -6,7 +6,7 @@ from mrcnn_jax.config.backbones import Backbone
 
 
 @dataclass(frozen=True)
-class Body:
+class NetworkSize:
     """One size of the network and what it needs to be trained."""
 
     name: str
@@ -25,16 +25,18 @@ class Body:
     """The same from a pretrained backbone; 0 if there is none of this width."""
 
 
-BODIES = (
-    Body("tiny", "resnet10", 16, 32, 256, (32, 2), (64, 2), 0.003, 0, 0),
-    Body("small", "resnet18", 16, 32, 256, (32, 2), (64, 2), 0.003, 2000, 0),
-    Body("medium", "resnet18", 64, 64, 256, (64, 2), (128, 3), 0.001, 4000, 1000),
-    Body("large", "resnet50", 64, 256, 1024, (256, 4), (512, 8), 0.0003, 100_000, 8000),
+NETWORK_SIZES = (
+    NetworkSize("tiny", "resnet10", 16, 32, 256, (32, 2), (64, 2), 0.003, 0, 0),
+    NetworkSize("small", "resnet18", 16, 32, 256, (32, 2), (64, 2), 0.003, 2000, 0),
+    NetworkSize("medium", "resnet18", 64, 64, 256, (64, 2), (128, 3), 0.001, 4000, 1000),
+    NetworkSize("large", "resnet50", 64, 256, 1024, (256, 4), (512, 8), 0.0003, 100_000, 8000),
 )
 """By size. The numbers of images are those of runs of presets that reached useful scores: `shapes_tiny`,
 `nuclei_r18_fpn` (2,700 images) and `pennfudan_r18_fpn` (1,400 from a backbone, 2,400 from scratch), rounded."""
 
 
-def possible_bodies(*, is_pretrained: bool) -> tuple[Body, ...]:
-    """Returns the bodies by size; with a pretrained backbone, those that have its width."""
-    return tuple(body for body in BODIES if body.images_from_backbone or not is_pretrained)
+def possible_sizes(*, is_pretrained: bool) -> tuple[NetworkSize, ...]:
+    """Returns the network_sizes by size; with a pretrained backbone, those that have its width."""
+    return tuple(
+        network_size for network_size in NETWORK_SIZES if network_size.images_from_backbone or not is_pretrained
+    )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mrcnn_jax.cli.benchmark import prepare_training, timed
-from mrcnn_jax.config import Canvas, Config
+from mrcnn_jax.config import Config
 from mrcnn_jax.recipe.step_cost import Machine, step_flops
 
 _CONVOLUTION_HW, _CHANNELS = (96, 96), 64
@@ -30,11 +30,12 @@ def estimate_machine(gflops: float = 0.0) -> Machine:
     return Machine(platform, jax.device_count(), speed, start, evidence, cores)
 
 
-def measure_machine(machine: Machine, config: Config, canvas: Canvas) -> Machine:
+def measure_machine(machine: Machine, config: Config, relative_speed: float) -> Machine:
     """Returns the machine with the speed of a few training steps of this model, and the time of its compilation.
 
     Keypoints are left out, which the count of operations accounts for.
     """
+    canvas = config.data.canvases[0]
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(
@@ -46,7 +47,7 @@ def measure_machine(machine: Machine, config: Config, canvas: Canvas) -> Machine
     program = prepare_training(config, canvas, batch_size)
     timed(program.call)
     seconds = min(timed(program.call)[0] for _ in range(_NUM_STEPS))
-    speed = step_flops(config, canvas, batch_size) / seconds
+    speed = step_flops(config, canvas, batch_size) / seconds / relative_speed
     return dataclasses.replace(
         machine,
         flops_per_second=speed,

@@ -122,7 +122,7 @@ def measured(source: RecipeInput, suggestion: Suggestion) -> tuple[RecipeInput, 
     """Returns the suggestion for the measured speed of the suggested model."""
     for _ in range(MAX_MEASUREMENTS):
         config = suggestion.config
-        machine = measure_machine(source.machine, config, config.data.canvases[0])
+        machine = measure_machine(source.machine, config, suggestion.network_size.relative_speed)
         source = dataclasses.replace(source, machine=machine)
         again = suggest(source)
         is_same = (again.network_size, again.config.data.short_sides) == (
@@ -160,11 +160,12 @@ def write(arguments: Arguments, source: RecipeInput, suggestion: Suggestion, arg
 
 def describe(machine: Machine, source: RecipeInput, suggestion: Suggestion) -> list[str]:
     """Returns what the recipe consists of and assumes, one line each."""
-    plan, config = suggestion.plan, suggestion.config
+    plan, config, batch = suggestion.plan, suggestion.config, suggestion.config.train.batch_size
     total = plan.start_seconds + plan.evaluation_seconds + config.train.num_steps * plan.step_seconds
     lines = [
-        f"A {suggestion.network_size.name} network, short side {max(config.data.short_sides)} px, {config.train.num_steps} "
-        f"steps of {config.train.batch_size} images: about {total / 60:.0f} minutes at {plan.step_seconds:.2f} s a step.",
+        f"A {suggestion.network_size.name} network, short side {max(config.data.short_sides)} px, "
+        f"{config.train.num_steps} steps of {batch} images: about {total / 60:.0f} minutes, {plan.step_seconds:.2f} s a "
+        "step.",
         f"Speed: {machine.flops_per_second / 1e9:.1f} GFLOP/s (--gflops), {machine.evidence}, {machine.platform}.",
         f"Anchors: {suggestion.anchors.coverage:.1%} of the boxes have one of IoU 0.5 or more.",
     ]

@@ -48,7 +48,8 @@ def needed_short_side(facts: BoxFacts) -> int:
 def choose_sizes(image_hw: np.ndarray, short_side: int, *, most_canvases: int, max_side: int = 0) -> ImageSizes:
     """Returns the bound on long sides and the canvases that use the largest share of their pixels.
 
-    `max_side` sets the bound. A bound below some long sides makes these images smaller, so that fewer or smaller canvases hold all images.
+    A bound below some long sides makes these images smaller, so that fewer or smaller canvases hold all images.
+    `max_side` sets the bound, unless it is 0.
     """
     long_sides = resized_sizes(image_hw, short_side, 10 * short_side).max(axis=1)
     bounds = {round_up(max(float(np.quantile(long_sides, share)), short_side)) for share in (0.5, 0.75, 0.9, 0.98)}

@@ -7,8 +7,8 @@ from mrcnn_jax.config import Config
 from mrcnn_jax.data.box_facts import box_sides, scale_boxes
 from mrcnn_jax.errors import ConfigError
 from mrcnn_jax.recipe.anchor_clusters import COVERED_IOU, Anchors, cluster_anchors, measure_anchors
-from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.choices import Choices
+from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.recipe_input import DataSummary, RecipeInput
 
 MOST_SLOTS = 500

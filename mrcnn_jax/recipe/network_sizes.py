@@ -19,6 +19,8 @@ class NetworkSize:
     keypoint_head: tuple[int, int]
     learning_rate: float
     """Peak rate of AdamW for batches of two."""
+    relative_speed: float
+    """Operations in a second, relative to a network of width 16: wider convolutions use a CPU better."""
     images_from_scratch: int
     """Images, repeats counted, that training from random weights needs to be worth this size."""
     images_from_backbone: int
@@ -26,17 +28,15 @@ class NetworkSize:
 
 
 NETWORK_SIZES = (
-    NetworkSize("tiny", "resnet10", 16, 32, 256, (32, 2), (64, 2), 0.003, 0, 0),
-    NetworkSize("small", "resnet18", 16, 32, 256, (32, 2), (64, 2), 0.003, 2000, 0),
-    NetworkSize("medium", "resnet18", 64, 64, 256, (64, 2), (128, 3), 0.001, 4000, 1000),
-    NetworkSize("large", "resnet50", 64, 256, 1024, (256, 4), (512, 8), 0.0003, 100_000, 8000),
+    NetworkSize("tiny", "resnet10", 16, 32, 256, (32, 2), (64, 2), 0.003, 1.0, 1000, 0),
+    NetworkSize("small", "resnet18", 16, 32, 256, (32, 2), (64, 2), 0.003, 1.0, 2000, 0),
+    NetworkSize("medium", "resnet18", 64, 64, 256, (64, 2), (128, 3), 0.001, 2.0, 4000, 1000),
+    NetworkSize("large", "resnet50", 64, 256, 1024, (256, 4), (512, 8), 0.0003, 2.0, 100_000, 8000),
 )
 """By size. The numbers of images are those of runs of presets that reached useful scores: `shapes_tiny`,
 `nuclei_r18_fpn` (2,700 images) and `pennfudan_r18_fpn` (1,400 from a backbone, 2,400 from scratch), rounded."""
 
 
 def possible_sizes(*, is_pretrained: bool) -> tuple[NetworkSize, ...]:
-    """Returns the network_sizes by size; with a pretrained backbone, those that have its width."""
-    return tuple(
-        network_size for network_size in NETWORK_SIZES if network_size.images_from_backbone or not is_pretrained
-    )
+    """Returns the sizes in order; with a pretrained backbone, those that have its width."""
+    return tuple(size for size in NETWORK_SIZES if size.images_from_backbone or not is_pretrained)

@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 from mrcnn_jax.config import Canvas, Config
-from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.choices import Choices
+from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.recipe_input import RecipeInput
 from mrcnn_jax.recipe.step_cost import Machine, prediction_flops, step_flops
 
@@ -45,17 +45,18 @@ def choose_batch(choices: Choices, machine: Machine) -> int:
     return choices.choose("train.batch_size", batch, why)
 
 
-def plan_time(source: RecipeInput, config: Config, shares: dict[Canvas, float]) -> Plan:
+def plan_time(source: RecipeInput, config: Config, shares: dict[Canvas, float], network_size: NetworkSize) -> Plan:
     """Returns the steps that fit into the time, with canvases that hold these shares of the images."""
     machine = source.machine
     batch = config.train.batch_size
     flops = sum(share * step_flops(config, canvas, batch) for canvas, share in shares.items())
-    step_seconds = flops / machine.flops_per_second
+    speed = machine.flops_per_second * network_size.relative_speed
+    step_seconds = flops / speed
     start = START_SECONDS + machine.start_seconds * len(config.data.canvases)
     evaluation = 0.0
     if source.data.num_val_images:
         canvas = max(config.test.canvases)
-        image_seconds = 2 * prediction_flops(config, canvas) / machine.flops_per_second + 0.05
+        image_seconds = 2 * prediction_flops(config, canvas) / speed + 0.05
         evaluation = machine.start_seconds * PREDICTION_PROGRAM * len(config.test.canvases)
         evaluation += source.data.num_val_images * image_seconds
     steps = int(MARGIN * (60 * source.minutes - start - evaluation) / step_seconds)

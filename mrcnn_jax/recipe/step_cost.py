@@ -15,7 +15,7 @@ class Machine:
     """cpu, gpu or tpu."""
     num_devices: int
     flops_per_second: float
-    """Operations that `step_flops` counts, done in a second of training on all devices together."""
+    """Operations that `step_flops` counts, done in a second of training a network of width 16 on all devices."""
     start_seconds: float
     """Seconds to compile a program for one canvas."""
     evidence: str

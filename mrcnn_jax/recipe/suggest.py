@@ -12,10 +12,10 @@ from mrcnn_jax.data.box_facts import box_sides, scale_boxes
 from mrcnn_jax.errors import DataError
 from mrcnn_jax.recipe import image_sizes
 from mrcnn_jax.recipe.anchor_clusters import Anchors
-from mrcnn_jax.recipe.network_sizes import NETWORK_SIZES, NetworkSize, possible_sizes
 from mrcnn_jax.recipe.choices import Choices
 from mrcnn_jax.recipe.image_sizes import ImageSizes, choose_sizes, shares_of_canvases, smaller_short_sides
 from mrcnn_jax.recipe.network import choose_anchors, choose_network, choose_slots
+from mrcnn_jax.recipe.network_sizes import NETWORK_SIZES, NetworkSize, possible_sizes
 from mrcnn_jax.recipe.recipe_input import RecipeInput
 from mrcnn_jax.recipe.schedule import Plan, choose_batch, choose_schedule, plan_time
 
@@ -55,7 +55,7 @@ def suggest(source: RecipeInput) -> Suggestion:
             return _finish(source, *suggestion, needed)
     short_side = needed
     median = float(np.median(image_sizes.relative_sides(source.data.facts)))
-    while (suggestion := _try(source, network_sizes[0], short_side, least=1000)) is None:
+    while (suggestion := _try(source, network_sizes[0], short_side)) is None:
         smaller = image_sizes.round_up(SMALLER * short_side)
         if smaller >= short_side or smaller * median < LEAST_OBJECT_SIDE or smaller < 96:
             suggestion = _try(source, network_sizes[0], short_side, least=0)
@@ -75,7 +75,7 @@ def _try(
     choose_network(choices, source, network_size)
     shares = _choose_sizes(choices, source, short_side)
     choose_batch(choices, source.machine)
-    plan = plan_time(source, choices.config(), shares)
+    plan = plan_time(source, choices.config(), shares, network_size)
     if "model.backbone" not in choices.given:
         seen = plan.num_steps * choices.values["train.batch_size"]
         choices.reasons["model.backbone"] = (

@@ -162,9 +162,10 @@ def describe(machine: Machine, source: RecipeInput, suggestion: Suggestion) -> l
     """Returns what the recipe consists of and assumes, one line each."""
     plan, config, batch = suggestion.plan, suggestion.config, suggestion.config.train.batch_size
     total = plan.start_seconds + plan.evaluation_seconds + config.train.num_steps * plan.step_seconds
+    minutes = total / 60
     lines = [
         f"A {suggestion.network_size.name} network, short side {max(config.data.short_sides)} px, "
-        f"{config.train.num_steps} steps of {batch} images: about {total / 60:.0f} minutes, {plan.step_seconds:.2f} s a "
+        f"{config.train.num_steps} steps of {batch} images: about {minutes:.0f} minutes, {plan.step_seconds:.2f} s a "
         "step.",
         f"Speed: {machine.flops_per_second / 1e9:.1f} GFLOP/s (--gflops), {machine.evidence}, {machine.platform}.",
         f"Anchors: {suggestion.anchors.coverage:.1%} of the boxes have one of IoU 0.5 or more.",

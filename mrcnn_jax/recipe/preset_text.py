@@ -38,7 +38,8 @@ def write_preset_text(choices: Choices, title: str, paragraphs: list[str], comma
 def source_of(value: Any) -> str:
     """Returns the Python source of a number, text, truth value or tuple of them."""
     if isinstance(value, str):
-        return '"' + repr("'" + value)[2:-1].replace('"', '\\"') + '"'
+        is_plain = value.isprintable() and not set(value) & {'"', "\\"}
+        return f'"{value}"' if is_plain else repr(value)
     if isinstance(value, tuple):
         inner = ", ".join(source_of(item) for item in value)
         return f"({inner}{',' if len(value) == 1 else ''})"

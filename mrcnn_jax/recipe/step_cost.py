@@ -45,12 +45,13 @@ def _image_macs(model: ModelConfig, canvas: Canvas) -> float:
     for stage, blocks in enumerate(model.layout.blocks):
         cells = pixels / (4 * 2**stage) ** 2
         width, out = model.stage_width(stage), model.stage_channels(stage)
-        if model.layout.has_bottlenecks:
-            total += cells * blocks * (2 * out * width + 9 * width * width / model.layout.groups)
-        else:
-            total += cells * blocks * 18 * out * out
-        total += cells * channels_in * out
-        channels_in = out
+        for _ in range(blocks):
+            if model.layout.has_bottlenecks:
+                total += cells * (channels_in * width + 9 * width * width / model.layout.groups + width * out)
+            else:
+                total += cells * 9 * (channels_in * out + out * out)
+            total += cells * channels_in * out * (channels_in != out)  # of the shortcut
+            channels_in = out
         if model.neck == "fpn":
             total += cells * (out * model.fpn_channels + 9 * model.fpn_channels**2)
             total += cells * model.rpn_convs * 9 * model.fpn_channels**2

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mrcnn_jax.cli.benchmark import prepare_training, timed
 from mrcnn_jax.config import Config
-from mrcnn_jax.recipe.step_cost import Machine, step_flops
+from mrcnn_jax.recipe.step_cost import MachineSpeed, step_flops
 
 _CONVOLUTION_HW, _CHANNELS = (96, 96), 64
 SHARE_OF_CONVOLUTION = 0.5
@@ -20,17 +20,17 @@ _OTHER_START_SECONDS = 90.0
 _NUM_STEPS = 3
 
 
-def estimate_machine(gflops: float = 0.0) -> Machine:
+def estimate_machine(gflops: float = 0.0) -> MachineSpeed:
     """Returns the machine with its speed estimated from the gradient of one convolution, or as given in GFLOP/s."""
     platform = jax.default_backend()
     start = _START_SECONDS.get(platform, _OTHER_START_SECONDS)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     evidence = "with the speed given by --gflops" if gflops else "estimated from the speed of one convolution"
     speed = gflops * 1e9 or SHARE_OF_CONVOLUTION * _convolution_speed()
-    return Machine(platform, jax.device_count(), speed, start, evidence, cores)
+    return MachineSpeed(platform, jax.device_count(), speed, start, evidence, cores)
 
 
-def measure_machine(machine: Machine, config: Config, relative_speed: float) -> Machine:
+def measure_machine(machine: MachineSpeed, config: Config, relative_speed: float) -> MachineSpeed:
     """Returns the machine with the speed of a few training steps of this model, and the time of its compilation.
 
     Keypoints are left out, which the count of operations accounts for.

@@ -25,7 +25,7 @@ from mrcnn_jax.presets import load_preset
 from mrcnn_jax.recipe.data_splits import find_splits, summarise
 from mrcnn_jax.recipe.preset_text import write_preset_text
 from mrcnn_jax.recipe.recipe_input import RecipeInput
-from mrcnn_jax.recipe.step_cost import Machine
+from mrcnn_jax.recipe.step_cost import MachineSpeed
 from mrcnn_jax.recipe.suggest import Suggestion, suggest
 from mrcnn_jax.weights.folder import read_model_config
 
@@ -158,7 +158,7 @@ def write(arguments: Arguments, source: RecipeInput, suggestion: Suggestion, arg
     print(f"Wrote {arguments.to}. Next: {command}")
 
 
-def describe(machine: Machine, source: RecipeInput, suggestion: Suggestion) -> list[str]:
+def describe(machine: MachineSpeed, source: RecipeInput, suggestion: Suggestion) -> list[str]:
     """Returns what the recipe consists of and assumes, one line each."""
     plan, config, batch = suggestion.plan, suggestion.config, suggestion.config.train.batch_size
     total = plan.start_seconds + plan.evaluation_seconds + config.train.num_steps * plan.step_seconds

@@ -6,7 +6,7 @@ from typing import Any
 
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.box_facts import BoxFacts
-from mrcnn_jax.recipe.step_cost import Machine
+from mrcnn_jax.recipe.step_cost import MachineSpeed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RecipeInput:
     """All that decides a recipe."""
 
     data: DataSummary
-    machine: Machine
+    machine: MachineSpeed
     minutes: float
     """Time of the whole run, with its start and last evaluation."""
     given: Mapping[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from mrcnn_jax.config import Canvas, Config
 from mrcnn_jax.recipe.choices import Choices
 from mrcnn_jax.recipe.network_sizes import NetworkSize
 from mrcnn_jax.recipe.recipe_input import RecipeInput
-from mrcnn_jax.recipe.step_cost import Machine, prediction_flops, step_flops
+from mrcnn_jax.recipe.step_cost import MachineSpeed, prediction_flops, step_flops
 
 START_SECONDS = 15.0
 """Start of the process, its data and its first checkpoint."""
@@ -23,7 +23,7 @@ LEAST_BOUND = 3000
 CPU_BATCH, DEVICE_BATCH = 2, 4
 
 
-class Plan(NamedTuple):
+class TimePlan(NamedTuple):
     """How the time is spent."""
 
     num_steps: int
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     """Whether the data bounds the steps, and not the time."""
 
 
-def choose_batch(choices: Choices, machine: Machine) -> int:
+def choose_batch(choices: Choices, machine: MachineSpeed) -> int:
     """Chooses the images of a step."""
     if machine.platform == "cpu":
         batch = max(CPU_BATCH, machine.num_devices)
@@ -45,7 +45,7 @@ def choose_batch(choices: Choices, machine: Machine) -> int:
     return choices.choose("train.batch_size", batch, why)
 
 
-def plan_time(source: RecipeInput, config: Config, shares: dict[Canvas, float], network_size: NetworkSize) -> Plan:
+def plan_time(source: RecipeInput, config: Config, shares: dict[Canvas, float], network_size: NetworkSize) -> TimePlan:
     """Returns the steps that fit into the time, with canvases that hold these shares of the images."""
     machine = source.machine
     batch = config.train.batch_size
@@ -64,10 +64,10 @@ def plan_time(source: RecipeInput, config: Config, shares: dict[Canvas, float], 
     is_bounded = bound < steps
     steps = max(min(steps, bound), LEAST_STEPS)
     steps = steps // 50 * 50 if steps >= 500 else steps // 10 * 10
-    return Plan(steps, step_seconds, start, evaluation, is_bounded)
+    return TimePlan(steps, step_seconds, start, evaluation, is_bounded)
 
 
-def choose_schedule(choices: Choices, source: RecipeInput, network_size: NetworkSize, plan: Plan) -> None:
+def choose_schedule(choices: Choices, source: RecipeInput, network_size: NetworkSize, plan: TimePlan) -> None:
     """Chooses steps, rates and when to save."""
     batch = choices.values["train.batch_size"]
     steps = choices.choose("train.num_steps", plan.num_steps, _steps_reason(source, plan, batch))
@@ -90,7 +90,7 @@ def choose_schedule(choices: Choices, source: RecipeInput, network_size: Network
     choices.choose("train.checkpoint_every", every, "About every five minutes, so that a stop loses no more.")
 
 
-def _steps_reason(source: RecipeInput, plan: Plan, batch: int) -> str:
+def _steps_reason(source: RecipeInput, plan: TimePlan, batch: int) -> str:
     epochs = plan.num_steps * batch / source.data.num_images
     if plan.is_bounded:
         return f"{epochs:.0f} passes over {source.data.num_images} images, after which more steps bring little."

@@ -8,7 +8,7 @@ _FORWARD_AND_BACKWARD = 3  # the gradients of inputs and of weights cost as much
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineSpeed:
     """The machine that trains."""
 
     platform: str

@@ -17,7 +17,7 @@ from mrcnn_jax.recipe.image_sizes import ImageSizes, choose_sizes, shares_of_can
 from mrcnn_jax.recipe.network import choose_anchors, choose_network, choose_slots
 from mrcnn_jax.recipe.network_sizes import NETWORK_SIZES, NetworkSize, possible_sizes
 from mrcnn_jax.recipe.recipe_input import RecipeInput
-from mrcnn_jax.recipe.schedule import Plan, choose_batch, choose_schedule, plan_time
+from mrcnn_jax.recipe.schedule import TimePlan, choose_batch, choose_schedule, plan_time
 
 SMALLER = 0.85
 """Factor of the short side while even the smallest network is too slow."""
@@ -36,7 +36,7 @@ class Suggestion:
 
     config: Config
     choices: Choices
-    plan: Plan
+    plan: TimePlan
     anchors: Anchors
     network_size: NetworkSize
     notes: tuple[str, ...]
@@ -67,7 +67,7 @@ def suggest(source: RecipeInput) -> Suggestion:
 
 def _try(
     source: RecipeInput, network_size: NetworkSize, short_side: int, least: int | None = None
-) -> tuple[Choices, NetworkSize, Plan] | None:
+) -> tuple[Choices, NetworkSize, TimePlan] | None:
     """Returns the choices for this network and size, or None if too few images are seen in the time."""
     if least is None:
         least = network_size.images_from_backbone if source.is_pretrained else network_size.images_from_scratch
@@ -86,7 +86,7 @@ def _try(
     return (choices, network_size, plan) if is_enough else None
 
 
-def _finish(source: RecipeInput, choices: Choices, network_size: NetworkSize, plan: Plan, needed: int) -> Suggestion:
+def _finish(source: RecipeInput, choices: Choices, network_size: NetworkSize, plan: TimePlan, needed: int) -> Suggestion:
     """Returns the suggestion with anchors, schedule and all that is given."""
     anchors = choose_anchors(choices, source, choices.config())
     choose_schedule(choices, source, network_size, plan)
@@ -157,7 +157,7 @@ def _choose_augmentation(choices: Choices, source: RecipeInput) -> None:
         )
 
 
-def _notes(source: RecipeInput, config: Config, plan: Plan, anchors: Anchors, needed: int) -> list[str]:
+def _notes(source: RecipeInput, config: Config, plan: TimePlan, anchors: Anchors, needed: int) -> list[str]:
     data, notes = source.data, []
     seen = config.train.num_steps * config.train.batch_size
     if seen < 1000 and not source.is_pretrained:

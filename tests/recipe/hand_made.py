@@ -8,9 +8,9 @@ import numpy as np
 from mrcnn_jax.categories import Category
 from mrcnn_jax.data.box_facts import BoxFacts
 from mrcnn_jax.recipe.recipe_input import DataSummary, RecipeInput
-from mrcnn_jax.recipe.step_cost import Machine
+from mrcnn_jax.recipe.step_cost import MachineSpeed
 
-SLOW = Machine("cpu", 2, flops_per_second=20e9, start_seconds=45.0, evidence="assumed", num_cores=2)
+SLOW = MachineSpeed("cpu", 2, flops_per_second=20e9, start_seconds=45.0, evidence="assumed", num_cores=2)
 
 
 def make_facts(
@@ -34,7 +34,7 @@ def make_input(
     facts: BoxFacts | None = None,
     *,
     minutes: float = 12.0,
-    machine: Machine = SLOW,
+    machine: MachineSpeed = SLOW,
     categories: Sequence[Category] = (Category(1, "nut"), Category(5, "fig")),
     given: dict[str, Any] | None = None,
     num_images: int = 0,

@@ -86,7 +86,9 @@ def _try(
     return (choices, network_size, plan) if is_enough else None
 
 
-def _finish(source: RecipeInput, choices: Choices, network_size: NetworkSize, plan: TimePlan, needed: int) -> Suggestion:
+def _finish(
+    source: RecipeInput, choices: Choices, network_size: NetworkSize, plan: TimePlan, needed: int
+) -> Suggestion:
     """Returns the suggestion with anchors, schedule and all that is given."""
     anchors = choose_anchors(choices, source, choices.config())
     choose_schedule(choices, source, network_size, plan)

@@ -34,8 +34,9 @@ def test_a_canvas_that_saves_little_is_left_out() -> None:
     assert len(choose_canvases(np.array([[320, 320]] * 9 + [[320, 352]]))) == 1
 
 
-def test_no_division_by_aspect_ratio_pads_less() -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("seed", range(8))
+def test_no_division_by_aspect_ratio_pads_less(seed: int) -> None:
+    rng = np.random.default_rng(seed)
     sizes = rng.integers(2, 12, (7, 2)) * 32
     found = choose_canvases(sizes, most=2)
     order = sizes[np.argsort(sizes[:, 0] / sizes[:, 1], kind="stable")]
@@ -43,7 +44,7 @@ def test_no_division_by_aspect_ratio_pads_less() -> None:
         padded(sizes, tuple(tuple(order[a:b].max(axis=0).tolist()) for a, b in itertools.pairwise(cuts)))
         for cuts in [(0, 7), *((0, cut, 7) for cut in range(1, 7))]
     )
-    assert padded(sizes, found) <= 1.1 * best  # a second canvas has to save a tenth
+    assert padded(sizes, found) <= best / 0.9  # a second canvas has to save a tenth
 
 
 def test_many_sizes_are_held() -> None:

@@ -10,7 +10,7 @@ from mrcnn_jax.recipe.preset_text import source_of, write_preset_text
 from mrcnn_jax.recipe.suggest import suggest
 from tests.recipe.hand_made import make_input
 
-HOSTILE = 'a\nraise SystemExit("run")  """ \\ " \u2028 \x07 # b'
+HOSTILE = 'a\nraise SystemExit("run")  """ \\ " \u2028 \x07 \x00 # b'
 
 
 def test_the_file_equals_the_suggestion(tmp_path: Path) -> None:

@@ -85,7 +85,11 @@ def choose_schedule(choices: Choices, source: RecipeInput, network_size: Network
     choices.choose("train.clip_norm", 10.0, "Bounds the gradients of the first steps.")
     decay = round(min(0.999, max(0.9, 1 - 3 / steps)), 4)
     choices.choose("train.ema_decay", decay, "Averages the weights over about a third of the steps.")
-    choices.choose("train.eval_every", 0, "With the cosine, the last step is evaluated alone, which saves time.")
+    if choices.given.get("train.patience"):
+        every = max(1, steps // 10)
+        choices.choose("train.eval_every", every, "Ten evaluations, which train.patience counts; they take more time.")
+    else:
+        choices.choose("train.eval_every", 0, "With the cosine, the last step is evaluated alone, which saves time.")
     every = max(10, min(steps, int(300 / plan.step_seconds) // 10 * 10))
     choices.choose("train.checkpoint_every", every, "About every five minutes, so that a stop loses no more.")
 

@@ -67,6 +67,8 @@ def test_given_settings_win_and_are_taken_into_account() -> None:
     assert max(suggestion.config.model.anchor_sizes[:1]) < free.config.model.anchor_sizes[0], "of smaller images"
     fewer = suggest(make_input(given={"train.num_steps": 30}))
     assert fewer.config.train.num_steps == 30 > fewer.config.train.warmup_steps
+    patient = suggest(make_input(given={"train.patience": 3})).config.train
+    assert patient.patience == 3 and patient.eval_every == patient.num_steps // 10
 
 
 def test_given_settings_that_do_not_fit_are_refused() -> None:

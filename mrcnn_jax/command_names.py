@@ -22,6 +22,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "prepare": Command("prepare_data", "prepare_data.py", "Convert a data set (COCO, Cityscapes, generated shapes)."),
+    "suggest-config": Command(
+        "suggest_config", "suggest_config.py", "Write a preset for prepared data and this machine."
+    ),
     "train": Command("train_model", "train.py", "Train the model of a preset, or continue a run.", in_processes=True),
     "weights": Command("write_weights", "weights.py", "Write a kept checkpoint of a run as a weights folder."),
     "evaluate": Command("evaluate_weights", "evaluate.py", "Score weights on a prepared data set.", in_processes=True),

@@ -65,6 +65,7 @@ ALLOWED = {
         *BASE,
     },
     "evaluation": {"inference", "data", "weights", "mesh", "distributed", *BASE},
+    "recipe": {"data", *BASE},
     "visualization": BASE,
     "serving": {"inference", "data", "visualization", *BASE},
     "inspection": {"data", "ops", "visualization", "json_files", *BASE},
@@ -79,6 +80,7 @@ LOOP = {
     "training.kept_weights",
     "training.weights_loss",
     "training.data_checks",
+    "training.lost_objects",
 }
 ALLOWED_IN_LOOP = ALLOWED["training"] | {"data", "inference", "evaluation", "weights", "visualization"}
 

@@ -128,6 +128,10 @@ class Dataset:
             raise ImageError("size differs from the annotation file")
         return image
 
+    def objects(self, index: int) -> tuple[ObjectRecord, ...]:
+        """Returns the objects of a record, crowds included. The image is not decoded. Raises DataError as above."""
+        return self._objects(self._read(index))
+
     def describe(self, index: int) -> str:
         """Returns the record's file name, id and data set, for messages. The image is not decoded."""
         return f"{self._read(index)['image/filename'].decode()} (id {self.image_ids[index]} of {self.name})"

@@ -10,6 +10,7 @@ from mrcnn_jax.config.depth_setting import AUTO_DEPTH
 from mrcnn_jax.data.dataset import Dataset, open_dataset
 from mrcnn_jax.errors import ConfigError, DataError
 from mrcnn_jax.evaluation.category_matching import match_categories
+from mrcnn_jax.training.lost_objects import describe_lost_objects
 
 
 def open_data(config: Config) -> tuple[Dataset, Dataset | None]:
@@ -27,6 +28,7 @@ def check_data(config: Config, train_data: Dataset, val_data: Dataset | None) ->
     """
     check_score(config, val_data)
     lines = check_objects(config, train_data)
+    lines += describe_lost_objects(config, train_data)
     lines += check_masks(config, train_data, val_data)
     if val_data is not None:
         matched = match_categories(train_data.categories, val_data.categories, ("training data", "validation data"))

@@ -167,6 +167,11 @@ def read_test_config(path: str | Path) -> TestConfig:
     return _read_description(find_weights(path)).test
 
 
+def read_model_config(path: str | Path) -> ModelConfig:
+    """Returns the network of a weights folder, or of the one in a workdir; DataError like `read_test_config`."""
+    return _read_description(find_weights(path)).model
+
+
 def read_stored_categories(path: str | Path) -> tuple[Category, ...]:
     """Returns the categories of a weights folder, or of the one in a workdir; DataError like `read_test_config`."""
     return _read_description(find_weights(path)).categories

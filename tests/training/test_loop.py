@@ -40,6 +40,7 @@ class FakeData:
     categories: tuple[Category, ...] = (Category(3, "cat"), Category(7, "dog"))
     num_with_mask, num_without_mask, has_no_masks = 30, 0, False
     num_objects, num_crowds, depth = None, 0, "auto"
+    sizes, objects = np.full((100, 2), 100), lambda self, index: ()
 
     def __len__(self) -> int:
         return 100

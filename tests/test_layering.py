@@ -103,6 +103,7 @@ MAY_JIT = (
     "training.loop",  # moves arrays alone
     "inference.prediction_program",
     "inference.exported_loader",  # runs in a process without this package
+    "inference.export_onnx",  # computes what converted parts are compared with
     "cli",
     "selftest",
     "models.mask_rcnn",  # init_variables alone: eager initialisation would run the whole network

@@ -15,7 +15,7 @@ import pytest
 from mrcnn_jax.categories import Category
 from mrcnn_jax.config import ModelConfig, TestConfig
 from mrcnn_jax.errors import ConfigError, StorageError
-from mrcnn_jax.inference import export, exported_inputs, exported_loader, paste_masks
+from mrcnn_jax.inference import export, export_folder, exported_inputs, exported_loader, paste_masks
 from mrcnn_jax.inference.postprocessing import ImageDetections
 from mrcnn_jax.inference.predictor import Predictor
 from mrcnn_jax.weights.folder import Weights
@@ -214,7 +214,7 @@ def test_an_existing_folder_is_kept_and_a_failure_leaves_nothing(
 
 
 def test_the_loader_is_one_file_without_this_package() -> None:
-    text = export.loader_source()
+    text = export_folder.loader_source(export.LOADER_MODULES)
     compile(text, "load.py", "exec")
     assert "import mrcnn_jax" not in text and "from mrcnn_jax" not in text
     for module in export.LOADER_MODULES:  # imports of ours have a line each, which loader_source leaves out

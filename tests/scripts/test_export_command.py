@@ -25,6 +25,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         "load_weights": lambda path: SimpleNamespace(),
         "note_source": lambda path: None,
         "export_model": export,
+        "export_onnx": export,
+        "check_onnx_export": lambda path, test_config: None,
     }.items():
         monkeypatch.setattr(export_model, name, value)
     return found
@@ -58,9 +60,20 @@ def test_all_canvases_are_exported_by_default(
     assert exported == {"platforms": ("cpu", "cuda", "tpu"), "masks": "full", "batch_size": None}
 
 
+def test_onnx_files_have_neither_platforms_nor_a_batch_size(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--form", "onnx", "--canvas", "320x416", "--batch-size", 1, "--masks", "crops")
+    assert run("--to", tmp_path / "new", *options, monkeypatch=monkeypatch) == 0
+    ((path, test_config, exported),) = calls
+    assert path == tmp_path / "new" and test_config.canvases == ((320, 416),) and exported == {"masks": "crops"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--form", "onnx", "--batch-size", 2), "--batch-size: ONNX files take one image at a time, got 2."),
+        (("--form", "onnx", "--platforms", "cpu"), "--platforms: ONNX files are the same for all platforms."),
         (("--canvas", "300x416"), "--canvas: expected sides that are multiples of 32, got 300x416."),
         (("--batch-size", 0), "--batch-size: expected 1 or more, got 0."),
         (("--test.augment-flip",), "Test-time augmentation is not exported"),
